@@ -1,0 +1,69 @@
+"""What is the function family? Plain networks on images in [0,1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from models.errors import InputError, unknown
+from models.external import external
+from models.layers import Normalize, add_normalization
+from models.lenet import CifarLeNet, MnistLeNet
+from models.resnet import CifarResNet18
+from models.vgg import CifarVGG16
+
+#: (model_type, image shape) -> network; the state-dict keys are those of Liu et al. 2020.
+MODELS: dict[tuple[str, tuple[int, int, int]], Callable[..., nn.Module]] = {
+    ("lenet", (1, 28, 28)): MnistLeNet,
+    ("lenet", (3, 32, 32)): CifarLeNet,
+    ("vgg", (3, 32, 32)): CifarVGG16,
+    ("resnet", (3, 32, 32)): CifarResNet18,
+}
+
+__all__ = ["MODELS", "InputError", "Normalize", "build_model", "check_model_type", "unknown"]
+
+
+def check_model_type(model_type: str, image_shape: Sequence[int]) -> None:
+    """Raise InputError unless `model_type` exists for images of shape (C, H, W)."""
+    shape = tuple(image_shape)
+    if ":" in model_type or (model_type, shape) in MODELS:
+        return
+    if model_type not in {name for name, _ in MODELS}:
+        raise unknown("model_type", model_type, {n for n, _ in MODELS} | {"package.module:factory"})
+    fits = sorted(name for name, s in MODELS if s == shape) or ["package.module:factory"]
+    raise InputError(
+        f"model_type {model_type!r} does not take images of shape "
+        f"{'x'.join(map(str, shape))}; allowed for them: {', '.join(fits)}"
+    )
+
+
+def build_model(
+    model_type: str,
+    image_shape: Sequence[int],
+    *,
+    width: int = 8,
+    bias: bool = True,
+    num_classes: int = 10,
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> nn.Module:
+    """Build a freshly initialised network for images of shape (C, H, W) in [0,1].
+
+    `normalize` is (mean, std) per channel, applied inside the network. The initial weights are
+    torch's defaults and follow the global random state. Raises InputError for an unknown
+    model_type, one that does not take this shape, or a width below 1.
+    """
+    check_model_type(model_type, image_shape)
+    if width < 1:
+        raise InputError(f"width must be at least 1, got {width}")
+    if ":" in model_type:
+        network = external(
+            model_type,
+            width=width,
+            bias=bias,
+            num_classes=num_classes,
+            in_channels=image_shape[0],
+        )
+    else:
+        network = MODELS[model_type, tuple(image_shape)](width, bias, num_classes)
+    return add_normalization(network, *normalize) if normalize else network

@@ -1,0 +1,45 @@
+"""LeNets for MNIST and CIFAR with a width factor (Liu et al. 2020, released code)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MnistLeNet(nn.Module):
+    """Two 5x5 convolutions and two linear layers for 1x28x28 images in [0,1].
+
+    width w gives 2w and 4w channels and 64w hidden units; w=16 is the published network.
+    """
+
+    def __init__(self, width: int = 16, bias: bool = True, num_classes: int = 10):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 2 * width, 5, padding=2, bias=bias)
+        self.conv2 = nn.Conv2d(2 * width, 4 * width, 5, padding=2, bias=bias)
+        self.fc1 = nn.Linear(196 * width, 64 * width, bias=bias)
+        self.fc2 = nn.Linear(64 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, 1, 28, 28)."""
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+
+
+class CifarLeNet(nn.Module):
+    """Two unpadded 5x5 convolutions and three linear layers for 3x32x32 images in [0,1]."""
+
+    def __init__(self, width: int = 8, bias: bool = True, num_classes: int = 10):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6 * width, 5, bias=bias)
+        self.conv2 = nn.Conv2d(6 * width, 16 * width, 5, bias=bias)
+        self.fc1 = nn.Linear(400 * width, 120 * width, bias=bias)
+        self.fc2 = nn.Linear(120 * width, 84 * width, bias=bias)
+        self.fc3 = nn.Linear(84 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, 3, 32, 32)."""
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = F.relu(self.fc1(x.flatten(1)))
+        return self.fc3(F.relu(self.fc2(x)))
