@@ -1,0 +1,1 @@
+"""How did we get here? Data, attacks, schedules, the one training loop, checkpoints."""

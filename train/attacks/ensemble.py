@@ -1,0 +1,28 @@
+"""Several networks as one: the mixture of their predictive distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from train.attacks.base import Predict
+
+
+def mixture(predicts: Sequence[Predict]) -> Predict:
+    """Log of the mean predictive probability of all members, shape (N, classes).
+
+    Computed as logsumexp of log-softmaxes: it stays finite where every member's probability
+    underflows. As logits its cross-entropy is the mixture's negative log-likelihood, so every
+    attack acts on an ensemble as it does on one network. One member is returned as it is.
+    """
+    if len(predicts) == 1:
+        return predicts[0]
+
+    def predict(x: Tensor) -> Tensor:
+        logs = torch.stack([member(x).log_softmax(1) for member in predicts])
+        return logs.logsumexp(0) - math.log(len(predicts))
+
+    return predict

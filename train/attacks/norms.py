@@ -1,0 +1,58 @@
+"""Geometry of l_inf and l_2 balls, per example; tensors are (N, C, H, W) in [0,1] units."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from models.errors import InputError
+from train.noise import Noise
+
+INF, L2 = math.inf, 2.0
+
+
+def check_order(order: float) -> float:
+    """Return inf or 2; the reference writes inf as any number <= 0. Otherwise InputError."""
+    if order == INF or order <= 0:
+        return INF
+    if order == L2:
+        return L2
+    raise InputError(f"attack order must be -1 (l_inf) or 2 (l_2), got {order:g}")
+
+
+def row_norm(d: Tensor, order: float) -> Tensor:
+    """Norm of every example's perturbation, shape (N,)."""
+    return torch.linalg.vector_norm(d.flatten(1), ord=order, dim=1)
+
+
+def _columns(v: Tensor, like: Tensor) -> Tensor:
+    return v.view(-1, *(1,) * (like.ndim - 1))
+
+
+def project(d: Tensor, eps: float, order: float) -> Tensor:
+    """The nearest perturbation with norm at most eps."""
+    if order == INF:
+        return d.clamp(-eps, eps)
+    norm = row_norm(d, L2).clamp_min(torch.finfo(d.dtype).tiny)
+    return d * _columns((eps / norm).clamp_max(1), d)
+
+
+def steepest(g: Tensor, order: float) -> Tensor:
+    """The unit perturbation that increases the loss most; zero where the gradient is zero.
+
+    For l_2 the gradient is scaled by its largest entry first: the squares of a confident
+    example's gradient would underflow and send the step nowhere.
+    """
+    if order == INF:
+        return g.sign()
+    tiny = torch.finfo(g.dtype).tiny
+    g = g / _columns(row_norm(g, INF).clamp_min(tiny), g)
+    return g / _columns(row_norm(g, L2).clamp_min(tiny), g)
+
+
+def random_start(x: Tensor, eps: float, order: float, noise: Noise, draw: int) -> Tensor:
+    """x plus a perturbation uniform in the ball, clipped to [0,1]."""
+    d = noise.uniform(x, draw) if order == INF else noise.ball(x, draw)
+    return (x + eps * d).clamp(0, 1)

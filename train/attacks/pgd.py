@@ -1,0 +1,158 @@
+"""Projected gradient descent and the fast gradient sign method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.errors import InputError
+from train.attacks.base import Attack, Predict
+from train.attacks.norms import project, random_start, steepest
+from train.noise import Noise
+
+
+def ascend(
+    predict: Predict,
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    *,
+    eps: float,
+    step_size: float,
+    iterations: int,
+    order: float,
+    keep_best: bool,
+) -> tuple[Tensor, Tensor]:
+    """Steepest ascent of the cross-entropy from `start` within the ball around x and [0,1].
+
+    Returns images (N, C, H, W) and their losses (N,): the iterate of largest loss per example, or
+    the last one (with losses of the last but one) without `keep_best`. Only input gradients are
+    taken, of the *sum* over examples, so an example never feels its batch.
+    """
+    adversarial, best, best_loss = start, start, torch.full_like(x[:, 0, 0, 0], -torch.inf)
+    for _ in range(iterations):
+        adversarial = adversarial.detach().requires_grad_()
+        with torch.enable_grad():
+            losses = F.cross_entropy(predict(adversarial), y, reduction="none")
+        (gradient,) = torch.autograd.grad(losses.sum(), adversarial)
+        adversarial = adversarial.detach()
+        better = losses.detach() > best_loss
+        best = torch.where(better.view(-1, 1, 1, 1), adversarial, best)
+        best_loss = torch.where(better, losses.detach(), best_loss)
+        stepped = adversarial + step_size * steepest(gradient, order)
+        adversarial = (x + project(stepped - x, eps, order)).clamp(0, 1)
+    if not keep_best:
+        return adversarial, best_loss
+    with torch.no_grad():
+        losses = F.cross_entropy(predict(adversarial), y, reduction="none")
+    better = losses > best_loss
+    best = torch.where(better.view(-1, 1, 1, 1), adversarial, best)
+    return best, torch.where(better, losses, best_loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """Projected gradient descent (Madry et al. 2018) with restarts and the best-loss iterate.
+
+    Every restart begins uniformly in the whole ball (`random_start`) or at x. `step_size` defaults
+    to 2.5 eps / iterations; `at(eps)` keeps the ratio of step and budget.
+    """
+
+    iterations: int
+    step_size: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+    keep_best: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.iterations < 1 or self.restarts < 1:
+            raise InputError(
+                f"attack pgd: iter_num and restarts must be at least 1, "
+                f"got {self.iterations} and {self.restarts}"
+            )
+        if self.step_size is not None and not self.step_size > 0:
+            raise InputError(f"attack pgd: step_size must be positive, got {self.step_size:g}")
+
+    @property
+    def step(self) -> float:
+        """The step in force, in [0,1] units."""
+        return 2.5 * self.eps / self.iterations if self.step_size is None else self.step_size
+
+    def at(self, eps: float) -> PGD:
+        """The same attack with another budget and the step scaled along."""
+        if self.step_size is None:
+            return replace(self, eps=eps)
+        if self.eps == 0:
+            raise InputError(
+                "attack pgd: threshold=0 gives no ratio to scale step_size by; "
+                "name the target threshold, or leave step_size out"
+            )
+        return replace(self, eps=eps, step_size=self.step_size * (eps / self.eps) or None)
+
+    def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """The best of all restarts, per example."""
+        best, best_loss = x, torch.full_like(x[:, 0, 0, 0], -torch.inf)
+        for restart in range(self.restarts):
+            start = x
+            if self.random_start:
+                start = random_start(x, self.eps, self.order, noise, restart)
+            found, losses = ascend(
+                predict,
+                x,
+                y,
+                start,
+                eps=self.eps,
+                step_size=self.step,
+                iterations=self.iterations,
+                order=self.order,
+                keep_best=self.keep_best or self.restarts > 1,
+            )
+            better = losses > best_loss
+            best = torch.where(better.view(-1, 1, 1, 1), found, best)
+            best_loss = torch.where(better, losses, best_loss)
+        return best
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(Attack):
+    """One step of steepest ascent (Goodfellow et al. 2015), from x or a random start.
+
+    `step_size` defaults to eps; with `random_start` use 1.25 eps as Wong et al. 2020. The result
+    is the end of the step even where the loss fell: that is the attack whose training collapses.
+    """
+
+    step_size: float | None = None
+    random_start: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step_size is not None and not self.step_size > 0:
+            raise InputError(f"attack fgsm: step_size must be positive, got {self.step_size:g}")
+
+    def at(self, eps: float) -> FGSM:
+        """The same attack with another budget and the step scaled along."""
+        if self.step_size is None:
+            return replace(self, eps=eps)
+        if self.eps == 0:
+            raise InputError("attack fgsm: threshold=0 gives no ratio to scale step_size by")
+        return replace(self, eps=eps, step_size=self.step_size * (eps / self.eps) or None)
+
+    def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """The end of the single step."""
+        start = random_start(x, self.eps, self.order, noise, 0) if self.random_start else x
+        end, _ = ascend(
+            predict,
+            x,
+            y,
+            start,
+            eps=self.eps,
+            step_size=self.eps if self.step_size is None else self.step_size,
+            iterations=1,
+            order=self.order,
+            keep_best=False,
+        )
+        return end

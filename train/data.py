@@ -1,0 +1,120 @@
+"""Images in memory as tensors, in a fixed order, every batch with its examples' indices."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.errors import InputError
+from train.noise import stream
+
+
+class Batch(NamedTuple):
+    """x (B, C, H, W) in [0,1], labels y (B,), places of the examples in the data set (B,)."""
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """A labelled image set: `pixels` (N, C, H, W) uint8, or float in [0,1]; `labels` (N,) int64.
+
+    `index` (N,) are the examples' places in the set they were taken from.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    index: Tensor
+    name: str
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or len(self.pixels) != len(self.labels) or not len(self.labels):
+            raise InputError(
+                f"{self.name}: needs as many labels as images (N, C, H, W) and at least one, got "
+                f"images {tuple(self.pixels.shape)} and labels {tuple(self.labels.shape)}"
+            )
+        if int(self.labels.min()) < 0 or int(self.labels.max()) >= self.num_classes:
+            raise InputError(f"{self.name}: labels must lie in 0..{self.num_classes - 1}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return tuple(self.pixels.shape[1:])
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of pixels, labels and indices."""
+        digest = hashlib.sha256()
+        for tensor in (self.pixels, self.labels, self.index):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def take(self, positions: Tensor) -> Images:
+        """The examples at the given positions, in that order."""
+        return replace(
+            self,
+            pixels=self.pixels[positions],
+            labels=self.labels[positions],
+            index=self.index[positions],
+        )
+
+    def subset(self, size: int | None, seed: int = 0) -> Images:
+        """A fixed random subset (the whole set if `size` is None), ordered by index."""
+        if size is None or size == len(self):
+            return self
+        if not 1 <= size <= len(self):
+            raise InputError(f"{self.name}: a subset needs 1..{len(self)} examples, got {size}")
+        chosen = np.sort(stream(seed, 0xDA7A).permutation(len(self))[:size])
+        return self.take(torch.from_numpy(chosen))
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        order: Tensor | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Iterator[Batch]:
+        """Yield all examples once, in the set's order or in `order`; the last batch may be short."""
+        positions = torch.arange(len(self)) if order is None else order
+        for chunk in positions.split(batch_size):
+            pixels = self.pixels[chunk].to(device)
+            x = pixels.to(dtype).div(255) if pixels.dtype == torch.uint8 else pixels.to(dtype)
+            yield Batch(x, self.labels[chunk].to(device), self.index[chunk])
+
+    def shuffled(self, seed: int, epoch: int) -> Tensor:
+        """The order of one training epoch: a function of the seed and the epoch alone."""
+        return torch.from_numpy(stream(seed, 0x5F1E, epoch).permutation(len(self)))
+
+
+def crop_and_flip(batch: Batch, seed: int, epoch: int, padding: int = 4) -> Batch:
+    """Random crop after zero padding, and random horizontal flip, drawn per example and epoch."""
+    count, _, height, width = batch.x.shape
+    draws = np.stack(
+        [
+            stream(seed, 0xA06, epoch, i).integers((2 * padding + 1, 2 * padding + 1, 2))
+            for i in batch.index.tolist()
+        ]
+    )
+    top, left, flip = torch.from_numpy(draws).to(batch.x.device).unbind(1)
+    rows = top[:, None] + torch.arange(height, device=batch.x.device)
+    columns = torch.arange(width, device=batch.x.device).expand(count, width)
+    columns = left[:, None] + torch.where(flip[:, None] == 1, width - 1 - columns, columns)
+    padded = F.pad(batch.x, (padding,) * 4)
+    example = torch.arange(count, device=batch.x.device)[:, None, None]
+    x = padded[example, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return batch._replace(x=x.contiguous())

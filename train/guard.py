@@ -1,0 +1,48 @@
+"""Look at a network without leaving a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def undisturbed(*networks: nn.Module) -> Iterator[None]:
+    """Put networks in eval mode with frozen parameters; restore everything on the way out.
+
+    Restored bit for bit, also after an exception: training flags of every module, requires_grad
+    flags, gradients, buffers, and the global random state of CPU and CUDA.
+    """
+    modules = [m for network in networks for m in network.modules()]
+    parameters = [p for network in networks for p in network.parameters()]
+    buffers = [b for network in networks for b in network.buffers()]
+    training = [m.training for m in modules]
+    flags = [p.requires_grad for p in parameters]
+    gradients = [p.grad for p in parameters]
+    gradient_values = [None if g is None else g.clone() for g in gradients]
+    values = [b.detach().clone() for b in buffers]
+    with ExitStack() as stack:
+        cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        stack.enter_context(torch.random.fork_rng(devices=list(cuda)))
+        try:
+            for network in networks:
+                network.eval()
+            for p in parameters:
+                p.requires_grad_(False)
+            yield
+        finally:
+            for module, flag in zip(modules, training, strict=True):
+                module.training = flag
+            for p, flag, g, value in zip(
+                parameters, flags, gradients, gradient_values, strict=True
+            ):
+                p.requires_grad_(flag)
+                p.grad = g
+                if g is not None:
+                    g.copy_(value)
+            with torch.no_grad():
+                for b, value in zip(buffers, values, strict=True):
+                    b.copy_(value)

@@ -1,0 +1,60 @@
+"""What a training method is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from train.data import Batch, Images
+from train.evaluation import Scores
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands: whole `epoch`, fractional `time` for schedules, step count, seed."""
+
+    epoch: int
+    time: float
+    number: int
+    seed: int
+
+
+class Method(ABC):
+    """One training method: what is trained, its loss on a batch, and hooks around the one loop.
+
+    `network` holds everything that is trained and saved. Hooks: `backward`, `after_step`,
+    `end_epoch`; extra state for resuming goes through `state` and `load_state`.
+    """
+
+    network: nn.Module
+
+    @abstractmethod
+    def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
+        """Mean training loss (scalar) and logits (B, classes) of a batch."""
+
+    @abstractmethod
+    def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
+        """Scores on held-out images by name: `clean`, and what else the method is judged by."""
+
+    def settings(self, step: Step) -> dict[str, float]:
+        """Scheduled quantities besides the learning rate, for the metrics file."""
+        return {}
+
+    def backward(self, loss: Tensor) -> None:
+        """Turn the loss into gradients."""
+        loss.backward()
+
+    def after_step(self, step: Step) -> None:
+        """After every optimiser step."""
+
+    def end_epoch(self, epoch: int) -> None:
+        """After every epoch, before evaluation."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors besides the network that resuming needs."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave."""
