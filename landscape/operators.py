@@ -1,0 +1,108 @@
+"""Operators on weight space: shape, dtype, device, matvec. Algorithms know only that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from landscape.point import Point, unflatten
+from landscape.problem import Problem
+
+
+class Hessian:
+    """The Hessian of a problem's loss at a Point, for the images as they stand.
+
+    Products are exact (double backward), summed over examples and divided by their number: batch
+    size never changes them. The problem must have no attack; `Problem.frozen` fixes adversarial
+    images first. First-order graphs of as many batches as fit into `memory` bytes are kept and
+    differentiated again per product; the rest is recomputed.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        point: Point | None = None,
+        memory: int = 2**30,
+        tick: Callable[[int], None] | None = None,
+    ):
+        if problem.attack is not None:
+            raise ValueError("the Hessian needs a problem without attack: use problem.frozen()")
+        origin = problem.origin if point is None else point
+        self.problem, self.tick = problem, tick
+        self.point: Point = {n: t.detach().clone().requires_grad_() for n, t in origin.items()}
+        first = next(iter(self.point.values()))
+        size = sum(t.numel() for t in self.point.values())
+        self.shape, self.dtype, self.device = (size, size), first.dtype, first.device
+        self.products = 0
+        self._kept: list[Tensor] = []
+        self._batches = list(problem.batches(self.dtype))
+        self._predict = problem.predict(self.point)
+        self._keep_graphs(memory)
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """H v for a vector (P,) in the order of the Point."""
+        v = vector.to(self.device, self.dtype)
+        total = torch.zeros_like(v)
+        for number in range(len(self._batches)):
+            kept = number < len(self._kept)
+            gradient = self._kept[number] if kept else self._gradient(number)
+            if gradient.requires_grad:  # a loss linear in the weights has no second derivative
+                parts = torch.autograd.grad(
+                    gradient,
+                    list(self.point.values()),
+                    grad_outputs=v,
+                    retain_graph=kept,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+                total += torch.cat([part.flatten() for part in parts])
+        self.products += 1
+        if self.tick is not None:
+            self.tick(1)
+        return total / len(self.problem.images)
+
+    def gradient(self) -> Point:
+        """Gradient of the loss at the Point."""
+        total = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
+        for number in range(len(self._batches)):
+            total += self._gradient(number).detach()
+        point = {n: t.detach() for n, t in self.point.items()}
+        return unflatten(total / len(self.problem.images), point)
+
+    def _gradient(self, number: int) -> Tensor:
+        """Gradient (P,) of a batch's summed loss, with its graph."""
+        batch = self._batches[number]
+        loss = F.cross_entropy(self._predict(batch.x), batch.y, reduction="sum")
+        parts = torch.autograd.grad(
+            loss,
+            list(self.point.values()),
+            create_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return torch.cat([part.flatten() for part in parts])
+
+    def _keep_graphs(self, memory: int) -> None:
+        """Keep first-order graphs while the tensors they hold stay within `memory` bytes."""
+        held: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        for number in range(len(self._batches)):
+            with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+                gradient = self._gradient(number)
+            if sum(held.values()) + gradient.nbytes > memory:
+                return
+            self._kept.append(gradient)
+            memory -= gradient.nbytes
+
+
+def dense(operator: Hessian) -> Tensor:
+    """The operator as a matrix (P, P), column by column: for small problems only."""
+    eye = torch.eye(operator.shape[0], dtype=operator.dtype, device=operator.device)
+    return torch.stack([operator.matvec(column) for column in eye], dim=1)
