@@ -1,0 +1,56 @@
+"""How far apart are two networks in weight space?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from models.errors import InputError
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def is_parameter(name: str) -> bool:
+    """Whether a state-dict key is a weight rather than one of BatchNorm's statistics."""
+    return name.rpartition(".")[2] not in _STATISTICS
+
+
+def parameter_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> xr.Dataset:
+    """Euclidean distance of two state dicts, total and per tensor, statistics left out.
+
+    Per tensor (dim `parameter`): `distance`, `relative` = ||a-b|| / ||a||, and the cosine between
+    a and b; scalars `total_distance` and `total_relative`. Raises InputError for different keys
+    or shapes.
+    """
+    names = [n for n in a if is_parameter(n)]
+    others = [n for n in b if is_parameter(n)]
+    if set(names) != set(others):
+        odd = sorted(set(names) ^ set(others))
+        raise InputError(f"the checkpoints are of different architectures: see {odd[0]}")
+    rows = []
+    for name in names:
+        if a[name].shape != b[name].shape:
+            raise InputError(
+                f"the checkpoints are of different architectures: {name} is "
+                f"{tuple(a[name].shape)} and {tuple(b[name].shape)}"
+            )
+        u, v = a[name].double().flatten(), b[name].double().flatten()
+        rows.append((((u - v) ** 2).sum().item(), (u**2).sum().item(), (v**2).sum().item(),
+                     (u @ v).item()))  # fmt: skip
+    squares, a2, b2, ab = np.array(rows).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative, cosine = np.sqrt(squares / a2), ab / np.sqrt(a2 * b2)
+    return xr.Dataset(
+        {
+            "distance": ("parameter", np.sqrt(squares)),
+            "relative": ("parameter", relative),
+            "cosine": ("parameter", cosine),
+            "total_distance": math.sqrt(squares.sum()),
+            "total_relative": math.sqrt(squares.sum() / a2.sum()) if a2.sum() else math.nan,
+        },
+        coords={"parameter": names},
+    )

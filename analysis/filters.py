@@ -1,0 +1,100 @@
+"""Which spatial frequencies do convolution filters hold?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from scipy.fft import dctn
+from torch import Tensor
+
+from models.errors import InputError
+
+
+def convolutions(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Square convolution kernels with K >= 3 in a state dict, float64 (out, in, K, K)."""
+    return {
+        name: tensor.double().numpy()
+        for name, tensor in tensors.items()
+        if tensor.ndim == 4 and tensor.shape[2] == tensor.shape[3] >= 3
+    }
+
+
+def is_high(size: int) -> np.ndarray:
+    """The high frequencies max(i, j) > K/2 of a K x K kernel, bool (K, K)."""
+    i = np.arange(size)
+    return np.maximum(i[:, None], i[None, :]) > size / 2
+
+
+def filter_spectrum(tensors: Mapping[str, Tensor]) -> xr.Dataset:
+    """Orthonormal 2-D DCT-II spectrum of every convolution layer (Lukasik et al. 2023, figure 1).
+
+    Per layer and frequency (layer, horizontal, vertical), NaN beyond a layer's kernel:
+    `magnitude`, the mean |d_ij| over kernel slices, and `energy`, the share of sum d_ij^2. Per
+    layer: `high_share` of the energy at max(i,j) > K/2 with its jackknife standard error over
+    output filters, `high_to_low` per coefficient (white noise: 1), `dc_share`, `centroid` in units
+    of the frequency index, `entropy` in nats, and `white_high_share`, what white noise would
+    have. Layers of zeros give NaN. Raises InputError if there is no kernel with K >= 3.
+    """
+    kernels = convolutions(tensors)
+    if not kernels:
+        raise InputError("no square convolution kernels of size 3 or more in this checkpoint")
+    largest = max(k.shape[-1] for k in kernels.values())
+    maps = {n: np.full((len(kernels), largest, largest), np.nan) for n in ("magnitude", "energy")}
+    columns: dict[str, list[float]] = {}
+    for row, kernel in enumerate(kernels.values()):
+        size = kernel.shape[-1]
+        # scipy's axes are (vertical, horizontal); the map's are (horizontal, vertical)
+        d = dctn(kernel, axes=(2, 3), norm="ortho").swapaxes(2, 3)
+        per_filter = (d**2).sum(axis=1)
+        maps["magnitude"][row, :size, :size] = np.abs(d).mean(axis=(0, 1))
+        with np.errstate(invalid="ignore"):
+            share = per_filter.sum(axis=0) / per_filter.sum()
+        maps["energy"][row, :size, :size] = share
+        for name, value in _summary(share, per_filter).items():
+            columns.setdefault(name, []).append(value)
+    dims = ("layer", "horizontal", "vertical")
+    return xr.Dataset(
+        {
+            **{name: (dims, values) for name, values in maps.items()},
+            **{name: ("layer", values) for name, values in columns.items()},
+        },
+        coords={
+            "layer": list(kernels),
+            "horizontal": np.arange(largest),
+            "vertical": np.arange(largest),
+        },
+    )
+
+
+def _summary(share: np.ndarray, per_filter: np.ndarray) -> dict[str, float]:
+    """Scalars of one layer from energy shares (K, K) and energies per output filter (O, K, K)."""
+    size = share.shape[0]
+    high = is_high(size)
+    i = np.arange(size)
+    radius = np.hypot(i[:, None], i[None, :])
+    high_share = share[high].sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = (high_share / high.sum()) / ((1 - high_share) / (~high).sum())
+        entropy = -np.nansum(np.where(share > 0, share * np.log(share), 0.0))
+    return {
+        "kernel_size": size,
+        "high_share": high_share,
+        "high_share_se": _jackknife(per_filter[:, high].sum(1), per_filter.sum((1, 2))),
+        "high_to_low": ratio,
+        "dc_share": share[0, 0],
+        "centroid": (share * radius).sum(),
+        "entropy": entropy if np.isfinite(high_share) else np.nan,
+        "white_high_share": high.mean(),
+    }
+
+
+def _jackknife(part: np.ndarray, whole: np.ndarray) -> float:
+    """Standard error of sum(part) / sum(whole) over its terms; NaN for fewer than 2."""
+    n = len(part)
+    if n < 2:
+        return np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left_out = (part.sum() - part) / (whole.sum() - whole)
+    return float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))

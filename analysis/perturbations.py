@@ -1,0 +1,161 @@
+"""Do the adversarial perturbations of two networks point the same way?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from landscape.problem import Problem
+from models.errors import InputError
+from train.attacks import Attack
+from train.data import Images
+from train.evaluation import chunk_size
+from train.guard import undisturbed
+from train.noise import Noise
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Per-example cosines (N,) of two sets of perturbations; NaN where one of them is zero."""
+
+    cosine: Tensor
+    sign_cosine: Tensor
+
+    @property
+    def zeros(self) -> int:
+        """Examples left out because a perturbation is zero."""
+        return int(self.cosine.isnan().sum())
+
+    @staticmethod
+    def mean_and_error(values: Tensor) -> tuple[float, float]:
+        """Mean over examples with a value, and its standard error (NaN for fewer than 2)."""
+        valid = values[~values.isnan()]
+        if not len(valid):
+            return math.nan, math.nan
+        error = (valid.std() / math.sqrt(len(valid))).item() if len(valid) > 1 else math.nan
+        return valid.mean().item(), error
+
+
+def similarity(a: Tensor, b: Tensor) -> Similarity:
+    """Cosine and sign cosine of perturbations a, b (N, ...), example by example, in float64."""
+    a, b = a.flatten(1).double(), b.flatten(1).double()
+    return Similarity(_cosines(a, b), _cosines(a.sign(), b.sign()))
+
+
+def _cosines(a: Tensor, b: Tensor) -> Tensor:
+    norms = a.norm(dim=1) * b.norm(dim=1)
+    cosines = (a * b).sum(1) / norms
+    return torch.where(norms > 0, cosines.clamp(-1, 1), torch.nan)
+
+
+def adversaries(
+    problems: Mapping[str, Problem], attack: Attack | None, draws: int = 2, tick=None
+) -> xr.Dataset:
+    """Perturbations of every subset's examples under `draws` independent attack seeds.
+
+    Returns `perturbation` (draw, example, channel, row, column) in [0,1] units, labels and
+    predictions, with the subset and the index of every example as coordinates. Without an attack
+    the perturbations are zero. Two draws give the noise floor of any similarity.
+    """
+    parts = [
+        _adversaries(name, problem, attack, draws, tick or (lambda n: None))
+        for name, problem in problems.items()
+    ]
+    return xr.concat(parts, dim="example")
+
+
+def _adversaries(
+    subset: str, problem: Problem, attack: Attack | None, draws: int, tick: Callable[[int], None]
+) -> xr.Dataset:
+    images: Images = problem.images
+    predict = problem.predict(problem.origin)
+    size = chunk_size(attack, problem.batch_size)
+    found, fooled = [], []
+    clean: list[Tensor] = []
+    with undisturbed(problem.network):
+        for draw in range(draws):
+            deltas, guesses = [], []
+            for batch in images.batches(size, device=problem.device):
+                noise = Noise(problem.seed + draw, batch.index)
+                x = attack(predict, batch.x, batch.y, noise) if attack else batch.x
+                with torch.no_grad():
+                    guesses.append(predict(x).argmax(1).cpu())
+                    if draw == 0:
+                        clean.append(predict(batch.x).argmax(1).cpu())
+                deltas.append((x - batch.x).cpu())
+                tick(len(batch.y))
+            found.append(torch.cat(deltas))
+            fooled.append(torch.cat(guesses))
+    dims = ("draw", "example", "channel", "row", "column")
+    return xr.Dataset(
+        {
+            "perturbation": (dims, torch.stack(found).numpy(), {"units": "[0,1]"}),
+            "adversarial_prediction": (("draw", "example"), torch.stack(fooled).numpy()),
+            "clean_prediction": ("example", torch.cat(clean).numpy()),
+            "label": ("example", images.labels.numpy()),
+        },
+        coords={
+            "index": ("example", images.index.numpy()),
+            "subset": ("example", np.full(len(images), subset)),
+        },
+    )
+
+
+def similarity_matrix(
+    sets: Mapping[str, xr.Dataset], subsets: Sequence[str], *, only_correct: bool = False
+) -> xr.Dataset:
+    """Mean cosine and sign cosine, with standard errors, for every pair of adversarial sets.
+
+    Dims are (subset, set_a, set_b). Pairs compare draw 0 of the one with draw 1 of the other, so
+    the diagonal is the noise floor: the same network, two attack seeds (NaN with one draw).
+    `null` is the standard deviation 1/sqrt(D) of the cosine of independent directions.
+    `only_correct` leaves out examples that either network gets wrong clean. Raises InputError if
+    the sets hold different examples.
+    """
+    names = list(sets)
+    first = sets[names[0]]
+    for name, other in sets.items():
+        if not (
+            np.array_equal(first["index"].values, other["index"].values)
+            and np.array_equal(first["subset"].values, other["subset"].values)
+            and first["perturbation"].shape[2:] == other["perturbation"].shape[2:]
+        ):
+            raise InputError(f"{name} and {names[0]} hold perturbations of different examples")
+    shape = (len(subsets), len(names), len(names))
+    keys = ("cosine", "cosine_se", "sign_cosine", "sign_cosine_se", "zeros", "examples")
+    table = {key: np.full(shape, np.nan) for key in keys}
+    for s, subset in enumerate(subsets):
+        here = first["subset"].values == subset
+        for i, a in enumerate(names):
+            for j, b in enumerate(names[i:], start=i):
+                draws_b = sets[b].sizes["draw"]
+                if i == j and draws_b < 2:
+                    continue
+                use = here.copy()
+                if only_correct:
+                    for name in (a, b):
+                        use &= (sets[name]["clean_prediction"] == sets[name]["label"]).values
+                result = similarity(
+                    torch.from_numpy(sets[a]["perturbation"].values[0][use]),
+                    torch.from_numpy(sets[b]["perturbation"].values[min(1, draws_b - 1)][use]),
+                )
+                row = (
+                    *result.mean_and_error(result.cosine),
+                    *result.mean_and_error(result.sign_cosine),
+                    result.zeros,
+                    int(use.sum()),
+                )
+                for key, value in zip(keys, row, strict=True):
+                    table[key][s, i, j] = table[key][s, j, i] = value
+    dataset = xr.Dataset(
+        {key: (("subset", "set_a", "set_b"), value) for key, value in table.items()},
+        coords={"subset": list(subsets), "set_a": names, "set_b": names},
+    )
+    dataset["null"] = 1 / math.sqrt(math.prod(first["perturbation"].shape[2:]))
+    return dataset
