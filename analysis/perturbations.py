@@ -108,47 +108,40 @@ def _adversaries(
 
 
 def similarity_matrix(
-    sets: Mapping[str, xr.Dataset], subsets: Sequence[str], *, only_correct: bool = False
+    sets: Mapping[str, xr.Dataset],
+    subsets: Sequence[str],
+    *,
+    only_correct: bool = False,
+    batch_size: int = 1000,
 ) -> xr.Dataset:
     """Mean cosine and sign cosine, with standard errors, for every pair of adversarial sets.
 
     Dims are (subset, set_a, set_b). Pairs compare draw 0 of the one with draw 1 of the other, so
     the diagonal is the noise floor: the same network, two attack seeds (NaN with one draw).
     `null` is the standard deviation 1/sqrt(D) of the cosine of independent directions.
-    `only_correct` leaves out examples that either network gets wrong clean. Raises InputError if
-    the sets hold different examples.
+    `only_correct` leaves out examples that either network gets wrong clean. `batch_size` examples
+    are in memory at a time. Raises InputError if the sets hold different examples.
     """
     names = list(sets)
+    check_same_examples(sets)
     first = sets[names[0]]
-    for name, other in sets.items():
-        if not (
-            np.array_equal(first["index"].values, other["index"].values)
-            and np.array_equal(first["subset"].values, other["subset"].values)
-            and first["perturbation"].shape[2:] == other["perturbation"].shape[2:]
-        ):
-            raise InputError(f"{name} and {names[0]} hold perturbations of different examples")
     shape = (len(subsets), len(names), len(names))
     keys = ("cosine", "cosine_se", "sign_cosine", "sign_cosine_se", "zeros", "examples")
     table = {key: np.full(shape, np.nan) for key in keys}
     for s, subset in enumerate(subsets):
-        here = first["subset"].values == subset
         for i, a in enumerate(names):
             for j, b in enumerate(names[i:], start=i):
-                draws_b = sets[b].sizes["draw"]
-                if i == j and draws_b < 2:
+                if i == j and sets[a].sizes["draw"] < 2:
                     continue
-                use = here.copy()
+                use = first["subset"].values == subset
                 if only_correct:
                     for name in (a, b):
                         use &= (sets[name]["clean_prediction"] == sets[name]["label"]).values
-                result = similarity(
-                    torch.from_numpy(sets[a]["perturbation"].values[0][use]),
-                    torch.from_numpy(sets[b]["perturbation"].values[min(1, draws_b - 1)][use]),
-                )
+                pair = _pair(sets[a], sets[b], np.flatnonzero(use), batch_size)
                 row = (
-                    *result.mean_and_error(result.cosine),
-                    *result.mean_and_error(result.sign_cosine),
-                    result.zeros,
+                    *pair.mean_and_error(pair.cosine),
+                    *pair.mean_and_error(pair.sign_cosine),
+                    pair.zeros,
                     int(use.sum()),
                 )
                 for key, value in zip(keys, row, strict=True):
@@ -159,3 +152,32 @@ def similarity_matrix(
     )
     dataset["null"] = 1 / math.sqrt(math.prod(first["perturbation"].shape[2:]))
     return dataset
+
+
+def check_same_examples(sets: Mapping[str, xr.Dataset]) -> None:
+    """Raise InputError unless all adversarial sets perturb the same examples in the same order."""
+    (first_name, first), *others = sets.items()
+    for name, other in others:
+        if not (
+            np.array_equal(first["index"].values, other["index"].values)
+            and np.array_equal(first["subset"].values, other["subset"].values)
+            and first["perturbation"].shape[2:] == other["perturbation"].shape[2:]
+        ):
+            raise InputError(f"{name} and {first_name} hold perturbations of different examples")
+
+
+def _pair(a: xr.Dataset, b: xr.Dataset, places: np.ndarray, batch_size: int) -> Similarity:
+    """Draw 0 of a against the last of draws 0 and 1 of b, at the given examples."""
+    parts = []
+    for start in range(0, len(places), batch_size):
+        chunk = places[start : start + batch_size]
+        parts.append(
+            similarity(
+                torch.from_numpy(a["perturbation"][0, chunk].values),
+                torch.from_numpy(b["perturbation"][min(1, b.sizes["draw"] - 1), chunk].values),
+            )
+        )
+    return Similarity(
+        torch.cat([p.cosine for p in parts] or [torch.empty(0)]),
+        torch.cat([p.sign_cosine for p in parts] or [torch.empty(0)]),
+    )

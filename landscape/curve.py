@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from landscape.paths import Path, curve
-from landscape.point import Point, buffers_of, point_of
+from landscape.point import Point, buffers_of
 from landscape.problem import Problem
 from landscape.result import empty_cells
 from landscape.scan import VARIABLES, scan
@@ -33,9 +33,7 @@ class Knots(nn.Module):
     once under their own names. Fixed knots do not require gradients.
     """
 
-    def __init__(
-        self, knots: Sequence[Point], fixed: Sequence[bool], buffers: dict[str, Tensor]
-    ):
+    def __init__(self, knots: Sequence[Point], fixed: Sequence[bool], buffers: dict[str, Tensor]):
         super().__init__()
         self.names, self.count = list(knots[0]), len(knots)
         for name in self.names:
@@ -69,7 +67,9 @@ def knots_in(tensors: dict[str, Tensor], like: Point, what: str) -> list[Point]:
     first = next(iter(like))
     count = sum(key.startswith(f"{first}_") for key in tensors)
     if count < 2:
-        raise InputError(f"{what} is not a curve checkpoint of this network: no {first}_0, {first}_1")
+        raise InputError(
+            f"{what} is not a curve checkpoint of this network: no {first}_0, {first}_1"
+        )
     missing = [
         f"{n}_{k}"
         for n, t in like.items()

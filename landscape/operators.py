@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ class Hessian:
     Products are exact (double backward), summed over examples and divided by their number: batch
     size never changes them. The problem must have no attack; `Problem.frozen` fixes adversarial
     images first. First-order graphs of as many batches as fit into `memory` bytes are kept and
-    differentiated again per product; the rest is recomputed.
+    differentiated again per product; the rest is recomputed. `buffers` replace the problem's
+    (BatchNorm statistics). `tick(1)` is called after every product.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class Hessian:
         problem: Problem,
         point: Point | None = None,
         memory: int = 2**30,
+        buffers: Mapping[str, Tensor] | None = None,
         tick: Callable[[int], None] | None = None,
     ):
         if problem.attack is not None:
@@ -39,7 +41,7 @@ class Hessian:
         self.products = 0
         self._kept: list[Tensor] = []
         self._batches = list(problem.batches(self.dtype))
-        self._predict = problem.predict(self.point)
+        self._predict = problem.predict(self.point, buffers)
         self._keep_graphs(memory)
 
     def matvec(self, vector: Tensor) -> Tensor:

@@ -65,12 +65,12 @@ def _scaled(coefficient: float | Tensor, tensor: Tensor) -> Tensor:
 
 
 def add(a: Point, b: Point, scale: float = 1.0) -> Point:
-    """a + scale * b."""
+    """A + scale * b."""
     return combine((1, scale), (a, b))
 
 
 def subtract(a: Point, b: Point) -> Point:
-    """a - b."""
+    """A - b."""
     return combine((1, -1), (a, b))
 
 

@@ -158,7 +158,9 @@ def grid(low: float, high: float, step: float, what: str) -> np.ndarray:
     Raises InputError for a step that is not positive or an empty range.
     """
     if step <= 0 or high < low:
-        raise InputError(f"{what}: needs min <= max and step > 0, got {low:g}..{high:g} by {step:g}")
+        raise InputError(
+            f"{what}: needs min <= max and step > 0, got {low:g}..{high:g} by {step:g}"
+        )
     count = int(np.floor((high - low) / step + 1e-6)) + 1
     if count > 100_000:
         raise InputError(f"{what}: {count} points are too many; allowed are 100,000")

@@ -39,9 +39,7 @@ class NormalizeInput:
         return (network.normalize(inputs[0]), *inputs[1:])
 
 
-def add_normalization(
-    network: nn.Module, mean: Sequence[float], std: Sequence[float]
-) -> nn.Module:
+def add_normalization(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
     """Put a `Normalize` inside any network without changing a key of its state dict."""
     network.normalize = Normalize(mean, std)
     network.register_forward_pre_hook(NormalizeInput())

@@ -89,7 +89,7 @@ class Images:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Iterator[Batch]:
-        """Yield all examples once, in the set's order or in `order`; the last batch may be short."""
+        """Yield each example once, in the set's order or `order`; the last batch may be short."""
         positions = torch.arange(len(self)) if order is None else order
         for chunk in positions.split(batch_size):
             pixels = self.pixels[chunk].to(device)

@@ -59,7 +59,11 @@ def evaluate(
     """
     losses, correct = [], []
     for batch in images.batches(chunk_size(attack, batch_size), device=device, dtype=dtype):
-        x = batch.x if attack is None else attack(predict, batch.x, batch.y, Noise(seed, batch.index))
+        x = (
+            batch.x
+            if attack is None
+            else attack(predict, batch.x, batch.y, Noise(seed, batch.index))
+        )
         with torch.no_grad():
             logits = predict(x)
             losses.append(F.cross_entropy(logits, batch.y, reduction="none").double().cpu())

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from models.errors import InputError, unknown
 from train.specs import build, parse_spec
@@ -49,7 +50,7 @@ class Cycle:
 
     def __post_init__(self) -> None:
         points = self.points if self.points and self.points[0] <= 0 else (0.0, *self.points)
-        if len(points) < 2 or any(b <= a for a, b in zip(points, points[1:], strict=False)):
+        if len(points) < 2 or any(b <= a for a, b in pairwise(points)):
             raise InputError(
                 "schedule: ckpt_list needs increasing epochs, e.g. 0:100:150, "
                 f"got {':'.join(f'{p:g}' for p in self.points)}"

@@ -86,8 +86,11 @@ def convert(text: str, annotation: Any, what: str) -> Any:
             raise InputError(f"{what} must be one of 0, 1, true, false, got {text!r}")
         return table[text.lower()]
     if annotation is int:
-        value = number(text, what)
-        if value != int(value):
+        try:
+            value = number(text, what)
+        except InputError:
+            value = math.nan
+        if not value.is_integer():
             raise InputError(f"{what} must be a whole number, got {text!r}")
         return int(value)
     if annotation is float:
@@ -134,7 +137,9 @@ def build(
         and fields[name].default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise InputError(f"{what}: {spec.get('name', cls.__name__)} also needs {', '.join(missing)}")
+        raise InputError(
+            f"{what}: {spec.get('name', cls.__name__)} also needs {', '.join(missing)}"
+        )
     return cls(**options)
 
 

@@ -53,6 +53,6 @@ def steepest(g: Tensor, order: float) -> Tensor:
 
 
 def random_start(x: Tensor, eps: float, order: float, noise: Noise, draw: int) -> Tensor:
-    """x plus a perturbation uniform in the ball, clipped to [0,1]."""
+    """X plus a perturbation uniform in the ball, clipped to [0,1]."""
     d = noise.uniform(x, draw) if order == INF else noise.ball(x, draw)
     return (x + eps * d).clamp(0, 1)

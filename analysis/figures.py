@@ -1,0 +1,283 @@
+"""A drawing for every kind of result. Each takes results by label and, optionally, axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from analysis.style import COLUMN, PAGE, PALETTE, SURFACE, style
+from models.errors import InputError, unknown
+
+Results = Mapping[str, xr.Dataset]
+
+
+def draw_eigenvalues(results: Results, axes: Axes | None = None) -> Figure:
+    """Top eigenvalues against their rank, one line per result, log scale where all are positive.
+
+    Residuals are error bars; pairs that did not converge are hollow.
+    """
+    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    positive = all((ds["eigenvalue"].fillna(1) > 0).all() for ds in results.values())
+    largest = max(float(np.nanmax(np.abs(ds["eigenvalue"]))) for ds in results.values())
+    for number, (label, ds) in enumerate(results.items()):
+        color = PALETTE[number % len(PALETTE)]
+        axes.errorbar(
+            ds["rank"], ds["eigenvalue"], ds["residual"], color=color, label=label, marker="o"
+        )
+        odd = ~ds["converged"].astype(bool).values
+        if odd.any():
+            axes.plot(
+                ds["rank"].values[odd], ds["eigenvalue"].values[odd], "o",
+                mfc="white", mec=color, label=f"{label}: not converged",
+            )  # fmt: skip
+    if positive:
+        axes.set_yscale("log")
+        # a flat network's eigenvalues are rounding noise; do not let them set the scale
+        low = min(float(ds["eigenvalue"].min()) for ds in results.values())
+        axes.set_ylim(bottom=max(low * 0.5, largest * 1e-8))
+    else:
+        axes.set_yscale("symlog", linthresh=largest * 1e-3)
+        axes.axhline(0, color="0.7", lw=0.6, zorder=0)
+    axes.set(xlabel="rank", ylabel="Hessian eigenvalue")
+    axes.set_xticks(next(iter(results.values()))["rank"].values)
+    axes.legend()
+    return axes.figure
+
+
+def draw_surface(
+    ds: xr.Dataset,
+    axes: Axes,
+    *,
+    eps: float | None = None,
+    norm: Normalize | None = None,
+    title: str = "",
+) -> None:
+    """Filled contours of the loss over a plane; log colours, the centre marked, equal aspect."""
+    loss = ds["loss"].isel(eps=-1) if eps is None else ds["loss"].sel(eps=eps)
+    first, second = loss.dims
+    norm = norm or surface_norm([loss])
+    levels = np.geomspace(norm.vmin, norm.vmax, 25)
+    values = np.ma.masked_invalid(loss.values.T)
+    filled = axes.contourf(
+        ds[first], ds[second], values, levels, norm=norm, cmap=SURFACE, extend="both"
+    )
+    axes.contour(ds[first], ds[second], values, levels[::3], colors="white", linewidths=0.3)
+    if np.ma.is_masked(values):
+        axes.set_facecolor("0.8")  # not computed, or not finite: never invented
+    axes.plot(0, 0, "+", color="white", ms=6, mew=1.2)
+    axes.set_aspect("equal")
+    axes.set(xlabel=_axis_label(ds, first), ylabel=_axis_label(ds, second), title=title)
+    bar = axes.figure.colorbar(filled, ax=axes, shrink=0.8)
+    ticks = np.geomspace(norm.vmin, norm.vmax, 5)
+    bar.set_ticks(ticks, labels=[f"{t:.2g}" for t in ticks])
+    bar.minorticks_off()
+    bar.set_label("loss [nat]")
+
+
+def surface_norm(losses: list[xr.DataArray]) -> LogNorm:
+    """Shared log colour range of several surfaces, so that flat looks flat beside sharp."""
+    values = np.concatenate([loss.values.ravel() for loss in losses])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        raise InputError("the scan holds no finite loss to draw")
+    low = max(values.min(), 1e-3)
+    return LogNorm(low, max(values.max(), low * 1.01))
+
+
+def _axis_label(ds: xr.Dataset, axis: str) -> str:
+    units = ds[axis].attrs.get("units", "")
+    name = ds[axis].attrs.get("long_name", axis)
+    return f"{name} [{units}]" if units else name
+
+
+def draw_scan(results: Results, axes: Axes | None = None) -> Figure:
+    """1-D scans as lines with bands of one standard error, 2-D scans as surfaces."""
+    planes = {k: ds for k, ds in results.items() if ds["loss"].ndim == 3}
+    if not planes:
+        return _draw_lines(results, axes)
+    panels = [(k, ds, float(e)) for k, ds in planes.items() for e in ds["eps"]]
+    norm = surface_norm([ds["loss"].sel(eps=e) for _, ds, e in panels])
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(PAGE / 2 * columns, 2.7 * rows), layout="constrained", squeeze=False
+    )
+    for place, (label, ds, eps) in zip(grid.flat, panels, strict=False):
+        draw_surface(ds, place, eps=eps, norm=norm, title=f"{label}, $\\epsilon$ = {eps:.3g}")
+    for place in list(grid.flat)[len(panels) :]:
+        place.axis("off")
+    return figure
+
+
+def _draw_lines(results: Results, axes: Axes | None) -> Figure:
+    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    number = 0
+    for label, ds in results.items():
+        axis = ds["loss"].dims[1]
+        for eps in ds["eps"].values:
+            here = ds.sel(eps=eps)
+            color = PALETTE[number % len(PALETTE)]
+            number += 1
+            axes.plot(here[axis], here["loss"], color=color, label=f"{label}, ε = {eps:.3g}")
+            low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]
+            axes.fill_between(here[axis], low, high, color=color, alpha=0.2, lw=0)
+        axes.set_xlabel(_axis_label(ds, axis))
+    axes.axvline(0, color="0.7", lw=0.6, zorder=0)
+    axes.set(ylabel="loss [nat]", yscale="log")
+    axes.legend()
+    return axes.figure
+
+
+def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
+    """Loss along connecting curves (solid) and straight lines (dashed), ends and barrier marked."""
+    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    number = 0
+    for label, ds in results.items():
+        for subset in ds["subset"].values:
+            color = PALETTE[number % len(PALETTE)]
+            number += 1
+            for path, line in (("curve", "-"), ("line", "--")):
+                here = ds.sel(path=path, subset=subset)
+                text = f"{label} {path}, {subset}, barrier {float(here['barrier']):.2g}"
+                axes.plot(here["t"], here["loss"], line, color=color, label=text.strip())
+                low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]
+                axes.fill_between(here["t"], low, high, color=color, alpha=0.15, lw=0)
+            ends = ds["loss"].sel(path="curve", subset=subset).isel(t=[0, -1])
+            axes.plot(ends["t"], ends, "o", color=color)
+    axes.set(xlabel="t along the path", ylabel="loss [nat]")
+    axes.legend()
+    return axes.figure
+
+
+def draw_similarity(results: Results, axes: Axes | None = None) -> Figure:
+    """Mean cosine of perturbations between networks; the diagonal is the noise floor."""
+    ds = next(iter(results.values()))
+    subsets = ds["subset"].values
+    if axes is None:
+        _, grid = plt.subplots(
+            1, len(subsets), figsize=(COLUMN * len(subsets), 2.8), layout="constrained",
+            squeeze=False,
+        )  # fmt: skip
+        places = list(grid.flat)
+    else:
+        places, subsets = [axes], subsets[-1:]
+    for place, subset in zip(places, subsets, strict=True):
+        here = ds.sel(subset=subset)
+        names = [str(n) for n in ds["set_a"].values]
+        image = place.imshow(here["cosine"], vmin=-1, vmax=1, cmap="RdBu_r")
+        for i in range(len(names)):
+            for j in range(len(names)):
+                value, error = float(here["cosine"][i, j]), float(here["cosine_se"][i, j])
+                text = "n/a" if np.isnan(value) else f"{value:.2f}\n±{error:.2f}"
+                color = "white" if abs(value) > 0.6 else "black"
+                place.text(j, i, text, ha="center", va="center", fontsize=6, color=color)
+        place.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        place.set_yticks(range(len(names)), names)
+        place.set_title(
+            f"cosine of perturbations, {subset}\n(independent: ±{float(ds['null']):.2f})"
+        )
+        place.figure.colorbar(image, ax=place, shrink=0.8)
+    return places[0].figure
+
+
+def draw_spectrum(results: Results, axes: Axes | None = None) -> Figure:
+    """High-frequency share per layer with one standard error; dashes mark white noise."""
+    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    first = next(iter(results.values()))
+    places = np.arange(first.sizes["layer"])
+    for number, (label, ds) in enumerate(results.items()):
+        shift = (number - (len(results) - 1) / 2) * 0.08
+        axes.errorbar(
+            np.arange(ds.sizes["layer"]) + shift, ds["high_share"], ds["high_share_se"],
+            marker="o", ls="-" if ds.sizes["layer"] > 2 else "none", label=label, capsize=2,
+        )  # fmt: skip
+    axes.hlines(
+        first["white_high_share"], places - 0.35, places + 0.35, colors="0.5", ls="--", lw=0.8,
+        label="white noise",
+    )  # fmt: skip
+    axes.set_xticks(places, [str(n).removesuffix(".weight") for n in first["layer"].values],
+                    rotation=0 if len(places) < 6 else 90)  # fmt: skip
+    axes.set(xlabel="layer", ylabel="high-frequency share")
+    axes.legend()
+    return axes.figure
+
+
+def draw_filters(results: Results, axes: Axes | None = None) -> Figure:
+    """Energy share per spatial frequency and layer, DC at the top left, log colours."""
+    del axes
+    layers = max(ds.sizes["layer"] for ds in results.values())
+    figure, grid = plt.subplots(
+        len(results), layers, figsize=(1.3 * layers + 1, 1.4 * len(results)), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    energy = np.concatenate([ds["energy"].values.ravel() for ds in results.values()])
+    energy = energy[np.isfinite(energy) & (energy > 0)]
+    norm = LogNorm(energy.min(), energy.max())
+    for row, (label, ds) in zip(grid, results.items(), strict=True):
+        for place, layer in zip(row, ds["layer"].values, strict=False):
+            size = int(ds["kernel_size"].sel(layer=layer))
+            values = ds["energy"].sel(layer=layer).values[:size, :size].T
+            image = place.imshow(values, cmap=SURFACE, norm=norm)
+            place.set_title(f"{label}: {str(layer).removesuffix('.weight')}", fontsize=6)
+            place.set_xticks([])
+            place.set_yticks([])
+        for place in row[ds.sizes["layer"] :]:
+            place.axis("off")
+    figure.supxlabel("horizontal frequency", fontsize=7)
+    figure.supylabel("vertical frequency", fontsize=7)
+    figure.colorbar(image, ax=grid, label="energy share", shrink=0.8)
+    return figure
+
+
+def draw_distance(results: Results, axes: Axes | None = None) -> Figure:
+    """Relative distance per parameter tensor, one line per pair of checkpoints."""
+    axes = axes or plt.subplots(figsize=(PAGE, 2.4), layout="constrained")[1]
+    for label, ds in results.items():
+        total = float(ds["total_distance"])
+        axes.plot(ds["relative"], "o-", label=f"{label}: total distance {total:.3g}")
+    axes.set_xticks(range(ds.sizes["parameter"]), ds["parameter"].values, rotation=60, ha="right")
+    axes.set(ylabel="||a - b|| / ||a||", xlabel="parameter")
+    axes.legend()
+    return axes.figure
+
+
+def draw_training(metrics: Mapping[str, list[dict]], axes: Axes | None = None) -> Figure:
+    """Training loss per epoch of several runs, with the level of chance, ln 10, for reference."""
+    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    for label, lines in metrics.items():
+        axes.plot([m["epoch"] for m in lines], [m["train_loss"] for m in lines], label=label)
+    axes.axhline(np.log(10), color="0.6", ls="--", lw=0.8, label="chance, ln 10")
+    axes.set(xlabel="epoch", ylabel="training loss [nat]")
+    axes.legend()
+    return axes.figure
+
+
+#: kind of result -> drawing
+FIGURES: dict[str, Callable[..., Figure]] = {
+    "hessian": draw_eigenvalues,
+    "scan": draw_scan,
+    "curve": draw_curve,
+    "similarity": draw_similarity,
+    "spectrum": draw_spectrum,
+    "distance": draw_distance,
+}
+
+
+def draw(results: Results) -> Figure:
+    """Draw results of one kind together; InputError if the kinds differ or have no figure."""
+    kinds = {ds.attrs.get("kind", "unknown") for ds in results.values()}
+    if len(kinds) != 1:
+        raise InputError(
+            f"results of one kind can be drawn together, got {', '.join(sorted(kinds))}"
+        )
+    kind = kinds.pop()
+    if kind not in FIGURES:
+        raise unknown("kind of result to draw", kind, FIGURES)
+    with style():
+        return FIGURES[kind](results)

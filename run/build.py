@@ -1,0 +1,249 @@
+"""From options to objects: device, network, images, problem and the recipe that names them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import options as o
+import torch
+from torch import nn
+
+from landscape.problem import Problem
+from landscape.result import result_path
+from models import InputError, build_model, check_model_type
+from train.attacks import Attack, parse_attack
+from train.checkpoint import Checkpoint, load_checkpoint
+from train.data import Images
+from train.datasets import check_dataset, load_images
+from train.loop import RunFiles, fit
+from train.methods import Method
+from train.optimizers import OptimizerSpec, parse_optimizer
+from train.recipe import Recipe, normal_form
+from train.schedules import Schedule, parse_schedule
+from train.specs import number, parse_spec
+
+#: what the reference's commands assume about a checkpoint without a recipe
+FOREIGN = {"model_type": "lenet", "width": 8, "bias": True}
+
+
+def device_of(gpu: str | None) -> torch.device:
+    """The device behind --gpu; InputError if there is none of that number."""
+    if gpu is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if gpu == "cpu":
+        return torch.device("cpu")
+    if not gpu.isdigit() or int(gpu) >= torch.cuda.device_count():
+        known = ["cpu", *map(str, range(torch.cuda.device_count()))]
+        raise InputError(f"--gpu {gpu!r} is not a device here; allowed: {', '.join(known)}")
+    return torch.device(f"cuda:{gpu}")
+
+
+def positive(**values: int | None) -> None:
+    """Raise InputError for a named count below 1."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be at least 1, got {value}")
+
+
+def seeded(seed: int) -> int:
+    """Check a seed; InputError for a negative one."""
+    if seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {seed}")
+    return seed
+
+
+def attack_of(text: str | None) -> Attack | None:
+    """The attack behind --attack, or None."""
+    return None if text is None else parse_attack(text)
+
+
+def normalization_of(text: str | None) -> dict[str, list[float]] | None:
+    """Parse --normalize mean=a:b:c,std=d:e:f."""
+    if text is None:
+        return None
+    spec = parse_spec(text, "--normalize")
+    if set(spec) != {"mean", "std"}:
+        raise InputError(f"--normalize needs mean=a:b:c,std=d:e:f, got {text!r}")
+    return {k: [number(x, f"--normalize {k}") for x in v.split(":")] for k, v in spec.items()}
+
+
+def fresh_network(model: dict[str, Any], seed: int) -> nn.Module:
+    """A newly initialised network from the `model` part of a recipe."""
+    norm = model.get("normalize")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeded(seed))
+        return build_model(
+            model["model_type"],
+            model["image_shape"],
+            width=model["width"],
+            bias=model["bias"],
+            num_classes=model["num_classes"],
+            normalize=(norm["mean"], norm["std"]) if norm else None,
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network loaded from a checkpoint, with the `model` part of its recipe and its data set."""
+
+    network: nn.Module
+    model: dict[str, Any]
+    dataset: str
+    checkpoint: Checkpoint
+    data_dir: str | None
+
+    def images(self, subset: str, size: int | None = None) -> Images:
+        """The examples of --subset and --subset_size; a size above the set's takes it all."""
+        positive(subset_size=size)
+        images = load_images(self.dataset, subset, self.data_dir)
+        return images.subset(size and min(size, len(images)))
+
+    def recipe(self, command: str, images: Images, attack: Attack | None, seed: int) -> Recipe:
+        """The part of a recipe that all diagnostics of a network share."""
+        return {
+            "command": command,
+            "checkpoint": self.checkpoint.sha256,
+            "model": self.model,
+            "data": data_recipe(images, self.dataset),
+            "attack": None if attack is None else repr(attack),
+            "seed": seed,
+        }
+
+    def problem(self, images: Images, attack: Attack | None, machine: o.Machine) -> Problem:
+        """The problem a diagnostic looks at."""
+        positive(batch_size=machine.batch_size)
+        return Problem(
+            self.network,
+            images,
+            attack,
+            seed=seeded(machine.seed),
+            batch_size=machine.batch_size,
+            device=device_of(machine.gpu),
+        )
+
+
+def open_network(
+    model2load: str, network: o.Network, default_dataset: str = "cifar10", load: bool = True
+) -> Subject:
+    """Load a checkpoint into its network: options win over its recipe, that over the defaults.
+
+    A model type of the form package.module:factory is imported only if the user typed it, never
+    because a file says so. `load=False` leaves the weights out (curve checkpoints).
+    """
+    positive(width=network.width)
+    checkpoint = load_checkpoint(model2load)
+    recipe = checkpoint.recipe or {}
+    dataset = network.dataset or recipe.get("data", {}).get("dataset") or default_dataset
+    check_dataset(dataset)
+    images = load_images(dataset, "test", network.data_dir)
+    model = {**FOREIGN, **recipe.get("model", {})}
+    given = {n: getattr(network, n) for n in FOREIGN}
+    model |= {k: v for k, v in given.items() if v is not None}
+    model |= {"image_shape": list(images.image_shape), "num_classes": images.num_classes}
+    if network.normalize is not None:
+        model["normalize"] = normalization_of(network.normalize)
+    if ":" in model["model_type"] and network.model_type is None:
+        raise InputError(
+            f"{model2load} names the external network {model['model_type']}; "
+            f"pass --model_type {model['model_type']} yourself to import that code"
+        )
+    check_model_type(model["model_type"], images.image_shape)
+    module = fresh_network(model, 0)
+    if load:
+        checkpoint.load_into(module)
+    return Subject(module, model, dataset, checkpoint, network.data_dir)
+
+
+def data_recipe(images: Images, dataset: str) -> Recipe:
+    """What identifies an image set in a recipe."""
+    return {"dataset": dataset, "examples": len(images), "sha256": images.sha256}
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The checked options of a training command, ready to run a Method through the one loop."""
+
+    options: o.Training
+    optimizer: OptimizerSpec
+    lr_schedule: Schedule | None
+    attack: Attack | None
+    device: torch.device
+    dataset: str
+    images: Images
+    test_images: Images
+    augment: bool
+
+    def run(self, method: Method, folder: Path, name: str, recipe: Recipe, **fit_options) -> None:
+        """Train, or finish what was cut off; `recipe` adds what is particular to the command."""
+        files = RunFiles(folder, name, normal_form({**self._recipe(), **recipe}))
+        resume = files.prepare(self.options.overwrite)
+        if resume == {"done": True}:
+            print(f"{files.path('.ckpt')} is already trained by this recipe")
+            return
+        first = self.lr_schedule(0) if self.lr_schedule else self.optimizer.lr
+        if first != self.optimizer.lr:
+            lr = self.optimizer.lr
+            print(f"learning rate {first:g} from --lr_schedule, not {lr:g} from --optim")
+        metrics = fit(
+            method,
+            self.images,
+            self.test_images,
+            epochs=self.options.epoch_num,
+            batch_size=self.options.batch_size,
+            optimizer=self.optimizer,
+            lr_schedule=self.lr_schedule,
+            augment=self.augment,
+            seed=self.options.seed,
+            device=self.device,
+            files=files,
+            resume=resume,
+            **fit_options,
+        )
+        if metrics:
+            print(", ".join(f"{k} {v:.4g}" for k, v in metrics[-1].items()))
+        print(f"wrote {files.path('.ckpt')}")
+
+    def _recipe(self) -> Recipe:
+        return {
+            "data": data_recipe(self.images, self.dataset),
+            "test": data_recipe(self.test_images, self.dataset),
+            "epochs": self.options.epoch_num,
+            "batch_size": self.options.batch_size,
+            "optim": repr(self.optimizer),
+            "lr_schedule": repr(self.lr_schedule),
+            "attack": repr(self.attack),
+            "augment": self.augment,
+            "seed": self.options.seed,
+        }
+
+
+def trainer_of(options: o.Training, dataset: str) -> Trainer:
+    """Check the options of a training command and load its images; raises InputError."""
+    positive(batch_size=options.batch_size, subset_size=options.subset_size)
+    positive(eval_size=options.eval_size)
+    if options.epoch_num < 0:
+        raise InputError(f"--epoch_num must be 0 or more, got {options.epoch_num}")
+    optimizer, attack = parse_optimizer(options.optim), attack_of(options.attack)
+    lr = parse_schedule(options.lr_schedule, "--lr_schedule") if options.lr_schedule else None
+    device = device_of(options.gpu)
+    test = load_images(dataset, "test", options.data_dir).subset(options.eval_size)
+    images = load_images(dataset, "train", options.data_dir)
+    images = images.subset(options.subset_size, seeded(options.seed))
+    augment = dataset.startswith("cifar") if options.augment is None else options.augment
+    return Trainer(options, optimizer, lr, attack, device, dataset, images, test, augment)
+
+
+def output_path(out_file: str | None, model2load: str, what: str) -> Path:
+    """The result file: as named, or CHECKPOINT_what.nc beside the checkpoint."""
+    if out_file is not None:
+        return result_path(out_file)
+    path = Path(model2load)
+    return path.with_name(f"{path.stem}_{what}.nc")
+
+
+def output_stem(folder: str | None, name: str | None, model2load: str, what: str) -> Path:
+    """FOLDER/NAME without suffix; by default CHECKPOINT + what beside the checkpoint."""
+    path = Path(model2load)
+    return Path(folder or path.parent) / (name or path.stem + what)

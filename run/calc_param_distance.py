@@ -1,0 +1,43 @@
+"""Distance of two checkpoints in weight space, total and per layer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import options as o
+from launch import launch
+
+from analysis.distances import parameter_distance
+from landscape.result import claim, result_path, save_result, stamp
+from train.checkpoint import load_checkpoint
+
+
+def main(
+    *,
+    ckpt_file1: Annotated[str, "first checkpoint"],
+    ckpt_file2: Annotated[str, "second checkpoint"],
+    out_file: Annotated[str | None, "result file (.nc); None: print only"] = None,
+    overwrite: o.Overwrite = False,
+) -> None:
+    """Euclidean distance over all parameters, BatchNorm's statistics left out."""
+    a, b = load_checkpoint(ckpt_file1), load_checkpoint(ckpt_file2)
+    ds = parameter_distance(a.tensors, b.tensors)
+    recipe = {"command": "calc_param_distance", "checkpoints": [a.sha256, b.sha256]}
+    if out_file is not None:
+        path = result_path(out_file)
+        if claim(path, recipe, overwrite) is None:
+            save_result(stamp(ds, "distance", recipe, pair=f"{ckpt_file1} {ckpt_file2}"), path)
+    for name in ds["parameter"].values:
+        row = ds.sel(parameter=name)
+        print(
+            f"{name:30s} distance {float(row['distance']):10.4f}  "
+            f"relative {float(row['relative']):8.4f}  cosine {float(row['cosine']):8.4f}"
+        )
+    print(
+        f"{'total':30s} distance {float(ds['total_distance']):10.4f}  "
+        f"relative {float(ds['total_relative']):8.4f}"
+    )
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,77 @@
+"""Options that several commands share, each written once: type, help line and default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+DataDir = Annotated[str | None, "folder of the torchvision sets; None: the user's cache folder"]
+SubsetSize = Annotated[int | None, "use a fixed random subset of this many examples; None: all"]
+Subset = Annotated[str, "train or test"]
+Model2Load = Annotated[str, "checkpoint: ours, or a state dict of others"]
+Attack = Annotated[
+    str | None, "e.g. name=pgd,step_size=0.01,threshold=0.1,iter_num=20,order=-1; None: clean"
+]
+Seed = Annotated[int, "seed of everything random"]
+Gpu = Annotated[str | None, "cpu, or the number of a CUDA device; None: the first one, else cpu"]
+Overwrite = Annotated[bool, "replace existing output made by another recipe"]
+OutFile = Annotated[str | None, "result file (.nc); None: beside the checkpoint"]
+OutFolder = Annotated[str | None, "folder of the output; None: the checkpoint's"]
+OutName = Annotated[str | None, "stem of the output; None: made from the checkpoint's"]
+BatchNorm = Annotated[
+    str, "BatchNorm statistics: keep the stored ones, or recalibrate at every place"
+]
+Direction = Annotated[
+    str | None, "direction file, Hessian result .nc or between:FILE; None: random"
+]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a checkpoint is a checkpoint of; None everywhere takes what the checkpoint records."""
+
+    dataset: Annotated[
+        str | None, "mnist5k, mnist, cifar10, cifar100, svhn or FILE.npz; None: the recorded one"
+    ] = None
+    data_dir: DataDir = None
+    model_type: Annotated[
+        str | None, "lenet, vgg, resnet or package.module:factory; None: the recorded one"
+    ] = None
+    width: Annotated[int | None, "width factor w; None: the recorded one"] = None
+    bias: Annotated[bool | None, "biases of LeNet and VGG; None: as recorded"] = None
+    normalize: Annotated[
+        str | None,
+        "normalise inputs inside the network, mean=a:b:c,std=d:e:f; None: as recorded",
+    ] = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a diagnostic runs."""
+
+    batch_size: Annotated[int, "examples in memory at a time; never changes a result"] = 100
+    seed: Seed = 0
+    gpu: Gpu = None
+    overwrite: Overwrite = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all training commands share."""
+
+    data_dir: DataDir = None
+    subset_size: SubsetSize = None
+    batch_size: Annotated[int, "examples per training step"] = 128
+    epoch_num: Annotated[int, "epochs to train; 0 writes the initial network"] = 200
+    optim: Annotated[str, "name=sgd|adam|adamw|adagrad|adadelta|rmsprop,lr=...,..."] = (
+        "name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-4"
+    )
+    lr_schedule: Annotated[
+        str | None, "e.g. name=jump,...; overrides lr; None: constant lr of --optim"
+    ] = None
+    attack: Attack = None
+    augment: Annotated[bool | None, "random crop and flip; None: for CIFAR only"] = None
+    eval_size: Annotated[int | None, "test examples scored after every epoch; None: all"] = None
+    seed: Seed = 0
+    gpu: Gpu = None
+    overwrite: Overwrite = False

@@ -1,0 +1,61 @@
+"""Write a checkpoint moved along a direction: theta + s v."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import build
+import options as o
+from directions_from import load_direction
+from launch import launch
+
+from landscape.directions import random_direction, unit
+from landscape.point import add, norm, point_of
+from models import InputError
+from train.checkpoint import save_checkpoint, stored_recipe
+from train.recipe import check_same, normal_form
+
+
+def main(
+    *,
+    model2load: o.Model2Load,
+    network: o.Network,
+    machine: o.Machine,
+    vec2load: o.Direction = None,
+    eigenvec_idx: Annotated[int, "eigenvector to take from a Hessian result"] = 0,
+    vec_scale: Annotated[float, "step s along the direction"] = 1.0,
+    out_folder: o.OutFolder = None,
+    model_name: o.OutName = None,
+) -> None:
+    """Move the parameters; a Gaussian direction has Euclidean norm 1, buffers stay as they are."""
+    build.device_of(machine.gpu)  # checked like everywhere; the addition itself needs no GPU
+    if eigenvec_idx < 0:
+        raise InputError(f"--eigenvec_idx must be 0 or more, got {eigenvec_idx}")
+    subject = build.open_network(model2load, network)
+    origin = point_of(subject.network)
+    if vec2load is None:
+        direction = unit(random_direction(origin, build.seeded(machine.seed), "none"))
+        source = f"gaussian, norm 1, seed {machine.seed}"
+    else:
+        direction, source = load_direction(vec2load, origin, eigenvec_idx)
+    recipe = {
+        **(subject.checkpoint.recipe or {}),
+        "command": "perturb_param",
+        "model": subject.model,
+        "checkpoint": subject.checkpoint.sha256,
+        "direction": source,
+        "vec_scale": vec_scale,
+    }
+    recipe.setdefault("data", {"dataset": subject.dataset})
+    path = build.output_stem(out_folder, model_name, model2load, "_perturbed")
+    path = path.with_name(f"{path.name}.ckpt")
+    if path.exists() and not machine.overwrite:
+        check_same(path, stored_recipe(path), normal_form(recipe))
+    moved = add(origin, direction, vec_scale)
+    save_checkpoint(path, {**subject.network.state_dict(), **moved}, recipe)
+    print(f"moved by {abs(vec_scale) * norm(direction):.4g} (||theta|| = {norm(origin):.4g})")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,61 @@
+"""Draw result files of one kind, or training metrics, as PNG and PDF."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from launch import launch
+
+from analysis.figures import draw, draw_training
+from analysis.style import save_figure, style
+from landscape.result import load_result
+from models import InputError
+
+Files = Annotated[tuple[str, ...], "result files (.nc) of one kind, or metrics (.jsonl)"]
+
+
+def main(
+    *,
+    result: Files,
+    label: Annotated[tuple[str, ...], "one label per file; none: the file names"] = (),
+    out_file: Annotated[str | None, "figure; None: beside the first file"] = None,
+    overwrite: Annotated[bool, "replace an existing figure"] = False,
+) -> None:
+    """One figure from one or several results."""
+    paths = [Path(r) for r in result if r]
+    if not paths or (label and len(label) != len(paths)):
+        raise InputError("--result needs at least one file and --label one label per file")
+    names = list(label) or [p.stem for p in paths]
+    if len(set(names)) != len(names):
+        raise InputError(f"--label: every file needs a label of its own, got {', '.join(names)}")
+    target = Path(out_file) if out_file else paths[0].with_suffix("")
+    target = target.with_suffix("") if target.suffix in (".png", ".pdf") else target
+    written = [target.with_name(target.name + suffix) for suffix in (".png", ".pdf")]
+    for path in written:
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists; name another --out_file or pass --overwrite")
+    if all(p.suffix == ".jsonl" for p in paths):
+        with style():
+            figure = draw_training({n: read_metrics(p) for n, p in zip(names, paths, strict=True)})
+            save_figure(figure, target)
+    else:
+        figure = draw({n: load_result(p) for n, p in zip(names, paths, strict=True)})
+        with style():
+            save_figure(figure, target)
+    print("wrote " + " and ".join(map(str, written)))
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics file; InputError if it is missing or malformed."""
+    if not path.is_file():
+        raise InputError(f"no such metrics file: {path}")
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise InputError(f"{path} is not a metrics file ({error})") from None
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,141 @@
+"""Scan the loss along one direction or over the plane of two directions in weight space."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import build
+import options as o
+from directions_from import load_direction
+from launch import launch
+
+from landscape.batchnorm import POLICIES
+from landscape.directions import random_direction
+from landscape.paths import Plane
+from landscape.point import norm
+from landscape.result import claim, complete, save_result, stamp
+from landscape.scan import ADVERSARIES, grid, scan
+from models import InputError, unknown
+from train.checkpoint import save_checkpoint
+from train.schedules import parse_schedule
+from train.specs import convert, number, parse_spec
+
+Axis = Annotated[str | None, "min=-1,max=1,step=0.05,adv_calc_freq=1; any key may be left out"]
+Budgets = Annotated[str | None, "schedule with pt_num: budgets f(0)..f(pt_num-1); None: threshold"]
+Mode = Annotated[str, "random directions: normalized (= filter), layer, or random (= none)"]
+Adversary = Annotated[
+    str | None, "moving, frozen, anchored or max; None: anchored if adv_calc_freq > 1, else moving"
+]
+
+
+def main(
+    *,
+    model2load: o.Model2Load,
+    network: o.Network,
+    machine: o.Machine,
+    subset: o.Subset = "train",
+    subset_size: o.SubsetSize = None,
+    out_folder: o.OutFolder = None,
+    model_name: o.OutName = None,
+    attack: o.Attack = None,
+    adv_budget_list: Budgets = None,
+    adversary: Adversary = None,
+    vec1_scan: Axis = None,
+    vec2_scan: Annotated[str | None, "second axis, as --vec1_scan; None: a 1-D scan"] = None,
+    load_vec1: o.Direction = None,
+    load_vec2: o.Direction = None,
+    vec_sample_mode: Mode = "normalized",
+    vec_bias: Annotated[str, "1-D tensors in random directions: zero, layer, elementwise"] = "zero",
+    vec_scale: Annotated[float, "factor on random directions"] = 1.0,
+    batchnorm: o.BatchNorm = "keep",
+) -> None:
+    """Loss, its standard error and accuracy on a grid; a scan that was cut off is completed."""
+    attacker = build.attack_of(attack)
+    modes = {"normalized": "filter", "filter": "filter", "layer": "layer", "random": "none"}
+    if vec_sample_mode not in modes:
+        raise unknown("--vec_sample_mode", vec_sample_mode, modes)
+    if batchnorm not in POLICIES:
+        raise unknown("--batchnorm", batchnorm, POLICIES)
+    axis1, every = axis_of(vec1_scan or "step=0.05", "--vec1_scan")
+    axes = {"x1": axis1}
+    if vec2_scan is not None:
+        axes["x2"], other = axis_of(vec2_scan, "--vec2_scan")
+        if other != every:
+            raise InputError("--vec2_scan: adv_calc_freq must equal that of --vec1_scan")
+    mode = adversary or ("anchored" if every > 1 else "moving")
+    if mode not in ADVERSARIES:
+        raise unknown("--adversary", mode, ADVERSARIES)
+    budgets = budgets_of(adv_budget_list, attacker)
+    subject = build.open_network(model2load, network)
+    images = subject.images(subset, subset_size)
+    problem = subject.problem(images, attacker, machine)
+    stem = build.output_stem(out_folder, model_name, model2load, "")
+    path = stem.with_name(f"{stem.name}_results.nc")
+    directions, digests = [], []
+    for place, source in enumerate([load_vec1, load_vec2][: len(axes)]):
+        if source is None:
+            v = random_direction(
+                problem.origin, machine.seed + place, modes[vec_sample_mode], vec_bias, vec_scale
+            )
+            drawn = f"{modes[vec_sample_mode]}, 1-D {vec_bias}, scale {vec_scale:g}"
+            digests.append(f"{drawn}, seed {machine.seed + place}")
+        else:
+            v, digest = load_direction(source, problem.origin, place)
+            digests.append(digest)
+        directions.append(v)
+    recipe = subject.recipe("scan_param", images, attacker, machine.seed)
+    recipe |= {
+        "axes": {k: list(v) for k, v in axes.items()}, "directions": digests, "budgets": budgets,
+        "adversary": mode, "adv_calc_freq": every, "bn": batchnorm,
+    }  # fmt: skip
+    cells = claim(path, recipe, machine.overwrite)
+
+    def save(ds) -> None:
+        for name, v in zip(axes, directions, strict=True):
+            ds[name].attrs = {"long_name": f"coordinate along v{name[1]}", "norm": norm(v)}
+        save_result(stamp(ds, "scan", recipe, checkpoint=model2load), path)
+
+    if cells is None or not complete(cells):
+        for name, v in zip(axes, directions, strict=True):
+            target = stem.with_name(f"{stem.name}_vec{name[1]}.ckpt")
+            save_checkpoint(target, v, {**recipe, "kind": "direction", "axis": name})
+        scan(
+            problem, Plane([problem.origin, *directions]), axes, budgets=budgets, adversary=mode,
+            anchor_every=every, batchnorm=batchnorm, cells=cells, save=save,
+        )  # fmt: skip
+    print(f"result in {path}")
+
+
+def axis_of(text: str, what: str):
+    """The coordinates and adv_calc_freq of an axis spec, every key with its own default."""
+    spec = parse_spec(text, what)
+    known = {"min": "-1", "max": "1", "step": "0.05", "adv_calc_freq": "1"}
+    for key in spec:
+        if key not in known:
+            raise unknown(f"key in {what}", key, known)
+    spec = {**known, **spec}
+    low, high, step = (number(spec[k], f"{what}: {k}") for k in ("min", "max", "step"))
+    every = convert(spec["adv_calc_freq"], int, f"{what}: adv_calc_freq")
+    if every < 1:
+        raise InputError(f"{what}: adv_calc_freq must be at least 1, got {every}")
+    return grid(low, high, step, what), every
+
+
+def budgets_of(text: str | None, attacker) -> list[float]:
+    """The attack budgets to scan under."""
+    if text is None:
+        return [attacker.eps if attacker else 0.0]
+    if attacker is None:
+        raise InputError("--adv_budget_list needs --attack")
+    spec = parse_spec(text, "--adv_budget_list")
+    if "pt_num" not in spec:
+        raise InputError("--adv_budget_list needs pt_num, the number of budgets")
+    count = convert(spec.pop("pt_num"), int, "--adv_budget_list: pt_num")
+    build.positive(pt_num=count)
+    rest = ",".join(f"{k}={v}" for k, v in spec.items())
+    schedule = parse_schedule(rest, "--adv_budget_list", budget=True)
+    return [schedule(n) for n in range(count)]
+
+
+if __name__ == "__main__":
+    launch(main)

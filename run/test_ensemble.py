@@ -1,0 +1,54 @@
+"""Clean and adversarial accuracy of one network or an ensemble on the test set."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import build
+import options as o
+from launch import launch
+
+from analysis.robustness import robustness
+from landscape.result import claim, result_path, save_result, stamp
+from train.progress import progress
+
+Members = Annotated[tuple[str, ...], "checkpoints of one architecture, A.ckpt,B.ckpt,..."]
+
+
+def main(
+    *,
+    model2load: Members,
+    network: o.Network,
+    machine: o.Machine,
+    subset_size: o.SubsetSize = None,
+    out_file: Annotated[str | None, "result file (.nc); None: print only"] = None,
+    attack: o.Attack = None,
+) -> None:
+    """Accuracy with 95 % Wilson intervals and loss; the ensemble averages probabilities."""
+    attacker = build.attack_of(attack)
+    subjects = [build.open_network(name, network) for name in model2load]
+    images = subjects[0].images("test", subset_size)
+    problems = [subject.problem(images, attacker, machine) for subject in subjects]
+    recipe = subjects[0].recipe("test_ensemble", images, attacker, machine.seed)
+    recipe["checkpoint"] = [subject.checkpoint.sha256 for subject in subjects]
+    path = out_file and result_path(out_file)
+    ds = claim(path, recipe, machine.overwrite) if path else None
+    if ds is None:
+        with progress((2 if attacker else 1) * len(images), "evaluate", "image") as bar:
+            ds = robustness(problems, bar.update)
+        stamp(ds, "robustness", recipe, checkpoints=",".join(model2load))
+        if path:
+            save_result(ds, path)
+    for condition in ds["condition"].values:
+        row = ds.sel(condition=condition)
+        print(
+            f"{condition:11s} accuracy {float(row['accuracy']):.4f} "
+            f"[{float(row['accuracy_low']):.4f}, {float(row['accuracy_high']):.4f}]  "
+            f"loss {float(row['loss']):.4f} +- {float(row['loss_se']):.4f}"
+        )
+    if path:
+        print(f"result in {path}")
+
+
+if __name__ == "__main__":
+    launch(main)
