@@ -33,7 +33,7 @@ class Hessian:
         if problem.attack is not None:
             raise ValueError("the Hessian needs a problem without attack: use problem.frozen()")
         origin = problem.origin if point is None else point
-        self.problem, self.tick = problem, tick
+        self.problem, self.buffers, self.tick = problem, buffers, tick
         self.point: Point = {n: t.detach().clone().requires_grad_() for n, t in origin.items()}
         first = next(iter(self.point.values()))
         size = sum(t.numel() for t in self.point.values())
@@ -65,6 +65,11 @@ class Hessian:
         if self.tick is not None:
             self.tick(1)
         return total / len(self.problem.images)
+
+    def loss(self) -> float:
+        """The loss whose second derivative this is, at the Point."""
+        point = {n: t.detach() for n, t in self.point.items()}
+        return self.problem.scores(point, self.buffers).loss
 
     def gradient(self) -> Point:
         """Gradient of the loss at the Point."""

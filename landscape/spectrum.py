@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import xarray as xr
 from scipy.linalg import eigh
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from landscape.operators import Hessian, dense
+from landscape.problem import Problem
 from models.errors import InputError, unknown
 from train.noise import stream
 
@@ -73,6 +77,32 @@ def top_eigenpairs(
     vectors = np.pad(vectors, ((0, 0), (0, missing)), constant_values=np.nan)
     converged = residuals <= np.maximum(tol * np.abs(values), _rounding(operator, values))
     return Eigenpairs(values, vectors, residuals, converged, operator.products - before)
+
+
+def hessian_of(
+    problem: Problem,
+    *,
+    memory: int = 2**30,
+    buffers: Mapping[str, Tensor] | None = None,
+    tick: Callable[[int], None] | None = None,
+) -> Hessian:
+    """The Hessian at the problem's own weights, adversarial images frozen there."""
+    frozen = problem.frozen(buffers=buffers)
+    return Hessian(frozen, memory=memory, buffers=buffers, tick=tick)
+
+
+def eigenpairs_dataset(operator: Hessian, pairs: Eigenpairs) -> xr.Dataset:
+    """Eigenvalues, residuals, convergence and the loss by rank, without the eigenvectors."""
+    return xr.Dataset(
+        {
+            "eigenvalue": ("rank", pairs.values, {"units": "nat"}),
+            "residual": ("rank", pairs.residuals, {"long_name": "||Hv - lambda v||"}),
+            "converged": ("rank", pairs.converged),
+            "products": pairs.products,
+            "mean_loss": operator.loss(),
+        },
+        coords={"rank": np.arange(1, len(pairs.values) + 1)},
+    )
 
 
 def _rounding(operator: Hessian, values: np.ndarray) -> float:

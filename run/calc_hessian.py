@@ -5,19 +5,16 @@ from __future__ import annotations
 from typing import Annotated
 
 import build
-import numpy as np
 import options as o
 import torch
-import xarray as xr
 from launch import launch
 
 from landscape.batchnorm import statistics_at
-from landscape.operators import Hessian
 from landscape.point import unflatten
 from landscape.result import claim, save_result, stamp
-from landscape.spectrum import ENDS, top_eigenpairs
-from models import unknown
-from train.checkpoint import save_checkpoint
+from landscape.spectrum import ENDS, eigenpairs_dataset, hessian_of, top_eigenpairs
+from models import InputError, unknown
+from train.checkpoint import claim_checkpoint, save_checkpoint
 from train.progress import progress
 
 
@@ -48,35 +45,30 @@ def main(
     subject = build.open_network(model2load, network, "mnist")
     images = subject.images(subset, subset_size)
     problem = subject.problem(images, attacker, machine)
+    size = sum(p.numel() for p in problem.origin.values())
+    if topk > size:
+        raise InputError(f"--topk must lie in 1..{size}, the number of parameters, got {topk}")
     recipe = subject.recipe("calc_hessian", images, attacker, machine.seed)
     recipe |= {"topk": topk, "tol": tol, "max_iter": max_iter, "which": which, "bn": batchnorm}
     path = build.output_path(out_file, model2load, "hessian")
     ds = claim(path, recipe, machine.overwrite)
+    vectors = [path.with_name(f"{path.stem}_vec{number}.ckpt") for number in range(topk)]
+    recipes = [{**recipe, "kind": "direction", "number": number} for number in range(topk)]
     if ds is None:
+        for target, wanted in zip(vectors, recipes, strict=True):
+            claim_checkpoint(target, wanted, machine.overwrite)
         buffers = statistics_at(problem, problem.origin, batchnorm)
-        with progress(len(images), "attack", "image") as bar:
-            frozen = problem.frozen(buffers=buffers, tick=bar.update)
         with progress(None, "Hessian", "product") as bar:
-            operator = Hessian(frozen, memory=int(memory * 2**30), buffers=buffers, tick=bar.update)
+            operator = hessian_of(
+                problem, memory=int(memory * 2**30), buffers=buffers, tick=bar.update
+            )
             pairs = top_eigenpairs(
                 operator, topk, which=which, tol=tol, max_iter=max_iter, seed=machine.seed
             )
-        for number, vector in enumerate(pairs.vectors.T):
-            target = path.with_name(f"{path.stem}_vec{number}.ckpt")
-            point = unflatten(
-                torch.from_numpy(np.ascontiguousarray(vector)).float(), problem.origin
-            )
-            save_checkpoint(target, point, {**recipe, "kind": "direction", "number": number})
-        ds = xr.Dataset(
-            {
-                "eigenvalue": ("rank", pairs.values),
-                "residual": ("rank", pairs.residuals, {"long_name": "||Hv - lambda v||"}),
-                "converged": ("rank", pairs.converged),
-                "products": pairs.products,
-                "loss": operator.problem.scores(buffers=buffers).loss,
-            },
-            coords={"rank": np.arange(1, topk + 1)},
-        )
+        for target, wanted, vector in zip(vectors, recipes, pairs.vectors.T, strict=True):
+            point = unflatten(torch.tensor(vector, dtype=torch.float32), problem.origin)
+            save_checkpoint(target, point, wanted)
+        ds = eigenpairs_dataset(operator, pairs)
         which_hessian = "adversarial loss, images frozen" if attacker else "clean loss"
         stamp(ds, "hessian", recipe, hessian=which_hessian, checkpoint=model2load)
         save_result(ds, path)

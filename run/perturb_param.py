@@ -12,8 +12,7 @@ from launch import launch
 from landscape.directions import random_direction, unit
 from landscape.point import add, norm, point_of
 from models import InputError
-from train.checkpoint import save_checkpoint, stored_recipe
-from train.recipe import check_same, normal_form
+from train.checkpoint import claim_checkpoint, save_checkpoint
 
 
 def main(
@@ -49,8 +48,7 @@ def main(
     recipe.setdefault("data", {"dataset": subject.dataset})
     path = build.output_stem(out_folder, model_name, model2load, "_perturbed")
     path = path.with_name(f"{path.name}.ckpt")
-    if path.exists() and not machine.overwrite:
-        check_same(path, stored_recipe(path), normal_form(recipe))
+    claim_checkpoint(path, recipe, machine.overwrite)
     moved = add(origin, direction, vec_scale)
     save_checkpoint(path, {**subject.network.state_dict(), **moved}, recipe)
     print(f"moved by {abs(vec_scale) * norm(direction):.4g} (||theta|| = {norm(origin):.4g})")

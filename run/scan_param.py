@@ -16,7 +16,7 @@ from landscape.point import norm
 from landscape.result import claim, complete, save_result, stamp
 from landscape.scan import ADVERSARIES, grid, scan
 from models import InputError, unknown
-from train.checkpoint import save_checkpoint
+from train.checkpoint import claim_checkpoint, save_checkpoint
 from train.schedules import parse_schedule
 from train.specs import convert, number, parse_spec
 
@@ -89,6 +89,10 @@ def main(
         "adversary": mode, "adv_calc_freq": every, "bn": batchnorm,
     }  # fmt: skip
     cells = claim(path, recipe, machine.overwrite)
+    targets = [stem.with_name(f"{stem.name}_vec{n}.ckpt") for n in range(1, len(axes) + 1)]
+    recipes = [{**recipe, "kind": "direction", "axis": name} for name in axes]
+    for target, wanted in zip(targets, recipes, strict=True):
+        claim_checkpoint(target, wanted, machine.overwrite)
 
     def save(ds) -> None:
         for name, v in zip(axes, directions, strict=True):
@@ -96,9 +100,8 @@ def main(
         save_result(stamp(ds, "scan", recipe, checkpoint=model2load), path)
 
     if cells is None or not complete(cells):
-        for name, v in zip(axes, directions, strict=True):
-            target = stem.with_name(f"{stem.name}_vec{name[1]}.ckpt")
-            save_checkpoint(target, v, {**recipe, "kind": "direction", "axis": name})
+        for target, v, wanted in zip(targets, directions, recipes, strict=True):
+            save_checkpoint(target, v, wanted)
         scan(
             problem, Plane([problem.origin, *directions]), axes, budgets=budgets, adversary=mode,
             anchor_every=every, batchnorm=batchnorm, cells=cells, save=save,

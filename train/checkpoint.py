@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from models.errors import InputError
-from train.recipe import Recipe, normal_form, provenance, write_atomically
+from train.recipe import Recipe, check_same, normal_form, provenance, write_atomically
 
 _NESTS = ("state_dict", "model_state_dict", "model_state", "model", "net")
 
@@ -93,6 +93,12 @@ def stored_recipe(path: Path) -> Recipe | None:
             return json.loads((file.metadata() or {})["recipe"])
     except (SafetensorError, KeyError, OSError, ValueError):
         return None
+
+
+def claim_checkpoint(path: Path, recipe: Recipe, overwrite: bool) -> None:
+    """Raise InputError if a checkpoint of another recipe stands at `path`, unless `overwrite`."""
+    if path.exists() and not overwrite:
+        check_same(path, stored_recipe(path), recipe)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Recipe | None]:

@@ -1,0 +1,45 @@
+# Everything runs in .venv, which is made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-slow lint format figures bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+env: $(VENV)/.ready  ## create .venv with the pinned versions
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Ridgeline needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: env  ## the main job on embedded images: networks, landscapes, figures/overview.png
+	$(BIN)/python run/demo.py
+
+figures: env  ## draw the demo's figures again from its kept results
+	$(BIN)/python run/demo.py
+
+test: env  ## the test suite
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: env  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: env  ## ruff: style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: env  ## let ruff mend style and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: env  ## side-by-side comparison with PyHessian
+	$(BIN)/python benchmarks/eigenvalues.py
+
+clean:  ## remove .venv and caches; results stay
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,308 @@
+"""The main job on embedded data: the landscape of plainly and adversarially trained networks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import build
+import numpy as np
+import xarray as xr
+from launch import launch
+from plot import read_metrics
+
+from analysis.distances import parameter_distance
+from analysis.figures import draw, draw_filters, draw_training
+from analysis.filters import filter_spectrum
+from analysis.perturbations import adversaries, similarity_matrix
+from analysis.report import overview, table
+from analysis.robustness import robustness
+from analysis.style import save_figure, style
+from landscape.curve import CurveTraining, scan_curve
+from landscape.directions import random_direction
+from landscape.paths import Plane, straight
+from landscape.problem import Problem
+from landscape.result import claim, complete, save_result, stamp
+from landscape.scan import grid, scan
+from landscape.spectrum import eigenpairs_dataset, hessian_of, top_eigenpairs
+from models import InputError
+from train.attacks import PGD
+from train.checkpoint import load_checkpoint
+from train.datasets import load_images
+from train.loop import RunFiles, fit
+from train.methods import Adversarial, Method, Standard
+from train.optimizers import parse_optimizer
+from train.progress import progress
+from train.recipe import normal_form
+from train.schedules import CycleCosine
+
+
+@dataclass(frozen=True)
+class Demo:
+    """All settings of the demo; the defaults fit six minutes on two cores."""
+
+    out_folder: Annotated[str, "folder of checkpoints and results"] = "runs/demo"
+    figure_folder: Annotated[str, "folder of the figures"] = "figures"
+    width: Annotated[int, "width factor of the LeNet"] = 4
+    train_size: Annotated[int, "training images of mnist5k, at most 4000"] = 4000
+    epoch_num: Annotated[int, "epochs of adversarial training"] = 16
+    iter_num: Annotated[int, "PGD steps in training"] = 7
+    eps: Annotated[float, "training budget, of [0,1]"] = 0.4
+    probe_eps: Annotated[float, "budget of surfaces and similarities, of [0,1]"] = 0.1
+    hessian_size: Annotated[int, "training images in the Hessian"] = 500
+    scan_size: Annotated[int, "training images in scans"] = 150
+    scan_points: Annotated[int, "grid points per axis of the surface"] = 15
+    curve_epochs: Annotated[int, "epochs of curve training"] = 4
+    test_size: Annotated[int, "test images under PGD-40"] = 500
+    seed: Annotated[int, "seed of everything random"] = 0
+    overwrite: Annotated[bool, "compute everything anew"] = False
+
+
+def main(*, demo: Demo) -> None:
+    """Train LeNets on mnist5k (plain, PGD, PAS), measure their landscapes, draw the overview.
+
+    Everything is kept in --out_folder: run again to finish what was cut off.
+    """
+    Lab(demo).run()
+
+
+class Lab:
+    """The demo's networks and measurements, in the order of the main job."""
+
+    def __init__(self, demo: Demo):
+        build.positive(**{k: v for k, v in vars(demo).items() if type(v) is int and k != "seed"})
+        if not 0 < demo.probe_eps <= demo.eps <= 1:
+            raise InputError("needs 0 < --probe_eps <= --eps <= 1, as fractions of [0,1]")
+        self.demo, self.folder = demo, Path(demo.out_folder)
+        self.train = load_images("mnist5k", "train").subset(demo.train_size)
+        self.test = load_images("mnist5k", "test")
+        self.attack = PGD(eps=demo.eps, iterations=demo.iter_num)
+        self.probe = PGD(eps=demo.probe_eps, iterations=5)
+        self.model = {
+            "model_type": "lenet", "width": demo.width, "bias": True, "num_classes": 10,
+            "image_shape": self.train.image_shape, "normalize": None,
+        }  # fmt: skip
+        self.began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """One line with the time since the start."""
+        print(f"[{time.monotonic() - self.began:4.0f} s] {text}", flush=True)
+
+    def fit(self, name: str, method: Method, epochs: int, seed: int) -> list[dict]:
+        """Train, resume or skip one run of the demo."""
+        recipe = {
+            "command": "demo", "run": name, "model": self.model,
+            "data": build.data_recipe(self.train, "mnist5k"), "epochs": epochs, "seed": seed,
+            "attack": repr(getattr(method, "attack", None)),
+            "eps_schedule": repr(getattr(method, "eps_schedule", None)),
+        }  # fmt: skip
+        files = RunFiles(self.folder, name, normal_form(recipe))
+        resume = files.prepare(self.demo.overwrite)
+        if resume == {"done": True}:
+            return read_metrics(files.path(".jsonl"))
+        return fit(
+            method, self.train, self.test.subset(min(100, len(self.test))), epochs=epochs,
+            batch_size=50, optimizer=parse_optimizer("name=adam,lr=1e-3"), seed=seed, files=files,
+            resume=resume,
+        )  # fmt: skip
+
+    def keep(self, name: str, kind: str, compute: Callable[..., xr.Dataset], **options):
+        """The stored result of this recipe, or a fresh one; half-done grids are completed."""
+        path = self.folder / f"{name}.nc"
+        recipe = {"command": "demo", "result": name, "demo": repr(self.quantities()), **options}
+        ds = claim(path, recipe, self.demo.overwrite)
+        if ds is None or ("loss" in ds and ds["loss"].ndim > 1 and not complete(ds)):
+            save = lambda cells: save_result(stamp(cells, kind, recipe), path)  # noqa: E731
+            ds = compute(ds, save)
+            save(ds)
+        return ds
+
+    def quantities(self) -> Demo:
+        """The settings that decide numbers: the folders are not among them."""
+        return replace(self.demo, out_folder="", figure_folder="", overwrite=False)
+
+    def problem(self, name: str, size: int) -> Problem:
+        """The trained network `name` on a fixed subset of the training images."""
+        network = build.fresh_network(self.model, 0)
+        load_checkpoint(self.folder / f"{name}.ckpt").load_into(network)
+        return Problem(network, self.train.subset(min(size, len(self.train))))
+
+    def run(self) -> None:
+        """Train, measure, draw, report."""
+        metrics = self.train_networks()
+        self.say("curvature")
+        eigen = {
+            (n, eps): self.keep(
+                f"hessian_{n}_eps{eps:g}", "hessian",
+                lambda _c, _s, n=n, eps=eps: self.eigenpairs(n, eps),
+            )
+            for n in ("plain", "PAS")
+            for eps in (0.0, self.demo.probe_eps, self.demo.eps)
+        }  # fmt: skip
+        self.say(f"surfaces, {self.demo.scan_points} x {self.demo.scan_points}")
+        surfaces = {
+            n: self.keep(f"surface_{n}", "scan", lambda c, s, n=n: self.surface(n, c, s))
+            for n in ("plain", "PAS")
+        }
+        self.say("connecting curve")
+        curve = self.connect()
+        self.say("perturbations, spectra, robustness")
+        similarity = self.keep("similarity", "similarity", lambda _c, _s: self.similarity())
+        names = ("plain_init", "plain", "constant", "PAS")
+        spectra = {
+            n: self.keep(f"spectrum_{n}", "spectrum", lambda _c, _s, n=n: self.spectrum(n))
+            for n in names
+        }
+        tested = ("plain", "constant", "PAS", "PAS_2")
+        accuracy = {
+            n: self.keep(f"robustness_{n}", "robustness", lambda _c, _s, n=n: self.robustness(n))
+            for n in tested
+        }
+        self.draw(metrics, eigen, surfaces, curve, similarity, spectra, accuracy)
+        self.report(eigen, spectra, accuracy, curve)
+
+    def train_networks(self) -> dict[str, list[dict]]:
+        """Plain, PGD at constant budget, and PAS from two seeds."""
+        demo = self.demo
+        ramp = CycleCosine(
+            eps_min=0, eps_max=1.5 * demo.eps, max=demo.eps, ckpt_list=(0, demo.epoch_num)
+        )
+        self.say("training: plain")
+        plain = Standard(build.fresh_network(self.model, demo.seed))
+        self.fit("plain", plain, min(6, demo.epoch_num), demo.seed)
+        metrics = {}
+        for name, schedule, seed in (
+            ("constant", None, demo.seed), ("PAS", ramp, demo.seed), ("PAS_2", ramp, demo.seed + 1),
+        ):  # fmt: skip
+            self.say(f"training: PGD-{demo.iter_num}, eps {demo.eps:g}, {name}")
+            method = Adversarial(build.fresh_network(self.model, seed), self.attack, schedule)
+            metrics[name] = self.fit(name, method, demo.epoch_num, seed)
+        return metrics
+
+    def eigenpairs(self, name: str, eps: float) -> xr.Dataset:
+        """Top-5 eigenpairs of the loss at a budget, adversarial images frozen."""
+        problem = self.problem(name, self.demo.hessian_size)
+        if eps:
+            problem = problem.under(self.attack.at(eps))
+        with progress(None, f"Hessian of {name}, eps {eps:g}", "product") as bar:
+            operator = hessian_of(problem, tick=bar.update)
+            return eigenpairs_dataset(operator, top_eigenpairs(operator, 5, seed=self.demo.seed))
+
+    def surface(self, name: str, cells, save) -> xr.Dataset:
+        """Clean and adversarial loss over a filter-normalised random plane."""
+        problem = self.problem(name, self.demo.scan_size)
+        plane = [random_direction(problem.origin, self.demo.seed + k) for k in (1, 2)]
+        axis = grid(-1, 1, 2 / max(1, self.demo.scan_points - 1), "scan_points")
+        return scan(
+            problem.under(self.probe), Plane([problem.origin, *plane]), {"x1": axis, "x2": axis},
+            budgets=[0.0, self.probe.eps], cells=cells, save=save, description=f"surface of {name}",
+        )  # fmt: skip
+
+    def connect(self) -> xr.Dataset:
+        """A Bezier curve between the two PAS minima, trained and scanned under the attack."""
+        ends = [self.problem(n, self.demo.scan_size).origin for n in ("PAS", "PAS_2")]
+        problem = self.problem("PAS", self.demo.scan_size).under(self.attack)
+        knots = straight(*ends, 3)
+        method = CurveTraining(problem.network, knots, (1, 0, 1), "bezier", self.attack)
+        self.fit("curve", method, self.demo.curve_epochs, self.demo.seed)
+        load_checkpoint(self.folder / "curve.ckpt").load_into(method.network)
+        subsets = {
+            "train": problem.images,
+            "test": self.test.subset(min(self.demo.scan_size, len(self.test))),
+        }
+        return self.keep(
+            "curve_scan", "curve",
+            lambda c, s: scan_curve(
+                problem, method.path, np.linspace(0, 1, 11), subsets, cells=c, save=s
+            ),
+        )  # fmt: skip
+
+    def similarity(self) -> xr.Dataset:
+        """Cosines of the perturbations of three networks, with the noise floor."""
+        size = min(300, self.demo.test_size)
+        sets = {}
+        for name in ("plain", "PAS", "PAS_2"):
+            on_train = self.problem(name, size)
+            problems = {"train": on_train, "test": on_train.on(self.test.subset(size))}
+            with progress(4 * size, f"perturbations of {name}", "image") as bar:
+                sets[name] = adversaries(problems, self.probe, 2, bar.update)
+        return similarity_matrix(sets, ("train", "test"))
+
+    def spectrum(self, name: str) -> xr.Dataset:
+        """Filter spectrum of a network of the demo."""
+        return filter_spectrum(load_checkpoint(self.folder / f"{name}.ckpt").tensors)
+
+    def robustness(self, name: str) -> xr.Dataset:
+        """Clean and PGD-40 accuracy on test images."""
+        images = self.test.subset(min(self.demo.test_size, len(self.test)))
+        attack = PGD(eps=self.demo.eps, iterations=40)
+        problem = self.problem(name, 1).on(images).under(attack)
+        with progress(2 * len(images), f"PGD-40 on {name}", "image") as bar:
+            return robustness([problem], bar.update)
+
+    def draw(self, metrics, eigen, surfaces, curve, similarity, spectra, accuracy) -> None:
+        """Every figure by itself, and the overview."""
+        demo, target = self.demo, Path(self.demo.figure_folder)
+        at = {
+            0.0: "clean",
+            demo.probe_eps: f"ε = {demo.probe_eps:g}",
+            demo.eps: f"ε = {demo.eps:g}",
+        }
+        lines = {f"{n}, {at[e]}": ds for (n, e), ds in eigen.items()}
+        shown = {
+            {"plain_init": "initial", "constant": "PGD constant"}.get(n, n): ds
+            for n, ds in spectra.items()
+        }
+        runs = {f"PGD {n}" if n == "constant" else n: lines for n, lines in metrics.items()}
+        figures = {
+            "eigenvalues": draw(lines), "surface": draw(surfaces), "curve": draw({"": curve}),
+            "similarity": draw({"": similarity}), "spectrum": draw(shown),
+        }  # fmt: skip
+        with style():
+            figures["filters"] = draw_filters(shown)
+            figures["training"] = draw_training(runs)
+            figures["overview"] = overview(
+                runs, {"PGD const." if n == "constant" else n: ds for n, ds in accuracy.items()},
+                lines, surfaces, demo.probe_eps, curve, similarity, shown,
+            )  # fmt: skip
+            for name, figure in figures.items():
+                save_figure(figure, target / name)
+        self.say(f"figures in {target}, see {target / 'overview.png'}")
+
+    def report(self, eigen, spectra, accuracy, curve) -> None:
+        """The summary table."""
+        demo = self.demo
+        rows = []
+        for name, ds in accuracy.items():
+            start = self.folder / f"{'plain' if name == 'plain' else name}_init.ckpt"
+            a, b = (load_checkpoint(p).tensors for p in (start, self.folder / f"{name}.ckpt"))
+            values = [eigen.get((name, e)) for e in (0.0, demo.probe_eps, demo.eps)]
+            share = spectra[name]["high_share"].values[0] if name in spectra else None
+            rows.append([
+                name,
+                *(f"{100 * float(v):.1f}" for v in ds["accuracy"]),
+                *(f"{float(v):.3f}" for v in ds["loss"]),
+                *("-" if v is None else f"{float(v['eigenvalue'][0]):.3g}" for v in values),
+                "-" if share is None else f"{share:.3f}",
+                f"{float(parameter_distance(a, b)['total_distance']):.2f}",
+            ])  # fmt: skip
+        print(table(
+            ["network", "clean %", "PGD-40 %", "loss", f"at {demo.eps:g}", "λ1 clean",
+             f"λ1 at {demo.probe_eps:g}", f"λ1 at {demo.eps:g}", "conv1 HF", "from init"],
+            rows,
+        ))  # fmt: skip
+        worst = max(float((ds["residual"] / abs(ds["eigenvalue"])).max()) for ds in eigen.values())
+        rise = curve["barrier"].sel(subset="test")
+        print(
+            f"largest relative eigenpair residual {worst:.1e}; barrier between the PAS minima at "
+            f"eps {demo.eps:g} (test): line {float(rise.sel(path='line')):.3f}, "
+            f"Bezier {float(rise.sel(path='curve')):.3f} nat"
+        )
+        self.say("done")
+
+
+if __name__ == "__main__":
+    launch(main)
