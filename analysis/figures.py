@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.style import COLUMN, PAGE, PALETTE, SURFACE, style
 from models.errors import InputError, unknown
@@ -75,8 +76,9 @@ def draw_surface(
     axes.set(xlabel=_axis_label(ds, first), ylabel=_axis_label(ds, second), title=title)
     bar = axes.figure.colorbar(filled, ax=axes, shrink=0.8)
     ticks = np.geomspace(norm.vmin, norm.vmax, 5)
-    bar.set_ticks(ticks, labels=[f"{t:.2g}" for t in ticks])
-    bar.minorticks_off()
+    bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.set_label("loss [nat]")
 
 
@@ -174,7 +176,7 @@ def draw_similarity(results: Results, axes: Axes | None = None) -> Figure:
         for i in range(len(names)):
             for j in range(len(names)):
                 value, error = float(here["cosine"][i, j]), float(here["cosine_se"][i, j])
-                text = "n/a" if np.isnan(value) else f"{value:.2f}\n±{error:.2f}"
+                text = "n/a" if np.isnan(value) else f"{value:.2f}\n±{error:.3f}"
                 color = "white" if abs(value) > 0.6 else "black"
                 place.text(j, i, text, ha="center", va="center", fontsize=6, color=color)
         place.set_xticks(range(len(names)), names, rotation=30, ha="right")
@@ -253,6 +255,7 @@ def draw_training(metrics: Mapping[str, list[dict]], axes: Axes | None = None) -
     for label, lines in metrics.items():
         axes.plot([m["epoch"] for m in lines], [m["train_loss"] for m in lines], label=label)
     axes.axhline(np.log(10), color="0.6", ls="--", lw=0.8, label="chance, ln 10")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="training loss [nat]")
     axes.legend()
     return axes.figure

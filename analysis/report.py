@@ -43,7 +43,7 @@ def draw_accuracy(results: Mapping[str, xr.Dataset], axes: Axes) -> None:
         )
     axes.set_xticks(places, list(results), rotation=20, ha="right")
     axes.set(ylabel="test accuracy", ylim=(0, 1))
-    axes.legend(loc="upper right", bbox_to_anchor=(1, 1.16), ncols=2)
+    axes.legend(loc="center left", bbox_to_anchor=(0.28, 0.6))
 
 
 def overview(
@@ -77,7 +77,7 @@ def overview(
             path: "connecting two PAS minima",
         }
         for axes, title in titles.items():
-            axes.set_title(title, pad=16 if axes is bars else 6)
+            axes.set_title(title)
         for axes, letter in zip(grid.flat, "abcdefgh", strict=True):
             axes.text(
                 -0.12, 1.1, letter, transform=axes.transAxes, fontweight="bold", fontsize=10

@@ -50,7 +50,8 @@ def top_eigenpairs(
     """The k outermost eigenpairs by implicitly restarted Lanczos (scipy's eigsh, ARPACK).
 
     `tol` bounds the relative residual, `max_iter` the number of restarts. What converged is kept
-    when the restarts run out. The start vector is a function of the seed. Raises InputError.
+    when the restarts run out. The start vector is a function of the seed. A Krylov space meets
+    an exactly multiple eigenvalue once: its copies can be missed. Raises InputError.
     """
     size = operator.shape[0]
     if which not in ENDS:

@@ -11,16 +11,13 @@ from typing import Annotated
 import build
 import numpy as np
 import xarray as xr
+from demo_report import draw_figures, summary
 from launch import launch
 from plot import read_metrics
 
-from analysis.distances import parameter_distance
-from analysis.figures import draw, draw_filters, draw_training
 from analysis.filters import filter_spectrum
 from analysis.perturbations import adversaries, similarity_matrix
-from analysis.report import overview, table
 from analysis.robustness import robustness
-from analysis.style import save_figure, style
 from landscape.curve import CurveTraining, scan_curve
 from landscape.directions import random_direction
 from landscape.paths import Plane, straight
@@ -49,7 +46,7 @@ class Demo:
     width: Annotated[int, "width factor of the LeNet"] = 4
     train_size: Annotated[int, "training images of mnist5k, at most 4000"] = 4000
     epoch_num: Annotated[int, "epochs of adversarial training"] = 16
-    iter_num: Annotated[int, "PGD steps in training"] = 7
+    iter_num: Annotated[int, "PGD steps in training"] = 5
     eps: Annotated[float, "training budget, of [0,1]"] = 0.4
     probe_eps: Annotated[float, "budget of surfaces and similarities, of [0,1]"] = 0.1
     hessian_size: Annotated[int, "training images in the Hessian"] = 500
@@ -161,8 +158,14 @@ class Lab:
             n: self.keep(f"robustness_{n}", "robustness", lambda _c, _s, n=n: self.robustness(n))
             for n in tested
         }
-        self.draw(metrics, eigen, surfaces, curve, similarity, spectra, accuracy)
-        self.report(eigen, spectra, accuracy, curve)
+        target = Path(self.demo.figure_folder)
+        budgets = (self.demo.probe_eps, self.demo.eps)
+        draw_figures(
+            target, metrics, eigen, surfaces, budgets[0], curve, similarity, spectra, accuracy
+        )
+        self.say(f"figures in {target}, see {target / 'overview.png'}")
+        print(summary(self.folder, budgets, eigen, spectra, accuracy, curve))
+        self.say("done")
 
     def train_networks(self) -> dict[str, list[dict]]:
         """Plain, PGD at constant budget, and PAS from two seeds."""
@@ -174,12 +177,15 @@ class Lab:
         plain = Standard(build.fresh_network(self.model, demo.seed))
         self.fit("plain", plain, min(6, demo.epoch_num), demo.seed)
         metrics = {}
-        for name, schedule, seed in (
-            ("constant", None, demo.seed), ("PAS", ramp, demo.seed), ("PAS_2", ramp, demo.seed + 1),
-        ):  # fmt: skip
+        half = max(1, demo.epoch_num // 2)  # long enough to see that nothing moves
+        for name, schedule, seed, epochs in (
+            ("constant", None, demo.seed, half),
+            ("PAS", ramp, demo.seed, demo.epoch_num),
+            ("PAS_2", ramp, demo.seed + 1, demo.epoch_num),
+        ):
             self.say(f"training: PGD-{demo.iter_num}, eps {demo.eps:g}, {name}")
             method = Adversarial(build.fresh_network(self.model, seed), self.attack, schedule)
-            metrics[name] = self.fit(name, method, demo.epoch_num, seed)
+            metrics[name] = self.fit(name, method, epochs, seed)
         return metrics
 
     def eigenpairs(self, name: str, eps: float) -> xr.Dataset:
@@ -196,10 +202,14 @@ class Lab:
         problem = self.problem(name, self.demo.scan_size)
         plane = [random_direction(problem.origin, self.demo.seed + k) for k in (1, 2)]
         axis = grid(-1, 1, 2 / max(1, self.demo.scan_points - 1), "scan_points")
-        return scan(
+        ds = scan(
             problem.under(self.probe), Plane([problem.origin, *plane]), {"x1": axis, "x2": axis},
             budgets=[0.0, self.probe.eps], cells=cells, save=save, description=f"surface of {name}",
         )  # fmt: skip
+        for number, axis_name in enumerate(("x1", "x2"), start=1):
+            label = {"long_name": f"random direction {number}", "units": "filter norm"}
+            ds[axis_name].attrs = label
+        return ds
 
     def connect(self) -> xr.Dataset:
         """A Bezier curve between the two PAS minima, trained and scanned under the attack."""
@@ -242,66 +252,6 @@ class Lab:
         problem = self.problem(name, 1).on(images).under(attack)
         with progress(2 * len(images), f"PGD-40 on {name}", "image") as bar:
             return robustness([problem], bar.update)
-
-    def draw(self, metrics, eigen, surfaces, curve, similarity, spectra, accuracy) -> None:
-        """Every figure by itself, and the overview."""
-        demo, target = self.demo, Path(self.demo.figure_folder)
-        at = {
-            0.0: "clean",
-            demo.probe_eps: f"ε = {demo.probe_eps:g}",
-            demo.eps: f"ε = {demo.eps:g}",
-        }
-        lines = {f"{n}, {at[e]}": ds for (n, e), ds in eigen.items()}
-        shown = {
-            {"plain_init": "initial", "constant": "PGD constant"}.get(n, n): ds
-            for n, ds in spectra.items()
-        }
-        runs = {f"PGD {n}" if n == "constant" else n: lines for n, lines in metrics.items()}
-        figures = {
-            "eigenvalues": draw(lines), "surface": draw(surfaces), "curve": draw({"": curve}),
-            "similarity": draw({"": similarity}), "spectrum": draw(shown),
-        }  # fmt: skip
-        with style():
-            figures["filters"] = draw_filters(shown)
-            figures["training"] = draw_training(runs)
-            figures["overview"] = overview(
-                runs, {"PGD const." if n == "constant" else n: ds for n, ds in accuracy.items()},
-                lines, surfaces, demo.probe_eps, curve, similarity, shown,
-            )  # fmt: skip
-            for name, figure in figures.items():
-                save_figure(figure, target / name)
-        self.say(f"figures in {target}, see {target / 'overview.png'}")
-
-    def report(self, eigen, spectra, accuracy, curve) -> None:
-        """The summary table."""
-        demo = self.demo
-        rows = []
-        for name, ds in accuracy.items():
-            start = self.folder / f"{'plain' if name == 'plain' else name}_init.ckpt"
-            a, b = (load_checkpoint(p).tensors for p in (start, self.folder / f"{name}.ckpt"))
-            values = [eigen.get((name, e)) for e in (0.0, demo.probe_eps, demo.eps)]
-            share = spectra[name]["high_share"].values[0] if name in spectra else None
-            rows.append([
-                name,
-                *(f"{100 * float(v):.1f}" for v in ds["accuracy"]),
-                *(f"{float(v):.3f}" for v in ds["loss"]),
-                *("-" if v is None else f"{float(v['eigenvalue'][0]):.3g}" for v in values),
-                "-" if share is None else f"{share:.3f}",
-                f"{float(parameter_distance(a, b)['total_distance']):.2f}",
-            ])  # fmt: skip
-        print(table(
-            ["network", "clean %", "PGD-40 %", "loss", f"at {demo.eps:g}", "λ1 clean",
-             f"λ1 at {demo.probe_eps:g}", f"λ1 at {demo.eps:g}", "conv1 HF", "from init"],
-            rows,
-        ))  # fmt: skip
-        worst = max(float((ds["residual"] / abs(ds["eigenvalue"])).max()) for ds in eigen.values())
-        rise = curve["barrier"].sel(subset="test")
-        print(
-            f"largest relative eigenpair residual {worst:.1e}; barrier between the PAS minima at "
-            f"eps {demo.eps:g} (test): line {float(rise.sel(path='line')):.3f}, "
-            f"Bezier {float(rise.sel(path='curve')):.3f} nat"
-        )
-        self.say("done")
 
 
 if __name__ == "__main__":

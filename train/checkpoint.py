@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -114,14 +115,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Recipe | None]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            raise InputError(
-                f"{path} holds code besides tensors and is refused; "
-                "allowed are plain state dicts (safetensors, or torch.save of a dict of tensors)"
-            ) from None
-        raise InputError(f"{path} is truncated or not a checkpoint") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its advice is for those who wrote the file
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} is refused: it is truncated, not a checkpoint, or holds code besides tensors; "
+            "allowed are safetensors and torch.save of a plain dict of tensors"
+        ) from None
     except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, IndexError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is truncated or not a checkpoint ({reason})") from None

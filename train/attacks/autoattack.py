@@ -119,7 +119,7 @@ class Square(Attack):
             raise InputError("attack square: iter_num and restarts must be at least 1")
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """The iterate of smallest margin."""
+        """The point of smallest margin among x and all iterates."""
         attack = SquareAttack(
             predict,
             norm=_norm(self.order),
@@ -130,8 +130,8 @@ class Square(Attack):
             device=x.device,
         )
         attack.init_hyperparam(x)
-        worst, smallest = x, torch.full_like(x[:, 0, 0, 0], torch.inf)
         with torch.no_grad(), _seeded(noise.batch_seed(), x.device):
+            worst, (smallest, _) = x, attack.margin_and_loss(x, y)
             for _ in range(self.restarts):
                 _, found = attack.attack_single_run(x, y)
                 found = _within(found, x, self.eps, self.order)

@@ -1,0 +1,232 @@
+"""Similarities, distances and filter spectra on cases with known answers; figures of all kinds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from scipy.fft import dctn
+
+from analysis.distances import parameter_distance
+from analysis.figures import FIGURES, draw, draw_training
+from analysis.filters import filter_spectrum, is_high
+from analysis.perturbations import adversaries, similarity, similarity_matrix
+from analysis.report import table
+from analysis.robustness import robustness
+from analysis.style import save_figure
+from landscape.problem import Problem
+from landscape.result import stamp
+from models import InputError
+from tests.conftest import make_images, make_mlp
+from train.attacks import PGD
+from train.evaluation import evaluate
+
+
+def test_cosines_of_known_perturbations():
+    a = torch.tensor([[1.0, 2.0], [1.0, 0.0], [3.0, 4.0], [0.0, 0.0], [1.0, 1.0]])
+    b = torch.tensor([[1.0, 2.0], [0.0, 1.0], [-3.0, -4.0], [1.0, 0.0], [1.0, 0.0]])
+    result = similarity(a, b)
+    np.testing.assert_allclose(result.cosine, [1, 0, -1, np.nan, 0.5**0.5], atol=1e-12)
+    np.testing.assert_allclose(result.sign_cosine, [1, 0, -1, np.nan, 0.5**0.5], atol=1e-12)
+    assert result.zeros == 1
+    mean, error = result.mean_and_error(result.cosine)
+    values = np.array([1, 0, -1, 0.5**0.5])
+    assert mean == pytest.approx(values.mean())
+    assert error == pytest.approx(values.std(ddof=1) / 2)
+    assert np.isnan(result.mean_and_error(torch.tensor([torch.nan]))[0])
+
+
+def test_independent_signs_have_the_null_spread():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(2000, 768, generator=generator).sign() for _ in range(2))
+    cosine = similarity(a, b).cosine
+    assert cosine.std() == pytest.approx(768**-0.5, rel=0.05)
+    assert abs(cosine.mean()) < 4 * 768**-0.5 / 2000**0.5
+
+
+def adversary_sets(attack, draws=2):
+    return {
+        name: adversaries(
+            {s: Problem(make_mlp(seed=seed).float(), make_images(n, seed=n), batch_size=6)
+             for s, n in (("train", 15), ("test", 9))}, attack, draws,
+        )
+        for name, seed in (("a", 1), ("b", 2))
+    }  # fmt: skip
+
+
+def test_similarity_matrix_has_the_noise_floor_on_its_diagonal():
+    sets = adversary_sets(PGD(eps=0.1, iterations=3))
+    ds = similarity_matrix(sets, ("train", "test"), batch_size=4)
+    whole = similarity_matrix(sets, ("train", "test"))
+    xr.testing.assert_allclose(ds, whole)
+    a = sets["a"].isel(example=sets["a"]["subset"].values == "test")["perturbation"].values
+    floor = similarity(torch.from_numpy(a[0]), torch.from_numpy(a[1]))
+    here = ds.sel(subset="test", set_a="a", set_b="a")
+    assert float(here["cosine"]) == pytest.approx(floor.cosine.mean().item())
+    assert float(ds["null"]) == pytest.approx(1 / 6)
+    off = ds["cosine"].sel(subset="train")
+    assert float(off.sel(set_a="a", set_b="b")) == float(off.sel(set_a="b", set_b="a"))
+    assert float(off.sel(set_a="a", set_b="b")) < float(off.sel(set_a="a", set_b="a"))
+    single = similarity_matrix(adversary_sets(PGD(eps=0.1, iterations=3), 1), ("train",))
+    assert np.isnan(float(single["cosine"].sel(set_a="a", set_b="a", subset="train")))
+
+
+def test_zero_perturbations_are_counted_not_averaged():
+    ds = similarity_matrix(adversary_sets(None), ("train",))
+    assert np.isnan(ds["cosine"]).all()
+    assert (ds["zeros"] == 15).all()
+
+
+def test_only_correct_examples_and_foreign_examples():
+    sets = adversary_sets(PGD(eps=0.1, iterations=2))
+    ds = similarity_matrix(sets, ("train",), only_correct=True)
+    both = np.ones(24, bool)
+    for each in sets.values():
+        both &= (each["clean_prediction"] == each["label"]).values
+    count = int((both & (sets["a"]["subset"].values == "train")).sum())
+    assert int(ds["examples"].sel(set_a="a", set_b="b", subset="train")) == count
+    sets["b"] = sets["b"].isel(example=slice(0, 10))
+    with pytest.raises(InputError, match="different examples"):
+        similarity_matrix(sets, ("train",))
+
+
+def test_distance_total_and_per_tensor():
+    a = {"w": torch.tensor([[3.0, 0.0]]), "bn.running_mean": torch.zeros(2), "b": torch.zeros(1)}
+    b = {"w": torch.tensor([[0.0, 4.0]]), "bn.running_mean": torch.ones(2), "b": torch.ones(1)}
+    ds = parameter_distance(a, b)
+    assert list(ds["parameter"].values) == ["w", "b"]
+    np.testing.assert_allclose(ds["distance"], [5, 1])
+    assert float(ds["total_distance"]) == pytest.approx(26**0.5)
+    assert float(ds["relative"].sel(parameter="w")) == pytest.approx(5 / 3)
+    assert float(ds["cosine"].sel(parameter="w")) == 0
+    assert float(parameter_distance(a, a)["total_distance"]) == 0
+    with pytest.raises(InputError, match="different architectures"):
+        parameter_distance(a, {"w": a["w"]})
+    with pytest.raises(InputError, match="different architectures"):
+        parameter_distance(a, {**b, "w": torch.zeros(3)})
+
+
+def test_spectrum_of_pure_frequencies():
+    for size in (3, 5):
+        for i in range(size):
+            for j in range(size):
+                pure = np.zeros((size, size))
+                pure[j, i] = 1.0  # scipy: rows are vertical frequency
+                kernel = dctn(pure, type=3, norm="ortho")[None, None]
+                ds = filter_spectrum({"c.weight": torch.tensor(kernel)}).isel(layer=0)
+                assert float(ds["energy"].sel(horizontal=i, vertical=j)) == pytest.approx(1)
+                high = max(i, j) >= {3: 2, 5: 3}[size]
+                assert float(ds["high_share"]) == pytest.approx(float(high), abs=1e-12)
+                assert float(ds["centroid"]) == pytest.approx(np.hypot(i, j))
+                assert float(ds["entropy"]) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_horizontal_wave_has_horizontal_frequency():
+    row = np.cos(np.pi * 2 * (np.arange(3) + 0.5) / 3)
+    kernel = np.tile(row, (3, 1))[None, None]  # varies along columns, the horizontal axis
+    ds = filter_spectrum({"c": torch.tensor(kernel)}).isel(layer=0)
+    assert float(ds["energy"].sel(horizontal=2, vertical=0)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("size", "share", "centroid"), [(3, 0.556, 1.633), (5, 0.640, 3.174)])
+def test_spectrum_of_white_noise_and_parseval(size, share, centroid):
+    torch.manual_seed(0)
+    kernel = torch.randn(64, 128, size, size)
+    ds = filter_spectrum({"w": kernel, "fc": torch.randn(3, 4), "one": torch.randn(2, 2, 1, 1)})
+    assert list(ds["layer"].values) == ["w"]
+    row = ds.isel(layer=0)
+    assert float(row["high_share"]) == pytest.approx(share, abs=0.01)
+    assert float(row["white_high_share"]) == pytest.approx(share, abs=0.001)
+    assert float(row["high_to_low"]) == pytest.approx(1, abs=0.02)
+    assert float(row["centroid"]) == pytest.approx(centroid, abs=0.01)
+    assert float(row["entropy"]) == pytest.approx(np.log(size**2), abs=0.01)
+    assert float(row["energy"].sum()) == pytest.approx(1)
+    d = dctn(kernel.double().numpy(), axes=(2, 3), norm="ortho")
+    assert (d**2).sum() == pytest.approx(float((kernel.double() ** 2).sum()))
+    np.testing.assert_allclose(row["magnitude"], np.abs(d).mean((0, 1)).T)
+    # the standard error is that of repeated draws
+    draws = [
+        float(filter_spectrum({"w": torch.randn(16, 8, size, size)})["high_share"][0])
+        for _ in range(60)
+    ]
+    small = filter_spectrum({"w": torch.randn(16, 8, size, size)})
+    assert float(small["high_share_se"][0]) == pytest.approx(np.std(draws), rel=0.6)
+
+
+def test_spectrum_corner_cases():
+    ds = filter_spectrum({"a": torch.zeros(2, 1, 3, 3), "b": torch.randn(2, 1, 5, 5)})
+    assert np.isnan(ds["high_share"].sel(layer="a"))
+    assert np.isnan(ds["energy"].sel(layer="a", horizontal=4)).all()
+    assert is_high(4).sum() == 7
+    with pytest.raises(InputError, match="size 3 or more"):
+        filter_spectrum({"fc": torch.randn(3, 4)})
+
+
+def test_robustness_of_one_network_and_of_an_ensemble():
+    images = make_images(30)
+    attack = PGD(eps=0.05, iterations=3)
+    problems = [Problem(make_mlp(seed=s).float(), images, attack) for s in (1, 2)]
+    ds = robustness(problems[:1])
+    clean = problems[0].under(None).scores()
+    assert float(ds["accuracy"].sel(condition="clean")) == clean.accuracy
+    assert float(ds["loss"].sel(condition="clean")) == clean.loss
+    assert float(ds["loss"].sel(condition="adversarial")) == problems[0].scores().loss
+    both = robustness(problems)
+    nets = [p.network for p in problems]
+    mean = lambda x: torch.stack([n(x).softmax(1) for n in nets]).mean(0).log()  # noqa: E731
+    expected = evaluate(mean, images).loss
+    assert float(both["loss"].sel(condition="clean")) == pytest.approx(expected, rel=1e-6)
+    low, high = (float(ds[f"accuracy_{k}"].sel(condition="clean")) for k in ("low", "high"))
+    assert low < clean.accuracy < high
+
+
+def results_of_every_kind() -> dict[str, xr.Dataset]:
+    rng = np.random.default_rng(0)
+    axis = np.linspace(-1, 1, 5)
+    names = ["a", "b"]
+    square = (("subset", "set_a", "set_b"), np.full((2, 2, 2), 0.5))
+    return {
+        "hessian": xr.Dataset(
+            {"eigenvalue": ("rank", [3.0, 2.0, -1.0]), "residual": ("rank", [0.1] * 3),
+             "converged": ("rank", [True, True, False])}, {"rank": [1, 2, 3]}),
+        "scan": xr.Dataset(
+            {n: (("eps", "x1", "x2"), rng.random((2, 5, 5)) + 0.1) for n in ("loss", "loss_se")},
+            {"eps": [0.0, 0.1], "x1": axis, "x2": axis}),
+        "curve": xr.Dataset(
+            {**{n: (("path", "subset", "t"), rng.random((2, 2, 5))) for n in ("loss", "loss_se")},
+             "barrier": (("path", "subset"), np.zeros((2, 2)))},
+            {"path": ["curve", "line"], "subset": ["train", "test"], "t": np.linspace(0, 1, 5)}),
+        "similarity": xr.Dataset(
+            {"cosine": square, "cosine_se": square, "null": 0.1},
+            {"subset": ["train", "test"], "set_a": names, "set_b": names}),
+        "spectrum": filter_spectrum({"c.weight": torch.randn(4, 2, 3, 3)}),
+        "distance": parameter_distance({"w": torch.ones(2)}, {"w": torch.zeros(2)}),
+    }  # fmt: skip
+
+
+def test_every_kind_of_result_has_a_figure(tmp_path):
+    results = results_of_every_kind()
+    assert set(results) == set(FIGURES)
+    for kind, ds in results.items():
+        stamp(ds, kind, {})
+        written = save_figure(draw({"first": ds, "second": ds} if kind == "hessian" else {"": ds}),
+                              tmp_path / kind)  # fmt: skip
+        assert all(p.stat().st_size > 2000 for p in written), kind
+    line = stamp(results["scan"].isel(x2=0, drop=True), "scan", {})
+    save_figure(draw({"line": line}), tmp_path / "line")
+    metrics = [{"epoch": e, "train_loss": 1 / e} for e in (1, 2, 3)]
+    save_figure(draw_training({"run": metrics}), tmp_path / "training")
+    with pytest.raises(InputError, match="one kind"):
+        draw({"a": results["scan"], "b": results["curve"]})
+    with pytest.raises(InputError, match="kind of result"):
+        draw({"a": stamp(xr.Dataset(), "adversaries", {})})
+    empty = stamp(results["scan"].where(False), "scan", {})
+    with pytest.raises(InputError, match="no finite loss"):
+        draw({"a": empty})
+
+
+def test_table_lines_up():
+    text = table(["name", "value"], [["a", "1.0"], ["longer", "22.5"]]).splitlines()
+    assert len({len(line) for line in text}) == 1
+    assert text[-1].startswith("longer") and text[-1].endswith("22.5")

@@ -1,0 +1,87 @@
+"""The house rules that can be checked by reading the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ORDER = ["models", "train", "landscape", "analysis", "run"]
+SOURCES = [p for folder in ORDER for p in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    station = ORDER.index(path.relative_to(ROOT).parts[0])
+    forbidden = set(ORDER[station + 1 :])
+    assert not imported(path) & forbidden
+
+
+def test_import_rule_sees_a_wrong_import(tmp_path):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("def f():\n    from analysis.style import style\n")
+    assert "analysis" in imported(wrong)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_source_is_short_and_safe(path):
+    text = path.read_text()
+    assert text.count("\n") <= 300
+    for call in re.findall(r"torch\.load\([^)]*\)", text):
+        assert "weights_only=True" in call
+    assert "import pickle" not in text or path.name == "checkpoint.py"
+    if path.parts[-2] != "run":
+        assert not re.search(r"\bprint\(", text)
+
+
+def test_no_command_shadows_a_package():
+    assert not {p.stem for p in (ROOT / "run").glob("*.py")} & set(ORDER)
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {name.lower().replace("_", "-"): version for name, version in pairs}
+
+
+def test_every_dependency_is_pinned_within_its_range():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    for requirement in wanted:
+        name, minimum = re.match(r"([A-Za-z0-9-]+)(?:\[\w+\])?>=([\d.]+)", requirement).groups()
+        version = pins()[name.lower()]
+        numbers = [tuple(map(int, v.split("."))) for v in (version, minimum)]
+        assert numbers[0] >= numbers[1], requirement
+    assert pins()["torch"] == "2.13.0"
+    assert pins()["torchvision"] == "0.28.0"
+
+
+def test_conda_environment_installs_the_same_pins():
+    text = (ROOT / "environment.yml").read_text()
+    pip_part = text.split("- pip:")[1]
+    lines = re.findall(r"^\s+- (.*)$", pip_part, flags=re.M)
+    assert lines == ["-c constraints.txt", "-e .[dev]"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert "-c constraints.txt -e '.[dev]'" in makefile
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    minimum = project["requires-python"].removeprefix(">=")
+    assert f"python={minimum}" in text
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    assert "make test" in (ROOT / "README.md").read_text()
+    assert re.search(r"^make .*\btest\b", (ROOT / ".ci" / "run").read_text(), flags=re.M)
