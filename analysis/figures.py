@@ -41,13 +41,13 @@ def draw_eigenvalues(results: Results, axes: Axes | None = None) -> Figure:
         axes.set_yscale("log")
         # a flat network's eigenvalues are rounding noise; do not let them set the scale
         low = min(float(ds["eigenvalue"].min()) for ds in results.values())
-        axes.set_ylim(bottom=max(low * 0.5, largest * 1e-8))
+        axes.set_ylim(max(low * 0.5, largest * 1e-8), largest * 4)
     else:
         axes.set_yscale("symlog", linthresh=largest * 1e-3)
         axes.axhline(0, color="0.7", lw=0.6, zorder=0)
     axes.set(xlabel="rank", ylabel="Hessian eigenvalue")
     axes.set_xticks(next(iter(results.values()))["rank"].values)
-    axes.legend()
+    axes.legend(ncols=2 if len(results) > 3 else 1, loc="upper right")
     return axes.figure
 
 
@@ -62,7 +62,8 @@ def draw_surface(
     """Filled contours of the loss over a plane; log colours, the centre marked, equal aspect."""
     loss = ds["loss"].isel(eps=-1) if eps is None else ds["loss"].sel(eps=eps)
     first, second = loss.dims
-    norm = norm or surface_norm([loss])
+    shared = norm or surface_norm([loss])
+    norm = LogNorm(shared.vmin, shared.vmax)  # colour bars fight over a norm they share
     levels = np.geomspace(norm.vmin, norm.vmax, 25)
     values = np.ma.masked_invalid(loss.values.T)
     filled = axes.contourf(

@@ -42,8 +42,8 @@ def draw_accuracy(results: Mapping[str, xr.Dataset], axes: Axes) -> None:
             error_kw={"lw": 0.8, "capsize": 2},
         )
     axes.set_xticks(places, list(results), rotation=20, ha="right")
-    axes.set(ylabel="test accuracy", ylim=(0, 1))
-    axes.legend(loc="center left", bbox_to_anchor=(0.28, 0.6))
+    axes.set(ylabel="test accuracy", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
+    axes.legend(loc="upper right", ncols=len(conditions))
 
 
 def overview(

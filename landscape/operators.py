@@ -19,7 +19,7 @@ class Hessian:
     size never changes them. The problem must have no attack; `Problem.frozen` fixes adversarial
     images first. First-order graphs of as many batches as fit into `memory` bytes are kept and
     differentiated again per product; the rest is recomputed. `buffers` replace the problem's
-    (BatchNorm statistics). `tick(1)` is called after every product.
+    (BatchNorm statistics). `tick(n)` is called with the examples of every batch done.
     """
 
     def __init__(
@@ -61,9 +61,8 @@ class Hessian:
                     materialize_grads=True,
                 )
                 total += torch.cat([part.flatten() for part in parts])
+            self._progress(number)
         self.products += 1
-        if self.tick is not None:
-            self.tick(1)
         return total / len(self.problem.images)
 
     def loss(self) -> float:
@@ -92,6 +91,10 @@ class Hessian:
         )
         return torch.cat([part.flatten() for part in parts])
 
+    def _progress(self, number: int) -> None:
+        if self.tick is not None:
+            self.tick(len(self._batches[number].y))
+
     def _keep_graphs(self, memory: int) -> None:
         """Keep first-order graphs while the tensors they hold stay within `memory` bytes."""
         held: dict[int, int] = {}
@@ -103,6 +106,7 @@ class Hessian:
         for number in range(len(self._batches)):
             with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
                 gradient = self._gradient(number)
+            self._progress(number)
             if sum(held.values()) + gradient.nbytes > memory:
                 return
             self._kept.append(gradient)

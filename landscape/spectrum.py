@@ -88,7 +88,7 @@ def hessian_of(
     tick: Callable[[int], None] | None = None,
 ) -> Hessian:
     """The Hessian at the problem's own weights, adversarial images frozen there."""
-    frozen = problem.frozen(buffers=buffers)
+    frozen = problem.frozen(buffers=buffers, tick=tick)
     return Hessian(frozen, memory=memory, buffers=buffers, tick=tick)
 
 

@@ -58,7 +58,7 @@ def main(
         for target, wanted in zip(vectors, recipes, strict=True):
             claim_checkpoint(target, wanted, machine.overwrite)
         buffers = statistics_at(problem, problem.origin, batchnorm)
-        with progress(None, "Hessian", "product") as bar:
+        with progress(None, "Hessian", "image") as bar:
             operator = hessian_of(
                 problem, memory=int(memory * 2**30), buffers=buffers, tick=bar.update
             )

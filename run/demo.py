@@ -52,7 +52,7 @@ class Demo:
     hessian_size: Annotated[int, "training images in the Hessian"] = 500
     scan_size: Annotated[int, "training images in scans"] = 150
     scan_points: Annotated[int, "grid points per axis of the surface"] = 15
-    curve_epochs: Annotated[int, "epochs of curve training"] = 4
+    curve_epochs: Annotated[int, "epochs of curve training"] = 8
     test_size: Annotated[int, "test images under PGD-40"] = 500
     seed: Annotated[int, "seed of everything random"] = 0
     overwrite: Annotated[bool, "compute everything anew"] = False
@@ -193,7 +193,7 @@ class Lab:
         problem = self.problem(name, self.demo.hessian_size)
         if eps:
             problem = problem.under(self.attack.at(eps))
-        with progress(None, f"Hessian of {name}, eps {eps:g}", "product") as bar:
+        with progress(None, f"Hessian of {name}, eps {eps:g}", "image") as bar:
             operator = hessian_of(problem, tick=bar.update)
             return eigenpairs_dataset(operator, top_eigenpairs(operator, 5, seed=self.demo.seed))
 
