@@ -106,7 +106,8 @@ def draw_scan(results: Results, axes: Axes | None = None) -> Figure:
         return _draw_lines(results, axes)
     panels = [(k, ds, float(e)) for k, ds in planes.items() for e in ds["eps"]]
     norm = surface_norm([ds["loss"].sel(eps=e) for _, ds, e in panels])
-    columns = min(3, len(panels))
+    budgets = max(ds.sizes["eps"] for ds in planes.values())
+    columns = min(3, budgets if len(planes) > 1 and budgets > 1 else len(panels))
     rows = -(-len(panels) // columns)
     figure, grid = plt.subplots(
         rows, columns, figsize=(PAGE / 2 * columns, 2.7 * rows), layout="constrained", squeeze=False

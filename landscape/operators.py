@@ -101,7 +101,7 @@ class Hessian:
 
         def count(tensor: Tensor) -> Tensor:
             held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+            return tensor.detach()  # the tensor itself would make a cycle that is never freed
 
         for number in range(len(self._batches)):
             with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):

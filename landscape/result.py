@@ -13,7 +13,14 @@ import xarray as xr
 
 from models.errors import InputError
 from train.progress import progress
-from train.recipe import Recipe, check_same, normal_form, provenance, write_atomically
+from train.recipe import (
+    Recipe,
+    check_folder,
+    check_same,
+    normal_form,
+    provenance,
+    write_atomically,
+)
 
 Cell = tuple[int, ...]
 
@@ -72,6 +79,7 @@ def claim(path: str | Path, recipe: Recipe, overwrite: bool) -> xr.Dataset | Non
     else and `overwrite` is not set.
     """
     path = Path(path)
+    check_folder(path)
     if overwrite or not path.exists():
         return None
     try:

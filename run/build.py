@@ -21,11 +21,11 @@ from train.loop import RunFiles, fit
 from train.methods import Method
 from train.optimizers import OptimizerSpec, parse_optimizer
 from train.recipe import Recipe, normal_form
-from train.schedules import Schedule, parse_schedule
+from train.schedules import Schedule, check_not_negative, parse_schedule
 from train.specs import number, parse_spec
 
 #: what the reference's commands assume about a checkpoint without a recipe
-FOREIGN = {"model_type": "lenet", "width": 8, "bias": True}
+FOREIGN = {"width": 8, "bias": True}
 
 
 def device_of(gpu: str | None) -> torch.device:
@@ -125,12 +125,17 @@ class Subject:
 
 
 def open_network(
-    model2load: str, network: o.Network, default_dataset: str = "cifar10", load: bool = True
+    model2load: str,
+    network: o.Network,
+    default_dataset: str = "cifar10",
+    default_model: str = "resnet",
+    load: bool = True,
 ) -> Subject:
     """Load a checkpoint into its network: options win over its recipe, that over the defaults.
 
-    A model type of the form package.module:factory is imported only if the user typed it, never
-    because a file says so. `load=False` leaves the weights out (curve checkpoints).
+    The default data set and model are those of the reference's command. A model type of the form
+    package.module:factory is imported only if the user typed it, never because a file says so.
+    `load=False` leaves the weights out (curve checkpoints).
     """
     positive(width=network.width)
     checkpoint = load_checkpoint(model2load)
@@ -138,8 +143,8 @@ def open_network(
     dataset = network.dataset or recipe.get("data", {}).get("dataset") or default_dataset
     check_dataset(dataset)
     images = load_images(dataset, "test", network.data_dir)
-    model = {**FOREIGN, **recipe.get("model", {})}
-    given = {n: getattr(network, n) for n in FOREIGN}
+    model = {"model_type": default_model, **FOREIGN, **recipe.get("model", {})}
+    given = {n: getattr(network, n) for n in ("model_type", *FOREIGN)}
     model |= {k: v for k, v in given.items() if v is not None}
     model |= {"image_shape": list(images.image_shape), "num_classes": images.num_classes}
     if network.normalize is not None:
@@ -227,6 +232,8 @@ def trainer_of(options: o.Training, dataset: str) -> Trainer:
         raise InputError(f"--epoch_num must be 0 or more, got {options.epoch_num}")
     optimizer, attack = parse_optimizer(options.optim), attack_of(options.attack)
     lr = parse_schedule(options.lr_schedule, "--lr_schedule") if options.lr_schedule else None
+    if lr is not None:
+        check_not_negative(lr, options.epoch_num, "--lr_schedule")
     device = device_of(options.gpu)
     test = load_images(dataset, "test", options.data_dir).subset(options.eval_size)
     images = load_images(dataset, "train", options.data_dir)

@@ -42,7 +42,7 @@ def main(
     if which not in ENDS:
         raise unknown("--which", which, ENDS)
     attacker = build.attack_of(attack)
-    subject = build.open_network(model2load, network, "mnist")
+    subject = build.open_network(model2load, network, "mnist", "lenet")
     images = subject.images(subset, subset_size)
     problem = subject.problem(images, attacker, machine)
     size = sum(p.numel() for p in problem.origin.values())

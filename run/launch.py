@@ -58,7 +58,7 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
         return
     try:
         main(**arguments(main, argv))
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

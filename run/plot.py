@@ -12,6 +12,7 @@ from analysis.figures import draw, draw_training
 from analysis.style import save_figure, style
 from landscape.result import load_result
 from models import InputError
+from train.recipe import check_folder
 
 Files = Annotated[tuple[str, ...], "result files (.nc) of one kind, or metrics (.jsonl)"]
 
@@ -34,6 +35,7 @@ def main(
     target = target.with_suffix("") if target.suffix in (".png", ".pdf") else target
     written = [target.with_name(target.name + suffix) for suffix in (".png", ".pdf")]
     for path in written:
+        check_folder(path)
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists; name another --out_file or pass --overwrite")
     if all(p.suffix == ".jsonl" for p in paths):

@@ -17,7 +17,7 @@ from landscape.result import claim, complete, save_result, stamp
 from landscape.scan import ADVERSARIES, grid, scan
 from models import InputError, unknown
 from train.checkpoint import claim_checkpoint, save_checkpoint
-from train.schedules import parse_schedule
+from train.schedules import check_not_negative, parse_schedule
 from train.specs import convert, number, parse_spec
 
 Axis = Annotated[str | None, "min=-1,max=1,step=0.05,adv_calc_freq=1; any key may be left out"]
@@ -137,6 +137,7 @@ def budgets_of(text: str | None, attacker) -> list[float]:
     build.positive(pt_num=count)
     rest = ",".join(f"{k}={v}" for k, v in spec.items())
     schedule = parse_schedule(rest, "--adv_budget_list", budget=True)
+    check_not_negative(schedule, count - 1, "--adv_budget_list")
     return [schedule(n) for n in range(count)]
 
 

@@ -26,7 +26,7 @@ def main(
 ) -> None:
     """Accuracy with 95 % Wilson intervals and loss; the ensemble averages probabilities."""
     attacker = build.attack_of(attack)
-    subjects = [build.open_network(name, network) for name in model2load]
+    subjects = [build.open_network(name, network, "cifar10", "lenet") for name in model2load]
     images = subjects[0].images("test", subset_size)
     problems = [subject.problem(images, attacker, machine) for subject in subjects]
     recipe = subjects[0].recipe("test_ensemble", images, attacker, machine.seed)

@@ -13,7 +13,7 @@ from models import InputError, check_model_type, unknown
 from train.checkpoint import load_checkpoint
 from train.loop import CLOCKS
 from train.methods import Adversarial, Standard
-from train.schedules import parse_schedule
+from train.schedules import check_not_negative, parse_schedule
 
 Epochs = Annotated[tuple[int, ...], "epochs (from 1) after which to keep a checkpoint, e.g. 50,75"]
 EpsSchedule = Annotated[str | None, "budget per epoch, e.g. name=cycle_cos,...; None: constant"]
@@ -46,6 +46,7 @@ def main(
         if training.attack is None:
             raise InputError("--attack_threshold_schedule needs --attack")
         eps = parse_schedule(attack_threshold_schedule, "--attack_threshold_schedule", budget=True)
+        check_not_negative(eps, training.epoch_num, "--attack_threshold_schedule")
     trainer = build.trainer_of(training, dataset)
     check_model_type(model_type, trainer.images.image_shape)
     model = {

@@ -294,6 +294,15 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:
             f"{train} --attack name=pgd,threshold=-0.1,iter_num=1", "must not be negative"),
         "eps schedule alone": (
             f"{train} --attack_threshold_schedule name=constant,start_v=0", "needs --attack"),
+        "eps below 0": (
+            f"{train} --attack name=pgd,threshold=0.1,iter_num=1 --attack_threshold_schedule "
+            "name=linear,start_v=0.1,slope=-0.01", "min=0 clips"),
+        "lr below 0": (f"{train} --lr_schedule name=linear,start_v=0.1,slope=-0.01", "epoch 11"),
+        "no ratio": (
+            f"{train} --attack name=pgd,threshold=0,step_size=0.1,iter_num=1 "
+            "--attack_threshold_schedule name=constant,start_v=0.1", "threshold=0"),
+        "output folder": (f"{hessian} --out_file runs/a.ckpt/x.nc", "cannot be written"),
+        "training folder": ("train_normal --out_folder runs/a.ckpt", "cannot be written"),
         "epoch_ckpts": (f"{train} --epoch_num 2 --epoch_ckpts 3", "1..2"),
         "negative epochs": (f"{train} --epoch_num -3", "0 or more"),
         "batch size": (f"{train} --batch_size 0", "--batch_size must be at least 1"),
@@ -315,6 +324,9 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:
         "axis key": (f"{scan} --vec1_scan from=0", "allowed: adv_calc_freq, max, min, step"),
         "axis step": (f"{scan} --vec1_scan step=0", "step > 0"),
         "axis freq": (f"{scan} --vec1_scan adv_calc_freq=2 --vec2_scan step=1", "must equal"),
+        "budget list below 0": (
+            f"{scan} --attack name=pgd,threshold=0.1,iter_num=1 --adv_budget_list "
+            "name=linear,start_v=0.1,slope=-0.1,pt_num=3", "--adv_budget_list falls"),
         "budget list": (f"{scan} --adv_budget_list name=constant,start_v=0,pt_num=2", "--attack"),
         "direction": (f"{scan} --load_vec1 runs/none.ckpt", "no such checkpoint"),
         "direction result": (f"{scan} --load_vec1 broken.nc", "not a netCDF result"),

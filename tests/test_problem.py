@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -271,3 +273,21 @@ def test_one_channel_images_in_either_layout_give_the_same_hessian():
         torch.testing.assert_close(Hessian(Problem(network, layout)).matvec(v), expected)
         single = Problem(copy.deepcopy(network).float(), layout)
         assert Hessian(single).matvec(v.float()).isfinite().all()
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_kept_graphs_are_freed_with_their_operator():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 400), nn.Tanh(), nn.Linear(400, 4))
+    problem = Problem(network, make_images(2000), batch_size=500)
+    v = torch.randn(sum(p.numel() for p in network.parameters()))
+    sizes = []
+    for _ in range(12):
+        Hessian(problem).matvec(v)
+        sizes.append(resident_bytes())
+    assert sizes[-1] - sizes[2] < 40e6  # one operator holds more than 20 MB

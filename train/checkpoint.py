@@ -6,7 +6,6 @@ import hashlib
 import json
 import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from models.errors import InputError
-from train.recipe import Recipe, check_same, normal_form, provenance, write_atomically
+from train.recipe import (
+    Recipe,
+    check_folder,
+    check_same,
+    normal_form,
+    provenance,
+    write_atomically,
+)
 
 _NESTS = ("state_dict", "model_state_dict", "model_state", "model", "net")
 
@@ -98,6 +104,7 @@ def stored_recipe(path: Path) -> Recipe | None:
 
 def claim_checkpoint(path: Path, recipe: Recipe, overwrite: bool) -> None:
     """Raise InputError if a checkpoint of another recipe stands at `path`, unless `overwrite`."""
+    check_folder(path)
     if path.exists() and not overwrite:
         check_same(path, stored_recipe(path), recipe)
 
@@ -123,7 +130,7 @@ def _read_torch(path: Path) -> Any:
             f"{path} is refused: it is truncated, not a checkpoint, or holds code besides tensors; "
             "allowed are safetensors and torch.save of a plain dict of tensors"
         ) from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # a damaged file breaks torch's reader in a dozen ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is truncated or not a checkpoint ({reason})") from None
 

@@ -16,7 +16,7 @@ from train.data import Images, crop_and_flip
 from train.methods.base import Method, Step
 from train.optimizers import OptimizerSpec
 from train.progress import progress
-from train.recipe import Recipe, check_same, write_atomically
+from train.recipe import Recipe, check_folder, check_same, write_atomically
 from train.schedules import Constant, Schedule
 
 CLOCKS = ("epoch", "batch")
@@ -43,6 +43,7 @@ class RunFiles:
         Raises InputError, with nothing touched, if files of another recipe are in the way.
         """
         final, state = self.path(".ckpt"), self.path(".state")
+        check_folder(final)
         if overwrite:
             state.unlink(missing_ok=True)  # the other files stay until their successors are whole
             return None

@@ -83,6 +83,17 @@ def check_same(path: Path, stored: Mapping[str, Any] | None, wanted: Mapping[str
         )
 
 
+def check_folder(path: Path) -> None:
+    """Raise InputError unless a file can be written at `path`; call before computing."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file")
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path} cannot be written: {folder} is not a folder that can be written")
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it there in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)

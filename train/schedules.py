@@ -242,6 +242,17 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "cycle_cos": CycleCosine,
 }
 
+
+def check_not_negative(schedule: Schedule, epochs: int, what: str) -> None:
+    """Raise InputError if the schedule falls below 0 within the first `epochs` epochs."""
+    for epoch in range(epochs + 1):
+        if schedule(epoch) < 0:
+            raise InputError(
+                f"{what} falls to {schedule(epoch):g} at epoch {epoch}; it must not be negative "
+                "(min=0 clips it)"
+            )
+
+
 _BUDGETS = {"start_v", "slope", "low_v", "up_v", "eps_min", "eps_max", "min", "max"}
 
 

@@ -32,6 +32,8 @@ class Adversarial(Method):
     ):
         self.network, self.attack, self.device = network, attack, device
         self.eps_schedule = eps_schedule
+        if eps_schedule is not None:
+            attack.at(eps_schedule(0))  # a budget that cannot be scaled is refused here
 
     def attack_at(self, step: Step) -> Attack:
         """The attack at the scheduled budget."""
