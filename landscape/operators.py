@@ -52,15 +52,7 @@ class Hessian:
             kept = number < len(self._kept)
             gradient = self._kept[number] if kept else self._gradient(number)
             if gradient.requires_grad:  # a loss linear in the weights has no second derivative
-                parts = torch.autograd.grad(
-                    gradient,
-                    list(self.point.values()),
-                    grad_outputs=v,
-                    retain_graph=kept,
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-                total += torch.cat([part.flatten() for part in parts])
+                total += self._derivative(gradient, grad_outputs=v, retain_graph=kept)
             self._progress(number)
         self.products += 1
         return total / len(self.problem.images)
@@ -82,12 +74,12 @@ class Hessian:
         """Gradient (P,) of a batch's summed loss, with its graph."""
         batch = self._batches[number]
         loss = F.cross_entropy(self._predict(batch.x), batch.y, reduction="sum")
+        return self._derivative(loss, create_graph=True)
+
+    def _derivative(self, output: Tensor, **options) -> Tensor:
+        """Derivative (P,) of an output by the Point; zero where a parameter plays no part."""
         parts = torch.autograd.grad(
-            loss,
-            list(self.point.values()),
-            create_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
+            output, list(self.point.values()), allow_unused=True, materialize_grads=True, **options
         )
         return torch.cat([part.flatten() for part in parts])
 

@@ -34,7 +34,7 @@ from train.methods import Adversarial, Method, Standard
 from train.optimizers import parse_optimizer
 from train.progress import progress
 from train.recipe import normal_form
-from train.schedules import CycleCosine
+from train.schedules import Cycle, CycleCosine
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Lab:
         """Plain, PGD at constant budget, and PAS from two seeds."""
         demo = self.demo
         ramp = CycleCosine(
-            eps_min=0, eps_max=1.5 * demo.eps, max=demo.eps, ckpt_list=(0, demo.epoch_num)
+            eps_min=0, eps_max=1.5 * demo.eps, max=demo.eps, ckpt_list=Cycle((0, demo.epoch_num))
         )
         self.say("training: plain")
         plain = Standard(build.fresh_network(self.model, demo.seed))

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
-from models.errors import InputError, unknown
-from train.specs import build, parse_spec
+from models.errors import InputError
+from train.specs import build_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Schedule(ABC):
         return value
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Cycle:
     """Consecutive periods between checkpoints; 0 is put before a first checkpoint above it."""
 
@@ -155,16 +155,11 @@ class CycleLinear(Schedule):
 
     start_v: float
     slope: float
-    ckpt_list: tuple[float, ...]
-    cycle: Cycle = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "cycle", Cycle(points=self.ckpt_list))
+    ckpt_list: Cycle
 
     def value(self, epoch: float) -> float:
         """start_v + slope * r."""
-        return self.start_v + self.slope * self.cycle.position(epoch)
+        return self.start_v + self.slope * self.ckpt_list.position(epoch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,18 +168,16 @@ class CycleExponential(Schedule):
 
     start_v: float
     power: float
-    ckpt_list: tuple[float, ...]
-    cycle: Cycle = field(init=False, repr=False)
+    ckpt_list: Cycle
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.power <= 0:
             raise InputError("schedule cycle_exp: power must be positive")
-        object.__setattr__(self, "cycle", Cycle(points=self.ckpt_list))
 
     def value(self, epoch: float) -> float:
         """start_v * power ** r."""
-        return self.start_v * self.power ** self.cycle.position(epoch)
+        return self.start_v * self.power ** self.ckpt_list.position(epoch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,18 +187,16 @@ class CycleJump(Schedule):
     start_v: float
     power: float
     drop_point_list: tuple[float, ...]
-    ckpt_list: tuple[float, ...]
-    cycle: Cycle = field(init=False, repr=False)
+    ckpt_list: Cycle
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if any(not 0 <= p <= 1 for p in self.drop_point_list):
             raise InputError("schedule cycle_jump: drop_point_list holds positions between 0 and 1")
-        object.__setattr__(self, "cycle", Cycle(points=self.ckpt_list))
 
     def value(self, epoch: float) -> float:
         """start_v times power per drop point passed in this period."""
-        r = self.cycle.position(epoch)
+        r = self.ckpt_list.position(epoch)
         return self.start_v * self.power ** sum(point <= r for point in self.drop_point_list)
 
 
@@ -215,16 +206,11 @@ class CycleCosine(Schedule):
 
     eps_min: float
     eps_max: float
-    ckpt_list: tuple[float, ...]
-    cycle: Cycle = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "cycle", Cycle(points=self.ckpt_list))
+    ckpt_list: Cycle
 
     def value(self, epoch: float) -> float:
         """eps_min + (eps_max - eps_min) / 2 * (1 - cos(pi r))."""
-        ramp = (1 - math.cos(math.pi * self.cycle.position(epoch))) / 2
+        ramp = (1 - math.cos(math.pi * self.ckpt_list.position(epoch))) / 2
         return self.eps_min + (self.eps_max - self.eps_min) * ramp
 
 
@@ -261,12 +247,10 @@ def parse_schedule(text: str, what: str, *, budget: bool = False) -> Schedule:
 
     Raises InputError for an unknown name or key, mixed units and negative budgets.
     """
-    spec = parse_spec(text, what)
-    if spec.get("name") not in SCHEDULES:
-        raise unknown(f"schedule name in {what}", spec.get("name", ""), SCHEDULES)
-    return build(
-        SCHEDULES[spec["name"]],
-        spec,
+    return build_named(
+        SCHEDULES,
+        text,
+        "schedule",
         what,
         budgets=_BUDGETS if budget else set(),
         signed=frozenset({"slope"}),

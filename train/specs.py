@@ -75,7 +75,7 @@ def resolve_budgets(
 
 
 def convert(text: str, annotation: Any, what: str) -> Any:
-    """Convert one spec value to the type of a dataclass field (int, float, bool, str, tuple)."""
+    """Convert one spec value to the type of a dataclass field (number, bool, str, numbers)."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
     if annotation is str:
@@ -97,7 +97,19 @@ def convert(text: str, annotation: Any, what: str) -> Any:
         return number(text, what)
     if typing.get_origin(annotation) is tuple:
         return tuple(number(part, what) for part in text.split(":"))
+    if dataclasses.is_dataclass(annotation):  # one that wraps a list of numbers
+        return annotation(tuple(number(part, what) for part in text.split(":")))
     raise TypeError(f"no conversion for {annotation}")
+
+
+def build_named(
+    registry: Mapping[str, type], text: str, kind: str, what: str, **options: Any
+) -> Any:
+    """Build what the spec's `name` stands for in a registry; `options` are those of `build`."""
+    spec = parse_spec(text, what)
+    if spec.get("name") not in registry:
+        raise unknown(f"{kind} name in {what}", spec.get("name", ""), registry)
+    return build(registry[spec["name"]], spec, what, **options)
 
 
 def build(

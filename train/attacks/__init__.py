@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from models.errors import unknown
 from train.attacks.autoattack import APGD, AutoAttack, Square
 from train.attacks.base import Attack, Predict
 from train.attacks.ensemble import mixture
 from train.attacks.pgd import FGSM, PGD
-from train.specs import build, parse_spec
+from train.specs import build_named
 
 #: spec name -> attack
 ATTACKS: dict[str, type[Attack]] = {
@@ -30,12 +29,10 @@ def parse_attack(text: str, what: str = "--attack") -> Attack:
 
     Raises InputError for unknown names and keys, wrong types, mixed units, negative budgets.
     """
-    spec = parse_spec(text, what)
-    if spec.get("name") not in ATTACKS:
-        raise unknown(f"attack name in {what}", spec.get("name", ""), ATTACKS)
-    return build(
-        ATTACKS[spec["name"]],
-        spec,
+    return build_named(
+        ATTACKS,
+        text,
+        "attack",
         what,
         budgets={"threshold", "step_size"},
         aliases=_ALIASES,

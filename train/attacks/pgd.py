@@ -74,8 +74,7 @@ class PGD(Attack):
                 f"attack pgd: iter_num and restarts must be at least 1, "
                 f"got {self.iterations} and {self.restarts}"
             )
-        if self.step_size is not None and not self.step_size > 0:
-            raise InputError(f"attack pgd: step_size must be positive, got {self.step_size:g}")
+        _check_step(self)
 
     @property
     def step(self) -> float:
@@ -84,14 +83,7 @@ class PGD(Attack):
 
     def at(self, eps: float) -> PGD:
         """The same attack with another budget and the step scaled along."""
-        if self.step_size is None:
-            return replace(self, eps=eps)
-        if self.eps == 0:
-            raise InputError(
-                "attack pgd: threshold=0 gives no ratio to scale step_size by; "
-                "name the target threshold, or leave step_size out"
-            )
-        return replace(self, eps=eps, step_size=self.step_size * (eps / self.eps) or None)
+        return _scaled(self, eps)
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The best of all restarts, per example."""
@@ -130,16 +122,11 @@ class FGSM(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.step_size is not None and not self.step_size > 0:
-            raise InputError(f"attack fgsm: step_size must be positive, got {self.step_size:g}")
+        _check_step(self)
 
     def at(self, eps: float) -> FGSM:
         """The same attack with another budget and the step scaled along."""
-        if self.step_size is None:
-            return replace(self, eps=eps)
-        if self.eps == 0:
-            raise InputError("attack fgsm: threshold=0 gives no ratio to scale step_size by")
-        return replace(self, eps=eps, step_size=self.step_size * (eps / self.eps) or None)
+        return _scaled(self, eps)
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The end of the single step."""
@@ -156,3 +143,20 @@ class FGSM(Attack):
             keep_best=False,
         )
         return end
+
+
+def _check_step(attack: PGD | FGSM) -> None:
+    if attack.step_size is not None and not attack.step_size > 0:
+        raise InputError(f"attack step_size must be positive, got {attack.step_size:g}")
+
+
+def _scaled(attack: PGD | FGSM, eps: float) -> PGD | FGSM:
+    """The attack at another budget, its step in the same ratio to the budget."""
+    if attack.step_size is None:
+        return replace(attack, eps=eps)
+    if attack.eps == 0:
+        raise InputError(
+            "attack threshold=0 gives no ratio to scale step_size by; "
+            "name the target threshold, or leave step_size out"
+        )
+    return replace(attack, eps=eps, step_size=attack.step_size * (eps / attack.eps) or None)
