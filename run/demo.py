@@ -36,6 +36,8 @@ from train.progress import progress
 from train.recipe import normal_form
 from train.schedules import Cycle, CycleCosine
 
+NETWORKS = ("plain", "constant", "PAS", "PAS_2")
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -106,10 +108,14 @@ class Lab:
             resume=resume,
         )  # fmt: skip
 
-    def keep(self, name: str, kind: str, compute: Callable[..., xr.Dataset], **options):
+    def keep(self, name: str, kind: str, compute: Callable[..., xr.Dataset]) -> xr.Dataset:
         """The stored result of this recipe, or a fresh one; half-done grids are completed."""
         path = self.folder / f"{name}.nc"
-        recipe = {"command": "demo", "result": name, "demo": repr(self.quantities()), **options}
+        recipe = {
+            "command": "demo", "result": name, "demo": repr(self.quantities()),
+            "attack": repr(self.attack), "probe": repr(self.probe), "model": self.model,
+            "data": build.data_recipe(self.train, "mnist5k"), "checkpoints": self.checkpoints,
+        }  # fmt: skip
         ds = claim(path, recipe, self.demo.overwrite)
         if ds is None or ("loss" in ds and ds["loss"].ndim > 1 and not complete(ds)):
             save = lambda cells: save_result(stamp(cells, kind, recipe), path)  # noqa: E731
@@ -130,6 +136,9 @@ class Lab:
     def run(self) -> None:
         """Train, measure, draw, report."""
         metrics = self.train_networks()
+        self.checkpoints = {
+            name: load_checkpoint(self.folder / f"{name}.ckpt").sha256 for name in NETWORKS
+        }
         self.say("curvature")
         eigen = {
             (n, eps): self.keep(
@@ -153,10 +162,9 @@ class Lab:
             n: self.keep(f"spectrum_{n}", "spectrum", lambda _c, _s, n=n: self.spectrum(n))
             for n in names
         }
-        tested = ("plain", "constant", "PAS", "PAS_2")
         accuracy = {
             n: self.keep(f"robustness_{n}", "robustness", lambda _c, _s, n=n: self.robustness(n))
-            for n in tested
+            for n in NETWORKS
         }
         target = Path(self.demo.figure_folder)
         budgets = (self.demo.probe_eps, self.demo.eps)

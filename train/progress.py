@@ -16,6 +16,7 @@ def progress(total: int | None, description: str, unit: str = "it", initial: int
         unit=unit,
         initial=initial,
         mininterval=quiet,
+        miniters=1,  # look at the clock every time: a learnt stride goes silent when work slows
         dynamic_ncols=True,
         leave=False,
     )
