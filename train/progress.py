@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 from tqdm import tqdm
@@ -17,6 +18,6 @@ def progress(total: int | None, description: str, unit: str = "it", initial: int
         initial=initial,
         mininterval=quiet,
         miniters=1,  # look at the clock every time: a learnt stride goes silent when work slows
-        dynamic_ncols=True,
+        ncols=shutil.get_terminal_size().columns,  # 80 where the terminal claims to have none
         leave=False,
     )
