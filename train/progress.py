@@ -9,15 +9,20 @@ from tqdm import tqdm
 
 
 def progress(total: int | None, description: str, unit: str = "it", initial: int = 0) -> tqdm:
-    """A tqdm bar on stderr: twice a second on a terminal, a line every 8 s in a log file."""
-    quiet = 0.5 if sys.stderr.isatty() else 8.0
+    """A tqdm bar on stderr: twice a second on a terminal, a line every 8 s in a log file.
+
+    The clock is read on every update: tqdm's learnt stride goes silent when work slows down. A
+    terminal that claims to have no size, as some containers' do, counts as 80 x 24.
+    """
+    screen = shutil.get_terminal_size()
     return tqdm(
         total=total,
         desc=description,
         unit=unit,
         initial=initial,
-        mininterval=quiet,
-        miniters=1,  # look at the clock every time: a learnt stride goes silent when work slows
-        ncols=shutil.get_terminal_size().columns,  # 80 where the terminal claims to have none
+        mininterval=0.5 if sys.stderr.isatty() else 8.0,
+        miniters=1,
+        ncols=screen.columns,
+        nrows=screen.lines,
         leave=False,
     )
