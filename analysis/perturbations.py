@@ -15,9 +15,7 @@ from landscape.problem import Problem
 from models.errors import InputError
 from train.attacks import Attack
 from train.data import Images
-from train.evaluation import chunk_size
-from train.guard import undisturbed
-from train.noise import Noise
+from train.evaluation import attacked
 
 
 @dataclass(frozen=True)
@@ -75,23 +73,20 @@ def _adversaries(
 ) -> xr.Dataset:
     images: Images = problem.images
     predict = problem.predict(problem.origin)
-    size = chunk_size(attack, problem.batch_size)
+    options = {"batch_size": problem.batch_size, "device": problem.device}
     found, fooled = [], []
     clean: list[Tensor] = []
-    with undisturbed(problem.network):
-        for draw in range(draws):
-            deltas, guesses = [], []
-            for batch in images.batches(size, device=problem.device):
-                noise = Noise(problem.seed + draw, batch.index)
-                x = attack(predict, batch.x, batch.y, noise) if attack else batch.x
-                with torch.no_grad():
-                    guesses.append(predict(x).argmax(1).cpu())
-                    if draw == 0:
-                        clean.append(predict(batch.x).argmax(1).cpu())
-                deltas.append((x - batch.x).cpu())
-                tick(len(batch.y))
-            found.append(torch.cat(deltas))
-            fooled.append(torch.cat(guesses))
+    for draw in range(draws):
+        deltas, guesses = [], []
+        for batch, x in attacked(predict, images, attack, seed=problem.seed + draw, **options):
+            with torch.no_grad():
+                guesses.append(predict(x).argmax(1).cpu())
+                if draw == 0:
+                    clean.append(predict(batch.x).argmax(1).cpu())
+            deltas.append((x - batch.x).cpu())
+            tick(len(batch.y))
+        found.append(torch.cat(deltas))
+        fooled.append(torch.cat(guesses))
     dims = ("draw", "example", "channel", "row", "column")
     return xr.Dataset(
         {

@@ -5,7 +5,7 @@ Pure functions; every operation takes Points over the same names and returns a n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -90,9 +90,9 @@ def cosine(a: Point, b: Point) -> float:
     return dot(a, b) / scale if scale else float("nan")
 
 
-def flatten(a: Point, names: Iterable[str] | None = None) -> Tensor:
-    """One vector (P,) in the order of the Point, or of `names`."""
-    return torch.cat([a[n].flatten() for n in (names or a)])
+def flatten(a: Point) -> Tensor:
+    """One vector (P,) in the order of the Point."""
+    return torch.cat([tensor.flatten() for tensor in a.values()])
 
 
 def unflatten(vector: Tensor, like: Point) -> Point:

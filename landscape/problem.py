@@ -13,8 +13,7 @@ from torch.func import functional_call
 from landscape.point import Point, buffers_of, point_of
 from train.attacks import Attack, Predict
 from train.data import Batch, Images
-from train.evaluation import Scores, chunk_size, evaluate
-from train.noise import Noise
+from train.evaluation import Scores, attacked, evaluate
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,8 @@ class Problem:
         dtype = next(iter(point.values())).dtype
         predict = self.predict(point, buffers)
         found = []
-        size = chunk_size(self.attack, self.batch_size)
-        for batch in self.images.batches(size, device=self.device, dtype=dtype):
-            x = self.attack(predict, batch.x, batch.y, Noise(self.seed, batch.index))
+        options = {"batch_size": self.batch_size, "seed": self.seed, "device": self.device}
+        for batch, x in attacked(predict, self.images, self.attack, dtype=dtype, **options):
             found.append(x.cpu())
             if tick is not None:
                 tick(len(batch.y))

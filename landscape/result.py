@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -118,20 +117,19 @@ def fill(
     cells: xr.Dataset,
     compute: Callable[[Cell, Callable[[int], None]], Mapping[str, float]],
     *,
+    order: Iterable[Cell],
     save: Callable[[xr.Dataset], None] | None = None,
-    order: Iterable[Cell] | None = None,
     examples_per_cell: int = 1,
     description: str = "scan",
     save_seconds: float = 10.0,
 ) -> xr.Dataset:
-    """Compute every cell whose `loss` is NaN; `save` is called now and then.
+    """Compute every cell whose `loss` is NaN, in the given order; `save` is called now and then.
 
     `compute(cell, tick)` returns the cell's values by variable name; it may call `tick(n)` with
     examples done for the progress bar.
     """
     loss = cells["loss"]
-    everything = itertools.product(*(range(n) for n in loss.shape))
-    todo = [c for c in (order or everything) if np.isnan(loss.values[c])]
+    todo = [cell for cell in order if np.isnan(loss.values[cell])]
     saved = time.monotonic()
     with progress(len(todo) * examples_per_cell, description, "image") as bar:
         for number, cell in enumerate(todo):

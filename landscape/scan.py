@@ -48,7 +48,7 @@ def scan(
 
     Dims are ("eps", *axes). The same examples and the same attack noise serve every cell.
     `cells`, a half-done earlier result, is completed. `batchnorm` is `keep` or `recalibrate`.
-    Raises InputError for unknown choices and for `frozen` and `max` on a grid without an origin.
+    Raises InputError for unknown choices and for budgets above 0 without an attack.
     """
     if adversary not in ADVERSARIES:
         raise unknown("adversary mode", adversary, ADVERSARIES)

@@ -12,7 +12,7 @@ import xarray as xr
 from launch import launch
 
 from analysis.perturbations import check_same_examples, similarity_matrix
-from landscape.result import claim, load_result, recipe_of, save_result, stamp
+from landscape.result import claim, load_result, recipe_of, result_path, save_result, stamp
 from models import InputError
 
 
@@ -44,7 +44,7 @@ def main(
         if dataset is not None and made_from != dataset:
             raise InputError(f"--dataset {dataset}: {name} was made from {made_from}")
     check_same_examples(sets)
-    out = Path(out_file or Path(folder) / "similarity.nc")
+    out = result_path(out_file or Path(folder) / "similarity.nc")
     recipe = {"command": "analyze_adversary", "sets": recipes, "only_correct": only_correct}
     ds = claim(out, recipe, overwrite)
     if ds is None:

@@ -93,11 +93,14 @@ class Subject:
     dataset: str
     checkpoint: Checkpoint
     data_dir: str | None
+    test_images: Images
 
     def images(self, subset: str, size: int | None = None) -> Images:
         """The examples of --subset and --subset_size; a size above the set's takes it all."""
         positive(subset_size=size)
-        images = load_images(self.dataset, subset, self.data_dir)
+        images = self.test_images
+        if subset != "test":
+            images = load_images(self.dataset, subset, self.data_dir)
         return images.subset(size and min(size, len(images)))
 
     def recipe(self, command: str, images: Images, attack: Attack | None, seed: int) -> Recipe:
@@ -158,7 +161,7 @@ def open_network(
     module = fresh_network(model, 0)
     if load:
         checkpoint.load_into(module)
-    return Subject(module, model, dataset, checkpoint, network.data_dir)
+    return Subject(module, model, dataset, checkpoint, network.data_dir, images)
 
 
 def data_recipe(images: Images, dataset: str) -> Recipe:

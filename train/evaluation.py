@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from train.attacks import Attack, Predict
-from train.data import Images
+from train.data import Batch, Images
 from train.noise import Noise
 
 
@@ -50,7 +51,7 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    tick=None,
+    tick: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score every example; the attack's noise is keyed by seed and example, not by batch.
 
@@ -58,12 +59,8 @@ def evaluate(
     of examples done, for a progress bar.
     """
     losses, correct = [], []
-    for batch in images.batches(chunk_size(attack, batch_size), device=device, dtype=dtype):
-        x = (
-            batch.x
-            if attack is None
-            else attack(predict, batch.x, batch.y, Noise(seed, batch.index))
-        )
+    options = {"batch_size": batch_size, "seed": seed, "device": device, "dtype": dtype}
+    for batch, x in attacked(predict, images, attack, **options):
         with torch.no_grad():
             logits = predict(x)
             losses.append(F.cross_entropy(logits, batch.y, reduction="none").double().cpu())
@@ -73,6 +70,21 @@ def evaluate(
     return Scores(torch.cat(losses), torch.cat(correct))
 
 
-def chunk_size(attack: Attack | None, batch_size: int) -> int:
-    """Examples per call of an attack: its own chunk where its random numbers are per batch."""
-    return batch_size if attack is None or attack.chunk is None else attack.chunk
+def attacked(
+    predict: Predict,
+    images: Images,
+    attack: Attack | None,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield every clean batch with what the attack makes of it (the clean x without an attack).
+
+    An attack whose random numbers are per batch gets its own chunks instead of `batch_size`.
+    """
+    size = batch_size if attack is None or attack.chunk is None else attack.chunk
+    for batch in images.batches(size, device=device, dtype=dtype):
+        noise = Noise(seed, batch.index)
+        yield batch, attack(predict, batch.x, batch.y, noise) if attack else batch.x
