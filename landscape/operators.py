@@ -1,111 +1,234 @@
-"""Operators on weight space: shape, dtype, device, matvec. Algorithms know only that."""
+"""Operators: shape, dtype, device, matvec, matmat. Algorithms know only that."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from landscape.distributed import all_count, all_sum
+from landscape.kernels import exact, second_order
+from landscape.memory import free_bytes, held_by_graphs
 from landscape.point import Point, unflatten
 from landscape.problem import Problem
+from models.errors import InputError
+from train.data import Batch
+from train.losses import LOSSES
+
+Tick = Callable[[int], None]
+#: memory that one product needs beside the kept graphs, in graphs of its batch (measured)
+_WORK = 3
 
 
-class Hessian:
-    """The Hessian of a problem's loss at a Point, for the images as they stand.
+class Operator(ABC):
+    """A symmetric matrix known by its products, summed over examples / their number.
 
-    Products are exact (double backward), summed over examples and divided by their number: batch
-    size never changes them. The problem must have no attack; `Problem.frozen` fixes adversarial
-    images first. First-order graphs of as many batches as fit into `memory` bytes are kept and
-    differentiated again per product; the rest is recomputed. `buffers` replace the problem's
-    (BatchNorm statistics). `tick(n)` is called with the examples of every batch done.
+    `parameters` restricts it to some of the point's tensors (default: all); vectors (P,) are those
+    tensors flattened in order. First-order graphs of as many batches as fit into `memory` bytes
+    (default: half of what is free on the device), beside the work of a product, are kept and
+    differentiated again; the others are recorded anew for every product, in smaller pieces where
+    one would not fit. Neither that nor batch size changes a product. `buffers` replace the
+    problem's (BatchNorm statistics); `weight_decay` adds (weight_decay / 2) ||theta||^2 to the
+    loss; `tick(n)` is called with the examples of every batch done. Under torchrun every process
+    brings its own images and gets the product over all. Raises InputError if not even one
+    example's graph fits.
     """
 
     def __init__(
         self,
         problem: Problem,
         point: Point | None = None,
-        memory: int = 2**30,
+        *,
+        parameters: list[str] | None = None,
+        memory: int | None = None,
         buffers: Mapping[str, Tensor] | None = None,
-        tick: Callable[[int], None] | None = None,
+        weight_decay: float = 0.0,
+        tick: Tick | None = None,
     ):
-        if problem.attack is not None:
-            raise ValueError("the Hessian needs a problem without attack: use problem.frozen()")
-        origin = problem.origin if point is None else point
+        origin = {n: t.detach() for n, t in (point or problem.origin).items()}
+        names = list(origin) if parameters is None else parameters
         self.problem, self.buffers, self.tick = problem, buffers, tick
-        self.point: Point = {n: t.detach().clone().requires_grad_() for n, t in origin.items()}
-        first = next(iter(self.point.values()))
-        size = sum(t.numel() for t in self.point.values())
+        self.weight_decay, self.origin = weight_decay, origin
+        self.active: Point = {n: _leaf(origin[n]) for n in names}
+        first = next(iter(self.active.values()))
+        size = sum(t.numel() for t in self.active.values())
         self.shape, self.dtype, self.device = (size, size), first.dtype, first.device
         self.products = 0
-        self._kept: list[Tensor] = []
-        self._batches = list(problem.batches(self.dtype))
-        self._predict = problem.predict(self.point, buffers)
-        self._keep_graphs(memory)
+        self.examples = all_count(len(problem.images))
+        self._predict = problem.predict({**origin, **self.active}, buffers)
+        self._loss = LOSSES[problem.loss]
+        self._fast_layout = self.device.type == "cpu" and self._takes_channels_last()
+        self._kept: list[Any] = []
+        self._batches: list[Batch] = []
+        with exact():
+            self._keep_graphs(free_bytes(self.device) // 2 if memory is None else memory)
 
     def matvec(self, vector: Tensor) -> Tensor:
-        """H v for a vector (P,) in the order of the Point."""
-        v = vector.to(self.device, self.dtype)
-        total = torch.zeros_like(v)
-        for number in range(len(self._batches)):
-            kept = number < len(self._kept)
-            gradient = self._kept[number] if kept else self._gradient(number)
-            if gradient.requires_grad:  # a loss linear in the weights has no second derivative
-                total += self._derivative(gradient, grad_outputs=v, retain_graph=kept)
-            self._progress(number)
-        self.products += 1
-        return total / len(self.problem.images)
+        """The product (P,) with a vector (P,)."""
+        return self.matmat(vector[:, None])[:, 0]
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """The products (P, k) with vectors (P, k); a graph that is not kept is recorded once."""
+        v = vectors.to(self.device, self.dtype)
+        total = torch.zeros(v.shape[1], v.shape[0], dtype=self.dtype, device=self.device)
+        with exact():
+            for number, batch in enumerate(self._batches):
+                kept = number < len(self._kept)
+                graph = self._kept[number] if kept else self._record(batch)
+                for column in range(v.shape[1]):
+                    total[column] += self._product(graph, v[:, column])
+                del graph  # before the next is recorded
+                self._progress(batch)
+        self.products += v.shape[1]
+        return all_sum(total).T / self.examples + self.weight_decay * v
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        return self.matvec(vectors) if vectors.ndim == 1 else self.matmat(vectors)
 
     def loss(self) -> float:
-        """The loss whose second derivative this is, at the Point."""
-        point = {n: t.detach() for n, t in self.point.items()}
-        return self.problem.scores(point, self.buffers).loss
+        """The loss at the point, the weight-decay term included."""
+        losses = self.problem.scores(self.origin, self.buffers).losses
+        decay = sum(t.double().square().sum().item() for t in self.active.values())
+        total = all_sum(losses.sum().to(self.device)).item()
+        return total / self.examples + 0.5 * self.weight_decay * decay
 
-    def gradient(self) -> Point:
-        """Gradient of the loss at the Point."""
-        total = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
-        for number in range(len(self._batches)):
-            total += self._gradient(number).detach()
-        point = {n: t.detach() for n, t in self.point.items()}
-        return unflatten(total / len(self.problem.images), point)
+    def embed(self, vector: Tensor) -> Point:
+        """A vector (P,) as a direction over all parameters, zero where the operator is blind."""
+        part = unflatten(vector.to(self.device, self.dtype), self.active)
+        return {n: part.get(n, torch.zeros_like(t)).detach() for n, t in self.origin.items()}
 
-    def _gradient(self, number: int) -> Tensor:
-        """Gradient (P,) of a batch's summed loss, with its graph."""
-        batch = self._batches[number]
-        loss = F.cross_entropy(self._predict(batch.x), batch.y, reduction="sum")
-        return self._derivative(loss, create_graph=True)
+    @abstractmethod
+    def _record(self, batch: Batch) -> Any:
+        """What of a batch the products share: a graph that can be differentiated."""
 
-    def _derivative(self, output: Tensor, **options) -> Tensor:
-        """Derivative (P,) of an output by the Point; zero where a parameter plays no part."""
-        parts = torch.autograd.grad(
-            output, list(self.point.values()), allow_unused=True, materialize_grads=True, **options
-        )
+    @abstractmethod
+    def _product(self, graph: Any, vector: Tensor) -> Tensor:
+        """The product (P,) summed over the batch."""
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """The network's outputs with kernels that can be differentiated twice."""
+        if self._fast_layout:
+            x = x.to(memory_format=torch.channels_last)
+        with second_order(), torch.enable_grad():
+            return self._predict(x)
+
+    def _derivative(self, output: Tensor, by: list[Tensor] | None = None, **options) -> Tensor:
+        """Derivative of an output by the parameters as one vector, zero where one has no part."""
+        by = list(self.active.values()) if by is None else by
+        options = {"allow_unused": True, "materialize_grads": True, **options}
+        parts = torch.autograd.grad(output, by, **options)
         return torch.cat([part.flatten() for part in parts])
 
-    def _progress(self, number: int) -> None:
+    def _progress(self, batch: Batch) -> None:
         if self.tick is not None:
-            self.tick(len(self._batches[number].y))
+            self.tick(len(batch.y))
+
+    def _takes_channels_last(self) -> bool:
+        """Whether the network runs on channels-last images, which are faster on a CPU."""
+        batch = next(self.problem.batches(self.dtype))
+        try:
+            with torch.no_grad():
+                self._predict(batch.x[:1].to(memory_format=torch.channels_last))
+        except RuntimeError:  # a `view` that needs the other layout
+            return False
+        for name, tensor in self.active.items():
+            if tensor.ndim == 4:
+                self.active[name] = _leaf(tensor, torch.channels_last)
+        self._predict = self.problem.predict({**self.origin, **self.active}, self.buffers)
+        return True
 
     def _keep_graphs(self, memory: int) -> None:
-        """Keep first-order graphs while the tensors they hold stay within `memory` bytes."""
-        held: dict[int, int] = {}
-
-        def count(tensor: Tensor) -> Tensor:
-            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor.detach()  # the tensor itself would make a cycle that is never freed
-
-        for number in range(len(self._batches)):
-            with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-                gradient = self._gradient(number)
-            self._progress(number)
-            if sum(held.values()) + gradient.nbytes > memory:
+        """Choose the size of the batches, and keep graphs while there is room."""
+        own = [*self.origin.values(), *self.active.values(), *self.problem.buffers.values()]
+        probe = next(self.problem.batches(self.dtype))
+        few = Batch(*(t[:4] for t in probe))
+        with held_by_graphs(own) as held:
+            graph = self._record(few)
+        each = max(1, sum(held.values()) // len(few.y))
+        del graph
+        room = memory - 2 * self.shape[0] * self.dtype.itemsize
+        rows = min(self.problem.batch_size, room // (_WORK * each))
+        if rows < 1:
+            raise InputError(
+                f"a memory of {memory / 2**30:.3g} GiB is too small: "
+                f"one example needs {(memory - room + _WORK * each) / 2**30:.3g} GiB"
+            )
+        pieces = self.problem.images.batches(rows, device=self.device, dtype=self.dtype)
+        self._batches = list(pieces)
+        room -= _WORK * each * rows
+        for batch in self._batches:
+            size = each * len(batch.y) + self.shape[0] * self.dtype.itemsize
+            if size > room:
                 return
-            self._kept.append(gradient)
-            memory -= gradient.nbytes
+            with held_by_graphs(own) as held:
+                graph = self._record(batch)
+            self._kept.append(graph)
+            room -= sum(held.values()) + self.shape[0] * self.dtype.itemsize
+            self._progress(batch)
 
 
-def dense(operator: Hessian) -> Tensor:
+class Hessian(Operator):
+    """The Hessian of the loss on the images as they stand; products are exact (double backward).
+
+    The problem must have no attack: `Problem.frozen` fixes adversarial images first, and
+    `TotalHessian` follows them as they move.
+    """
+
+    def __init__(self, problem: Problem, point: Point | None = None, **options):
+        if problem.attack is not None:
+            raise ValueError("the Hessian needs a problem without attack: use problem.frozen()")
+        super().__init__(problem, point, **options)
+
+    def gradient(self) -> Point:
+        """Gradient of the loss at the point, by parameter."""
+        total = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
+        for number, batch in enumerate(self._batches):
+            graph = self._kept[number] if number < len(self._kept) else self._record(batch)
+            total += graph.detach()
+        theta = torch.cat([t.detach().flatten() for t in self.active.values()])
+        mean = all_sum(total) / self.examples + self.weight_decay * theta
+        return unflatten(mean, self.active)
+
+    def _record(self, batch: Batch) -> Tensor:
+        """Gradient (P,) of the batch's summed loss, with its graph."""
+        loss = self._loss(self._logits(batch.x), batch.y).sum()
+        return self._derivative(loss, create_graph=True)
+
+    def _product(self, graph: Tensor, vector: Tensor) -> Tensor:
+        if not graph.requires_grad:  # a loss linear in the weights has no second derivative
+            return torch.zeros_like(vector)
+        return self._derivative(graph, grad_outputs=vector, retain_graph=True)
+
+
+class Matrix:
+    """A symmetric matrix (P, P) with the face of an operator, for exact problems."""
+
+    def __init__(self, matrix: Tensor):
+        self.matrix, self.products = matrix, 0
+        self.shape, self.dtype, self.device = matrix.shape, matrix.dtype, matrix.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """The product (P,) with a vector (P,)."""
+        self.products += 1
+        return self.matrix @ vector.to(self.device, self.dtype)
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """The products (P, k) with vectors (P, k)."""
+        self.products += vectors.shape[1]
+        return self.matrix @ vectors.to(self.device, self.dtype)
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        return self.matvec(vectors) if vectors.ndim == 1 else self.matmat(vectors)
+
+
+def dense(operator: Operator) -> Tensor:
     """The operator as a matrix (P, P), column by column: for small problems only."""
     eye = torch.eye(operator.shape[0], dtype=operator.dtype, device=operator.device)
-    return torch.stack([operator.matvec(column) for column in eye], dim=1)
+    return operator.matmat(eye)
+
+
+def _leaf(tensor: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
+    return tensor.detach().clone(memory_format=layout).requires_grad_()

@@ -11,20 +11,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from landscape.point import Point, buffers_of, point_of
+from models.errors import unknown
 from train.attacks import Attack, Predict
 from train.data import Batch, Images
 from train.evaluation import Scores, attacked, evaluate
+from train.losses import LOSSES
 
 
 @dataclass(frozen=True)
 class Problem:
-    """L(theta) = sum over examples of the cross-entropy / number of examples, in eval mode.
+    """L(theta) = sum over examples of the loss / number of examples, in eval mode.
 
     With an attack, the loss is that of the images the attack finds at theta (noise keyed by `seed`
     and example: common random numbers at every theta). Holds a private copy of the network and
     evaluates it by `functional_call`, so nothing of the caller's is ever touched. `batch_size` is
     a memory setting and never changes a value. The dtype is that of the Point. `calibration` are
     the images that recalibrated BatchNorm statistics come from (None: the problem's own).
+    `loss` is a name in LOSSES; attacks climb the cross-entropy whatever it is.
     """
 
     network: nn.Module
@@ -34,14 +37,22 @@ class Problem:
     batch_size: int = 100
     device: torch.device | str = "cpu"
     calibration: Images | None = None
+    loss: str = "cross_entropy"
     origin: Point = field(init=False, repr=False)
     buffers: Mapping[str, Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise unknown("loss", self.loss, LOSSES)
         network = copy.deepcopy(self.network).eval().requires_grad_(False).to(self.device)
         object.__setattr__(self, "network", network)
         object.__setattr__(self, "origin", point_of(network))
         object.__setattr__(self, "buffers", buffers_of(network))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the network's parameters."""
+        return next(iter(self.origin.values())).dtype
 
     def on(self, images: Images) -> Problem:
         """The same problem on other images; BatchNorm is still calibrated on the present ones."""
@@ -74,6 +85,7 @@ class Problem:
             seed=self.seed,
             device=self.device,
             dtype=next(iter(point.values())).dtype,
+            loss=LOSSES[self.loss],
             tick=tick,
         )
 

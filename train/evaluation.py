@@ -8,23 +8,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from train.attacks import Attack, Predict
 from train.data import Batch, Images
+from train.losses import Loss, cross_entropy
 from train.noise import Noise
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Cross-entropy `losses` (N,) float64 and `correct` (N,) bool of every example."""
+    """`losses` (N,) float64 and `correct` (N,) bool of every example."""
 
     losses: Tensor
     correct: Tensor
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy in nats: sum over examples / number of examples."""
+        """Mean loss (cross-entropy: in nats): sum over examples / number of examples."""
         return self.losses.mean().item()
 
     @property
@@ -51,6 +51,7 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    loss: Loss = cross_entropy,
     tick: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score every example; the attack's noise is keyed by seed and example, not by batch.
@@ -63,7 +64,7 @@ def evaluate(
     for batch, x in attacked(predict, images, attack, **options):
         with torch.no_grad():
             logits = predict(x)
-            losses.append(F.cross_entropy(logits, batch.y, reduction="none").double().cpu())
+            losses.append(loss(logits, batch.y).double().cpu())
             correct.append((logits.argmax(1) == batch.y).cpu())
         if tick is not None:
             tick(len(batch.y))

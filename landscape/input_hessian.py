@@ -1,0 +1,57 @@
+"""Curvature of one example's loss in the space of images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from landscape.kernels import exact, second_order
+from landscape.problem import Problem
+from train.losses import LOSSES
+
+
+class InputHessian:
+    """The Hessian (D, D) of one example's loss by its D = C H W pixels, the weights held fixed.
+
+    `example` is its place in the problem's images. Same face as `operators.Operator`.
+    """
+
+    def __init__(self, problem: Problem, example: int, buffers=None, tick=None):
+        if problem.attack is not None:
+            raise ValueError("the input Hessian needs a problem without attack: problem.frozen()")
+        one = problem.images.take(torch.tensor([example]))
+        batch = next(one.batches(1, device=problem.device, dtype=problem.dtype))
+        self._x = batch.x.detach().clone().requires_grad_()
+        self.shape, self.dtype = (self._x.numel(),) * 2, self._x.dtype
+        self.device, self.products, self.tick = self._x.device, 0, tick
+        with exact(), second_order(), torch.enable_grad():
+            logits = problem.predict(problem.origin, buffers)(self._x)
+            loss = LOSSES[problem.loss](logits, batch.y).sum()
+            (self._gradient,) = torch.autograd.grad(loss, self._x, create_graph=True)
+        self._loss = loss.item()
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """The product (D,) with a vector (D,)."""
+        v = vector.to(self.device, self.dtype).view_as(self._x)
+        self.products += 1
+        if self.tick is not None:
+            self.tick(1)
+        if not self._gradient.requires_grad:
+            return torch.zeros_like(v).flatten()
+        with exact():
+            (product,) = torch.autograd.grad(
+                self._gradient, self._x, grad_outputs=v, retain_graph=True,
+                allow_unused=True, materialize_grads=True,
+            )  # fmt: skip
+        return product.flatten()
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """The products (D, k) with vectors (D, k)."""
+        return torch.stack([self.matvec(v) for v in vectors.T], dim=1)
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        return self.matvec(vectors) if vectors.ndim == 1 else self.matmat(vectors)
+
+    def loss(self) -> float:
+        """The example's loss."""
+        return self._loss

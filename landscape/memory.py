@@ -1,0 +1,48 @@
+"""How much memory is free, and how much a graph holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_UNKNOWN = 2**31  # where the system does not tell: enough for small work, little for large
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that could be allocated on a device now, within the container's limit if it has one."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return _UNKNOWN
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / f"memory.{n}").read_text().strip() for n in ("max", "current"))
+        return free if limit == "max" else max(0, min(free, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return free
+
+
+@contextmanager
+def held_by_graphs(besides: list[Tensor]) -> Iterator[dict[int, int]]:
+    """Collect the storages, address -> bytes, that graphs recorded inside hold.
+
+    Storages of the tensors `besides` are theirs anyway and are not counted.
+    """
+    known = {t.untyped_storage().data_ptr() for t in besides}
+    held: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # the tensor itself would make a cycle that is never freed
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        yield held

@@ -1,0 +1,30 @@
+"""Losses of one example, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy in nats, (N,), of logits (N, C) and labels y (N,)."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
+    """Squared distance (N,) of outputs (N, C) to the one-hot labels."""
+    return (outputs - F.one_hot(y, outputs.shape[1]).to(outputs)).square().sum(1)
+
+
+def sample_labels(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Labels (N,) drawn from softmax(logits) by inversion of uniform numbers (N,) in [0,1)."""
+    below = logits.softmax(1).cumsum(1) <= uniform[:, None].to(logits)
+    return below.sum(1).clamp_max(logits.shape[1] - 1)
+
+
+#: what a Problem can minimise
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "squared_error": squared_error}
