@@ -149,13 +149,17 @@ class Operator(ABC):
             graph = self._record(few)
         each = max(1, sum(held.values()) // len(few.y))
         del graph
-        room = memory - 2 * self.shape[0] * self.dtype.itemsize
-        rows = min(self.problem.batch_size, room // (_WORK * each))
+        pixels = self.problem.images.pixels.numel()
+        room = memory - (2 * self.shape[0] + pixels) * self.dtype.itemsize
+        rows = room // (_WORK * each)
         if rows < 1:
             raise InputError(
                 f"a memory of {memory / 2**30:.3g} GiB is too small: "
                 f"one example needs {(memory - room + _WORK * each) / 2**30:.3g} GiB"
             )
+        rows = min(
+            self.problem.batch_size, max(1, rows // 2)
+        )  # at most half for work, half to keep
         pieces = self.problem.images.batches(rows, device=self.device, dtype=self.dtype)
         self._batches = list(pieces)
         room -= _WORK * each * rows

@@ -68,7 +68,7 @@ def top_eigenpairs(
     values, vectors = values[order[:k]], vectors[:, order[:k]]
     residuals = np.array(
         [
-            np.linalg.norm(_product(operator, v) - value * v)
+            np.linalg.norm(product_of(operator, v) - value * v)
             for value, v in zip(values, vectors.T, strict=True)
         ]
     )
@@ -83,7 +83,7 @@ def top_eigenpairs(
 def hessian_of(
     problem: Problem,
     *,
-    memory: int = 2**30,
+    memory: int | None = None,
     buffers: Mapping[str, Tensor] | None = None,
     tick: Callable[[int], None] | None = None,
 ) -> Hessian:
@@ -112,7 +112,8 @@ def _rounding(operator: Hessian, values: np.ndarray) -> float:
     return 10 * epsilon * float(np.nanmax(np.abs(values), initial=0.0))
 
 
-def _product(operator: Hessian, vector: np.ndarray) -> np.ndarray:
+def product_of(operator: Hessian, vector: np.ndarray) -> np.ndarray:
+    """The product of an operator with a host vector (P,), in float64."""
     v = torch.from_numpy(np.ascontiguousarray(vector, dtype=np.float64).ravel())
     return operator.matvec(v).double().cpu().numpy()
 
@@ -123,7 +124,7 @@ def _lanczos(
     """Lanczos vectors stay in float64 on the host, whatever the dtype of the products."""
     size = operator.shape[0]
     linear = LinearOperator(
-        (size, size), matvec=lambda v: _product(operator, v), dtype=np.float64
+        (size, size), matvec=lambda v: product_of(operator, v), dtype=np.float64
     )  # fmt: skip
     start = stream(seed, 0xE16).standard_normal(size)
     # ARPACK wakes BLAS threads that then spin against torch's own

@@ -18,7 +18,8 @@ from train.attacks.norms import INF, row_norm
 from train.data import Batch
 from train.noise import stream
 
-_SETTLED = 1e-2  # relative gradient along the faces at which a maximum counts as found
+_SETTLED = 0.1  # relative gradient left along an l_2 ball up to which a maximum counts as found
+_FEELS = 1e-4  # share of the largest gradient from which a free pixel is held by a kink
 
 
 class _Graph(NamedTuple):
@@ -36,9 +37,14 @@ class TotalHessian(Operator):
     from stationarity (implicit function theorem): H = H_tt - H_tx T (T (H_xx - mu) T)^-1 T H_xt,
     T the projection on the directions left free and mu the multiplier of an l_2 ball. For l_inf
     that is the almost-everywhere Hessian over free and clamped pixels. The systems are solved by
-    conjugate gradients, all examples at once. Examples whose maximiser is not settled (relative
-    gradient above 1e-2) or not strict have no such derivative; they count with their image frozen,
-    and `share_regular` says how many do not. Needs the loss cross_entropy (InputError).
+    conjugate gradients, all examples at once.
+
+    Networks of ReLU and max pooling often have their maxima on kinks, where no derivative exists
+    and a part of the gradient never vanishes: for l_inf such pixels are held, for l_2 the example
+    counts as settled while that part is below a tenth. Examples that are not settled or whose
+    maximum is not strict count with their image frozen. `share_regular` is the share of the
+    others, `stationarity` the mean over examples of the gradient left, relative to the whole: the
+    trust in the number. Needs the loss cross_entropy (InputError).
     """
 
     def __init__(
@@ -61,13 +67,14 @@ class TotalHessian(Operator):
         moved = refined(problem, point, buffers, refinements)
         self._position = clean_of
         self._regular: dict[int, bool] = {}
+        self._rest: dict[int, float] = {}
         super().__init__(moved, point, **options)
         for number, batch in enumerate(self._batches):
             if number >= len(self._kept):
                 self._record(batch)  # to know its regularity
-        yes = torch.tensor(sum(self._regular.values()), dtype=torch.float64)
-        #: share of the examples that count with their full second derivative
-        self.share_regular = (all_sum(yes.to(self.device, self.dtype)) / self.examples).item()
+        sums = [float(sum(self._regular.values())), sum(self._rest.values())]
+        shares = all_sum(torch.tensor(sums, dtype=self.dtype, device=self.device)) / self.examples
+        self.share_regular, self.stationarity = shares.tolist()
 
     def _record(self, batch: Batch) -> _Graph:
         x = batch.x.detach().clone().requires_grad_()
@@ -81,7 +88,7 @@ class TotalHessian(Operator):
         clean = next(self._clean.take(rows).batches(len(rows), device=x.device, dtype=x.dtype)).x
         where = faces(clean, x.detach(), by_image.detach(), self._eps, self._order)
         if self._order == INF:  # pixels that still feel the gradient sit at a kink: they stay
-            feels = by_image.detach().abs() > _SETTLED * columns(row_norm(by_image.detach(), INF))
+            feels = by_image.detach().abs() > _FEELS * columns(row_norm(by_image.detach(), INF))
             where = where._replace(free=where.free * ~feels)
             settled = torch.ones_like(where.multiplier, dtype=torch.bool)
         else:
@@ -91,7 +98,9 @@ class TotalHessian(Operator):
         probe = torch.stack([torch.from_numpy(n) for n in noise]).to(x).view_as(x)
         _, strict = self._solve(graph, self._curvature(graph, where.tangent(probe)))
         regular = settled & strict
-        self._regular |= dict(zip(batch.index.tolist(), regular.tolist(), strict=True))
+        places = batch.index.tolist()
+        self._regular |= dict(zip(places, regular.tolist(), strict=True))
+        self._rest |= dict(zip(places, where.stationarity.tolist(), strict=True))
         return graph._replace(regular=regular)
 
     def _product(self, graph: _Graph, vector: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from train.methods import Method
 from train.optimizers import OptimizerSpec, parse_optimizer
 from train.recipe import Recipe, normal_form
 from train.schedules import Schedule, check_not_negative, parse_schedule
-from train.specs import number, parse_spec
+from train.specs import convert, number, parse_spec
 
 #: what the reference's commands assume about a checkpoint without a recipe
 FOREIGN = {"width": 8, "bias": True}
+#: --precision -> dtype of the weights
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32}
 
 
 def device_of(gpu: str | None) -> torch.device:
@@ -57,6 +59,39 @@ def seeded(seed: int) -> int:
 def attack_of(text: str | None) -> Attack | None:
     """The attack behind --attack, or None."""
     return None if text is None else parse_attack(text)
+
+
+def budgets_of(text: str | None, attacker) -> list[float]:
+    """The attack budgets to scan under."""
+    if text is None:
+        return [attacker.eps if attacker else 0.0]
+    if attacker is None:
+        raise InputError("--adv_budget_list needs --attack")
+    spec = parse_spec(text, "--adv_budget_list")
+    if "pt_num" not in spec:
+        raise InputError("--adv_budget_list needs pt_num, the number of budgets")
+    count = convert(spec.pop("pt_num"), int, "--adv_budget_list: pt_num")
+    positive(pt_num=count)
+    rest = ",".join(f"{k}={v}" for k, v in spec.items())
+    schedule = parse_schedule(rest, "--adv_budget_list", budget=True)
+    check_not_negative(schedule, count - 1, "--adv_budget_list")
+    return [schedule(n) for n in range(count)]
+
+
+def in_precision(problem: Problem, precision: str) -> Problem:
+    """The problem computed in PRECISIONS[precision]; tf32 also allows that mode to the kernels."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    return replace(problem, network=problem.network.to(PRECISIONS[precision]))
+
+
+def moved(problem: Problem, device: torch.device) -> Problem:
+    """The problem on another device."""
+    return replace(problem, device=device)
+
+
+def unit_of(attack: Attack | None) -> int:
+    """How many neighbouring examples an attack must keep together."""
+    return 1 if attack is None or attack.chunk is None else attack.chunk
 
 
 def normalization_of(text: str | None) -> dict[str, list[float]] | None:

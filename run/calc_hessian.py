@@ -1,4 +1,4 @@
-"""Compute the top eigenpairs of the Hessian of the clean or adversarial loss."""
+"""Compute eigenpairs, spectral density and trace of the curvature of clean or adversarial loss."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Annotated
 
 import build
 import options as o
-import torch
+from hessian_cells import cells_of, finish, report
 from launch import launch
 
-from landscape.batchnorm import statistics_at
-from landscape.point import unflatten
+from landscape.batchnorm import POLICIES, statistics_at
+from landscape.curvature import ADVERSARIES, OPERATORS, Measures, blocks_of
+from landscape.distributed import join, leader, shard
 from landscape.result import claim, save_result, stamp
-from landscape.spectrum import ENDS, eigenpairs_dataset, hessian_of, top_eigenpairs
 from models import InputError, unknown
-from train.checkpoint import claim_checkpoint, save_checkpoint
+from train.checkpoint import claim_checkpoint
 from train.progress import progress
 
 
@@ -27,57 +27,87 @@ def main(
     subset_size: o.SubsetSize = None,
     out_file: o.OutFile = None,
     attack: o.Attack = None,
+    adv_budget_list: o.Budgets = None,
+    adversary: Annotated[str, "frozen images, or total: they follow the weights"] = "frozen",
+    operator: Annotated[str, "hessian, ggn, fisher, mc_fisher, input"] = "hessian",
+    blocks: Annotated[str | None, "globs 'a.*,b.*', each: every layer; None: all as one"] = None,
     topk: Annotated[int, "number of eigenpairs"] = 1,
     max_iter: Annotated[int, "restarts of the Lanczos process"] = 50,
     tol: Annotated[float, "relative residual at which a pair has converged"] = 1e-4,
     which: Annotated[str, "LA largest, SA smallest, LM largest magnitude"] = "LA",
+    density_probes: Annotated[int, "probes of the spectral density; 0: none"] = 0,
+    density_steps: Annotated[int, "Lanczos steps per probe"] = 80,
+    trace_products: Annotated[int, "products spent on the trace; 0: none"] = 0,
+    trace_estimator: Annotated[str, "hutchinson, hutchpp or xtrace"] = "hutchinson",
+    estimator: Annotated[str, "ridgeline, or pyhessian as an independent check"] = "ridgeline",
+    weight_decay: Annotated[float, "add (weight_decay / 2) ||theta||^2 to the loss"] = 0.0,
     batchnorm: o.BatchNorm = "keep",
-    memory: Annotated[float, "GiB for first-order graphs kept between products"] = 1.0,
+    memory: Annotated[float | None, "GiB the products may use; None: half of what is free"] = None,
+    precision: Annotated[str, "float32, float64, or tf32 (CUDA: faster, less exact)"] = "float32",
 ) -> None:
-    """Top eigenpairs with residuals; writes a result file and every eigenvector as a direction.
+    """Eigenpairs with residuals, density with its band, trace with its error; resumes when killed.
 
-    Under an attack the Hessian is that of the loss on adversarial images frozen at the checkpoint.
+    Every budget of --adv_budget_list and every block gets a spectrum of its own. Eigenvectors are
+    written as directions for scan_param and perturb_param. Runs under torchrun.
     """
-    build.positive(topk=topk, max_iter=max_iter)
-    if which not in ENDS:
-        raise unknown("--which", which, ENDS)
+    build.positive(max_iter=max_iter)
     attacker = build.attack_of(attack)
+    budgets = build.budgets_of(adv_budget_list, attacker)
+    for name, value, known in (
+        ("--operator", operator, OPERATORS), ("--adversary", adversary, ADVERSARIES),
+        ("--batchnorm", batchnorm, POLICIES), ("--precision", precision, build.PRECISIONS),
+    ):  # fmt: skip
+        if value not in known:
+            raise unknown(name, value, known)
+    if memory is not None and not memory > 0:
+        raise InputError(f"--memory must be positive, got {memory:g}")
+    if weight_decay < 0:
+        raise InputError(f"--weight_decay must not be negative, got {weight_decay:g}")
+    measures = Measures(
+        topk, which, tol, max_iter, density_probes, density_steps, trace_products,
+        trace_estimator, estimator,
+    )  # fmt: skip
+    if adversary == "total" and (attacker is None or operator != "hessian"):
+        raise InputError("--adversary total needs --attack and --operator hessian")
+    if operator == "input" and (blocks or weight_decay):
+        raise InputError("--operator input knows no --blocks and no --weight_decay")
     subject = build.open_network(model2load, network, "mnist", "lenet")
     images = subject.images(subset, subset_size)
-    problem = subject.problem(images, attacker, machine)
+    problem = build.in_precision(subject.problem(images, attacker, machine), precision)
+    names = blocks_of(problem.origin, blocks)
     size = sum(p.numel() for p in problem.origin.values())
-    if topk > size:
+    if blocks is None and operator != "input" and topk > size:
         raise InputError(f"--topk must lie in 1..{size}, the number of parameters, got {topk}")
     recipe = subject.recipe("calc_hessian", images, attacker, machine.seed)
-    recipe |= {"topk": topk, "tol": tol, "max_iter": max_iter, "which": which, "bn": batchnorm}
+    recipe |= {"measures": repr(measures), "bn": batchnorm, "adversary": adversary,
+               "operator": operator, "blocks": names, "budgets": budgets,
+               "weight_decay": weight_decay, "precision": precision}  # fmt: skip
     path = build.output_path(out_file, model2load, "hessian")
     ds = claim(path, recipe, machine.overwrite)
-    vectors = [path.with_name(f"{path.stem}_vec{number}.ckpt") for number in range(topk)]
-    recipes = [{**recipe, "kind": "direction", "number": number} for number in range(topk)]
+    cells = cells_of(path, recipe, budgets, images, operator, names, topk)
     if ds is None:
-        for target, wanted in zip(vectors, recipes, strict=True):
-            claim_checkpoint(target, wanted, machine.overwrite)
+        for cell in cells:
+            for target, wanted in cell.vectors:
+                claim_checkpoint(target, wanted, machine.overwrite)
+        device = join(problem.device)
+        if operator != "input":
+            problem = build.moved(problem, device).on(shard(images, build.unit_of(attacker)))
         buffers = statistics_at(problem, problem.origin, batchnorm)
-        with progress(None, "Hessian", "image") as bar:
-            operator = hessian_of(
-                problem, memory=int(memory * 2**30), buffers=buffers, tick=bar.update
-            )
-            pairs = top_eigenpairs(
-                operator, topk, which=which, tol=tol, max_iter=max_iter, seed=machine.seed
-            )
-        for target, wanted, vector in zip(vectors, recipes, pairs.vectors.T, strict=True):
-            point = unflatten(torch.tensor(vector, dtype=torch.float32), problem.origin)
-            save_checkpoint(target, point, wanted)
-        ds = eigenpairs_dataset(operator, pairs)
-        which_hessian = "adversarial loss, images frozen" if attacker else "clean loss"
-        stamp(ds, "hessian", recipe, hessian=which_hessian, checkpoint=model2load)
-        save_result(ds, path)
-    for rank, value, residual, ok in zip(
-        ds["rank"].values, ds["eigenvalue"].values, ds["residual"].values, ds["converged"].values,
-        strict=True,
-    ):  # fmt: skip
-        print(f"{rank:4d}  {value: .6e}  residual {residual:.1e}{'' if ok else '  NOT CONVERGED'}")
-    print(f"Hessian of the {ds.attrs['hessian']}; result in {path}")
+        options = {"memory": None if memory is None else int(memory * 2**30), "buffers": buffers,
+                   "weight_decay": weight_decay}  # fmt: skip
+        with progress(None, "curvature", "image", quiet=not leader()) as bar:
+            parts = [c.compute(problem, operator, adversary, measures, options, bar) for c in cells]
+        ds = finish(parts, images, budgets, cells)
+        what = ADVERSARIES[adversary] if any(budgets) else "clean loss"
+        stamp(ds, "hessian", recipe, hessian=f"{OPERATORS[operator]}, {what}",
+              checkpoint=model2load, estimator=estimator)  # fmt: skip
+        if leader():
+            save_result(ds, path)
+            for cell in cells:
+                cell.clear()
+    if leader():
+        report(ds)
+        print(f"{ds.attrs['hessian']}; result in {path}")
 
 
 if __name__ == "__main__":

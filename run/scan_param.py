@@ -17,11 +17,9 @@ from landscape.result import claim, complete, save_result, stamp
 from landscape.scan import ADVERSARIES, grid, scan
 from models import InputError, unknown
 from train.checkpoint import claim_checkpoint, save_checkpoint
-from train.schedules import check_not_negative, parse_schedule
 from train.specs import convert, number, parse_spec
 
 Axis = Annotated[str | None, "min=-1,max=1,step=0.05,adv_calc_freq=1; any key may be left out"]
-Budgets = Annotated[str | None, "schedule with pt_num: budgets f(0)..f(pt_num-1); None: threshold"]
 Mode = Annotated[str, "random directions: normalized (= filter), layer, or random (= none)"]
 Adversary = Annotated[
     str | None, "moving, frozen, anchored or max; None: anchored if adv_calc_freq > 1, else moving"
@@ -38,7 +36,7 @@ def main(
     out_folder: o.OutFolder = None,
     model_name: o.OutName = None,
     attack: o.Attack = None,
-    adv_budget_list: Budgets = None,
+    adv_budget_list: o.Budgets = None,
     adversary: Adversary = None,
     vec1_scan: Axis = None,
     vec2_scan: Annotated[str | None, "second axis, as --vec1_scan; None: a 1-D scan"] = None,
@@ -65,7 +63,7 @@ def main(
     mode = adversary or ("anchored" if every > 1 else "moving")
     if mode not in ADVERSARIES:
         raise unknown("--adversary", mode, ADVERSARIES)
-    budgets = budgets_of(adv_budget_list, attacker)
+    budgets = build.budgets_of(adv_budget_list, attacker)
     subject = build.open_network(model2load, network)
     images = subject.images(subset, subset_size)
     problem = subject.problem(images, attacker, machine)
@@ -122,23 +120,6 @@ def axis_of(text: str, what: str):
     if every < 1:
         raise InputError(f"{what}: adv_calc_freq must be at least 1, got {every}")
     return grid(low, high, step, what), every
-
-
-def budgets_of(text: str | None, attacker) -> list[float]:
-    """The attack budgets to scan under."""
-    if text is None:
-        return [attacker.eps if attacker else 0.0]
-    if attacker is None:
-        raise InputError("--adv_budget_list needs --attack")
-    spec = parse_spec(text, "--adv_budget_list")
-    if "pt_num" not in spec:
-        raise InputError("--adv_budget_list needs pt_num, the number of budgets")
-    count = convert(spec.pop("pt_num"), int, "--adv_budget_list: pt_num")
-    build.positive(pt_num=count)
-    rest = ",".join(f"{k}={v}" for k, v in spec.items())
-    schedule = parse_schedule(rest, "--adv_budget_list", budget=True)
-    check_not_negative(schedule, count - 1, "--adv_budget_list")
-    return [schedule(n) for n in range(count)]
 
 
 if __name__ == "__main__":

@@ -8,11 +8,14 @@ import sys
 from tqdm import tqdm
 
 
-def progress(total: int | None, description: str, unit: str = "it", initial: int = 0) -> tqdm:
+def progress(
+    total: int | None, description: str, unit: str = "it", initial: int = 0, quiet: bool = False
+) -> tqdm:
     """A tqdm bar on stderr: twice a second on a terminal, a line every 8 s in a log file.
 
     The clock is read on every update: tqdm's learnt stride goes silent when work slows down. A
-    terminal that claims to have no size, as some containers' do, counts as 80 x 24.
+    terminal that claims to have no size, as some containers' do, counts as 80 x 24. `quiet` shows
+    no bar.
     """
     screen = shutil.get_terminal_size()
     return tqdm(
@@ -25,4 +28,5 @@ def progress(total: int | None, description: str, unit: str = "it", initial: int
         ncols=screen.columns,
         nrows=screen.lines,
         leave=False,
+        disable=quiet,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -56,6 +57,11 @@ def _commit() -> str:
 def normal_form(recipe: Mapping[str, Any]) -> Recipe:
     """The recipe as it reads back from JSON, so that stored and fresh ones compare equal."""
     return json.loads(json.dumps(recipe, sort_keys=True, default=repr))
+
+
+def digest(recipe: Mapping[str, Any]) -> str:
+    """SHA-256 of a recipe's normal form."""
+    return hashlib.sha256(json.dumps(normal_form(recipe), sort_keys=True).encode()).hexdigest()
 
 
 def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -1,0 +1,164 @@
+"""One question asked of one operator: eigenpairs, density, trace, as a labelled result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import xarray as xr
+
+from landscape.density import density_dataset, lanczos_quadrature
+from landscape.gauss_newton import GaussNewton
+from landscape.input_hessian import InputHessian
+from landscape.operators import Hessian, Operator
+from landscape.point import Point
+from landscape.problem import Problem
+from landscape.pyhessian_check import pyhessian_eigenpairs, pyhessian_trace
+from landscape.spectrum import ENDS, eigenpairs_dataset, top_eigenpairs
+from landscape.total_hessian import TotalHessian
+from landscape.trace import ESTIMATORS, estimate_trace
+from models.errors import InputError, unknown
+
+#: operator -> what its matrix is
+OPERATORS = {
+    "hessian": "Hessian",
+    "ggn": "generalised Gauss-Newton matrix",
+    "fisher": "empirical Fisher matrix",
+    "mc_fisher": "Monte-Carlo Fisher matrix",
+    "input": "input Hessian of single examples",
+}
+#: what adversarial images do when the weights move
+ADVERSARIES = {
+    "frozen": "adversarial images frozen",
+    "total": "true adversarial loss, images follow the weights",
+}
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What to compute: top eigenpairs, density (`probes` > 0), trace (`trace_products` > 0)."""
+
+    topk: int = 1
+    which: str = "LA"
+    tol: float = 1e-4
+    max_iter: int | None = 50
+    probes: int = 0
+    steps: int = 80
+    trace_products: int = 0
+    trace_estimator: str = "hutchinson"
+    estimator: str = "ridgeline"
+
+    def __post_init__(self) -> None:
+        if self.which not in ENDS:
+            raise unknown("--which", self.which, ENDS)
+        if self.trace_estimator not in ESTIMATORS:
+            raise unknown("--trace_estimator", self.trace_estimator, ESTIMATORS)
+        if self.estimator not in ("ridgeline", "pyhessian"):
+            raise unknown("--estimator", self.estimator, ["ridgeline", "pyhessian"])
+        if min(self.topk, self.probes, self.trace_products) < 0:
+            raise InputError("--topk, --density_probes, --trace_products must not be negative")
+        if self.topk + self.probes + self.trace_products == 0:
+            raise InputError("nothing to compute: give --topk, --density_probes, --trace_products")
+        if self.probes and self.steps < 2:
+            raise InputError(f"--density_steps must be at least 2, got {self.steps}")
+        least = 2 * ESTIMATORS[self.trace_estimator][1]
+        if self.trace_products and self.trace_products < least:
+            raise InputError(
+                f"--trace_products must be at least {least} for {self.trace_estimator} "
+                f"and its error, got {self.trace_products}"
+            )
+        if self.estimator == "pyhessian" and (self.probes or self.which != "LM"):
+            raise InputError(
+                "--estimator pyhessian ranks by magnitude and has no density: "
+                "use --which LM --density_probes 0"
+            )
+
+
+def blocks_of(origin: Point, patterns: str | None) -> dict[str, list[str]]:
+    """The parameter names of every block: `None` all, `each` one per layer, or globs `a.*,b.*`.
+
+    Raises InputError for a glob that matches nothing.
+    """
+    names = list(origin)
+    if patterns is None:
+        return {"all": names}
+    if patterns == "each":
+        layers = dict.fromkeys(n.rpartition(".")[0] for n in names)
+        return {k: [n for n in names if n.rpartition(".")[0] == k] for k in layers}
+    blocks = {}
+    for pattern in (p.strip() for p in patterns.split(",")):
+        blocks[pattern] = [n for n in names if fnmatchcase(n, pattern)]
+        if not blocks[pattern]:
+            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            raise InputError(f"--blocks {pattern!r} matches no parameter; there are {shown}")
+    return blocks
+
+
+def operator_of(
+    problem: Problem, kind: str, adversary: str, parameters: Iterable[str], **options
+) -> Operator:
+    """The operator of that kind at the problem's weights; `options` go to it."""
+    names = list(parameters)
+    attacked = problem.attack is not None and problem.attack.eps > 0
+    if kind == "hessian" and adversary == "total" and attacked:
+        return TotalHessian(problem, parameters=names, **options)
+    options |= {"parameters": names}
+    frozen = problem.frozen(buffers=options.get("buffers"), tick=options.get("tick"))
+    if kind == "hessian":
+        return Hessian(frozen, **options)
+    curvature = {"ggn": "ggn", "fisher": "empirical", "mc_fisher": "mc"}[kind]
+    return GaussNewton(frozen, curvature=curvature, **options)
+
+
+def input_operator(problem: Problem, example: int, buffers, tick) -> InputHessian:
+    """The input Hessian of one example of a problem, frozen if it has an attack."""
+    one = problem.on(problem.images.take(np.array([example])))
+    return InputHessian(one.frozen(buffers=buffers), 0, buffers, tick)
+
+
+def measure(operator: Operator, wanted: Measures, seed: int) -> tuple[xr.Dataset, np.ndarray]:
+    """The numbers asked for and the eigenvectors (P, k)."""
+    began, parts, vectors = time.perf_counter(), [], np.empty((operator.shape[0], 0))
+    trace = None
+    if wanted.topk:
+        k = min(wanted.topk, operator.shape[0])
+        if wanted.estimator == "pyhessian":
+            pairs = pyhessian_eigenpairs(operator, k, wanted.tol, wanted.max_iter or 100, seed)
+        else:
+            pairs = top_eigenpairs(
+                operator, k, which=wanted.which, tol=wanted.tol, max_iter=wanted.max_iter, seed=seed
+            )
+        vectors = pairs.vectors
+        padded = eigenpairs_dataset(operator, pairs)
+        parts.append(padded.reindex(rank=np.arange(1, wanted.topk + 1)))
+        parts[-1]["converged"] = parts[-1]["converged"].fillna(0).astype(bool)
+    if wanted.probes:
+        quadrature = lanczos_quadrature(
+            operator, probes=wanted.probes, steps=wanted.steps, seed=seed
+        )
+        parts.append(density_dataset(quadrature).reindex(step=np.arange(wanted.steps)))
+    if wanted.trace_products:
+        if wanted.estimator == "pyhessian":
+            trace = pyhessian_trace(operator, wanted.trace_products, seed)
+        else:
+            trace = estimate_trace(
+                operator,
+                products=wanted.trace_products,
+                estimator=wanted.trace_estimator,
+                seed=seed,
+            )
+        parts.append(xr.Dataset({"trace": trace.mean, "trace_se": trace.se}))
+    ds = xr.merge(parts, compat="override")
+    ds["mean_loss"] = operator.loss()
+    ds["parameters"] = operator.shape[0]
+    for name, meaning in (
+        ("share_regular", "examples with a settled, strict inner maximum"),
+        ("stationarity", "gradient left along the faces at the inner maxima, relative, mean"),
+    ):
+        ds[name] = ((), getattr(operator, name, np.nan), {"long_name": meaning})
+    ds["products"] = operator.products
+    ds["seconds"] = time.perf_counter() - began
+    return ds, vectors

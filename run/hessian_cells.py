@@ -1,0 +1,133 @@
+"""The cells of a curvature result: one spectrum per budget and block, each resumed by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+from landscape.curvature import Measures, input_operator, measure, operator_of
+from landscape.distributed import leader
+from landscape.journal import Journal
+from landscape.problem import Problem
+from landscape.result import claim, save_result, stamp
+from train.checkpoint import save_checkpoint
+from train.data import Images
+from train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One spectrum: budget, block, its parameters (or example), and where it is kept meanwhile."""
+
+    eps: float
+    block: str
+    parameters: list[str]
+    example: int | None
+    recipe: Recipe
+    part: Path
+    vectors: list[tuple[Path, Recipe]]
+
+    def compute(
+        self, problem: Problem, kind: str, adversary: str, measures: Measures, options: dict, bar
+    ) -> xr.Dataset:
+        """The numbers of this cell: read if they were finished before, else computed."""
+        done = claim(self.part, self.recipe, overwrite=False) if self.part.is_file() else None
+        if done is not None:
+            return done
+        if problem.attack is not None:
+            problem = problem.under(problem.attack.at(self.eps) if self.eps else None)
+        if kind == "input":
+            operator = input_operator(problem, self.example, options["buffers"], bar.update)
+        else:
+            operator = operator_of(
+                problem, kind, adversary, self.parameters, tick=bar.update, **options
+            )
+        journal = Journal(operator, self.part.with_suffix(".products"), self.recipe)
+        ds, vectors = measure(journal, measures, problem.seed)
+        if leader():
+            for (target, wanted), vector in zip(self.vectors, vectors.T, strict=False):
+                if kind == "input":
+                    point = {"image": torch.from_numpy(vector).view(problem.images.image_shape)}
+                else:
+                    point = operator.embed(torch.from_numpy(vector.copy()))
+                save_checkpoint(target, {n: t.float().cpu() for n, t in point.items()}, wanted)
+            save_result(stamp(ds, "hessian cell", self.recipe), self.part)
+        journal.remove()
+        return ds
+
+    def clear(self) -> None:
+        """Remove what was kept for resuming."""
+        self.part.unlink(missing_ok=True)
+
+
+def cells_of(
+    path: Path, recipe: Recipe, budgets: list[float], images: Images, operator: str,
+    names: dict[str, list[str]], topk: int,
+) -> list[Cell]:  # fmt: skip
+    """Budgets x blocks (examples, for the input Hessian), with the files of their eigenvectors."""
+    if operator == "input":
+        blocks = {f"example {int(i)}": ([], n) for n, i in enumerate(images.index)}
+    else:
+        blocks = {block: (parameters, None) for block, parameters in names.items()}
+    single = len(budgets) * len(blocks) == 1
+    cells = []
+    for eps in budgets:
+        for block, (parameters, example) in blocks.items():
+            tag = f"eps{eps:g}_{block}".replace("*", "").replace(" ", "").strip(".")
+            stem = path.stem if single else f"{path.stem}_{tag}"
+            own = {**recipe, "eps": eps, "block": block}
+            vectors = [
+                (path.with_name(f"{stem}_vec{n}.ckpt"), {**own, "kind": "direction", "number": n})
+                for n in range(topk)
+            ]
+            part = path.with_name(f".{path.stem}_{tag}.part")
+            cells.append(Cell(eps, block, parameters, example, own, part, vectors))
+    return cells
+
+
+def finish(
+    parts: list[xr.Dataset], images: Images, budgets: list[float], cells: list[Cell]
+) -> xr.Dataset:
+    """One dataset over (eps, block) with the indices of the examples."""
+    blocks = list(dict.fromkeys(cell.block for cell in cells))
+    rows = [
+        xr.concat(
+            parts[n * len(blocks) : (n + 1) * len(blocks)], dim=xr.Variable("block", blocks),
+            data_vars="all", coords="minimal", join="outer", combine_attrs="drop_conflicts",
+        )
+        for n in range(len(budgets))
+    ]  # fmt: skip
+    ds = xr.concat(
+        rows, dim=xr.Variable("eps", budgets, {"units": "[0,1] pixel range"}), data_vars="all",
+        coords="minimal", join="outer", combine_attrs="drop_conflicts",
+    )  # fmt: skip
+    ds.attrs.clear()
+    ds["example_index"] = ("example", images.index.numpy().astype(np.int64))
+    return ds
+
+
+def report(ds: xr.Dataset) -> None:
+    """Print every spectrum: eigenvalues with residuals, trace with its error."""
+    for eps in ds["eps"].values:
+        for block in ds["block"].values:
+            here = ds.sel(eps=eps, block=block)
+            if ds.sizes["eps"] * ds.sizes["block"] > 1:
+                print(f"eps {eps:g}, {block} ({int(here['parameters'])} parameters)")
+            for rank in ds["rank"].values if "rank" in ds else []:
+                row = here.sel(rank=rank)
+                value, residual = float(row["eigenvalue"]), float(row["residual"])
+                odd = "" if bool(row["converged"]) else "  NOT CONVERGED"
+                print(f"{rank:4d}  {value: .6e}  residual {residual:.1e}{odd}")
+            if "trace" in ds:
+                print(f"trace {float(here['trace']):.6g} +- {float(here['trace_se']):.2g}")
+            if not np.isnan(float(here["share_regular"])):
+                share = float(here["share_regular"])
+                rest = float(here["stationarity"])
+                print(
+                    f"{share:.1%} of the inner maxima settled and strict (the rest frozen), "
+                    f"gradient left there {rest:.2g} of the whole"
+                )
