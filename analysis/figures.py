@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
@@ -12,43 +13,11 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from analysis.curvature_figures import draw_hessian
 from analysis.style import COLUMN, PAGE, PALETTE, SURFACE, style
 from models.errors import InputError, unknown
 
 Results = Mapping[str, xr.Dataset]
-
-
-def draw_eigenvalues(results: Results, axes: Axes | None = None) -> Figure:
-    """Top eigenvalues against their rank, one line per result, log scale where all are positive.
-
-    Residuals are error bars; pairs that did not converge are hollow.
-    """
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
-    positive = all((ds["eigenvalue"].fillna(1) > 0).all() for ds in results.values())
-    largest = max(float(np.nanmax(np.abs(ds["eigenvalue"]))) for ds in results.values())
-    for number, (label, ds) in enumerate(results.items()):
-        color = PALETTE[number % len(PALETTE)]
-        axes.errorbar(
-            ds["rank"], ds["eigenvalue"], ds["residual"], color=color, label=label, marker="o"
-        )
-        odd = ~ds["converged"].astype(bool).values
-        if odd.any():
-            axes.plot(
-                ds["rank"].values[odd], ds["eigenvalue"].values[odd], "o",
-                mfc="white", mec=color, label=f"{label}: not converged",
-            )  # fmt: skip
-    if positive:
-        axes.set_yscale("log")
-        # a flat network's eigenvalues are rounding noise; do not let them set the scale
-        low = min(float(ds["eigenvalue"].min()) for ds in results.values())
-        axes.set_ylim(max(low * 0.5, largest * 1e-8), largest * 4)
-    else:
-        axes.set_yscale("symlog", linthresh=largest * 1e-3)
-        axes.axhline(0, color="0.7", lw=0.6, zorder=0)
-    axes.set(xlabel="rank", ylabel="Hessian eigenvalue")
-    axes.set_xticks(next(iter(results.values()))["rank"].values)
-    axes.legend(ncols=2 if len(results) > 3 else 1, loc="upper right")
-    return axes.figure
 
 
 def draw_surface(
@@ -265,7 +234,7 @@ def draw_training(metrics: Mapping[str, list[dict]], axes: Axes | None = None) -
 
 #: kind of result -> drawing
 FIGURES: dict[str, Callable[..., Figure]] = {
-    "hessian": draw_eigenvalues,
+    "hessian": draw_hessian,
     "scan": draw_scan,
     "curve": draw_curve,
     "similarity": draw_similarity,
@@ -274,8 +243,11 @@ FIGURES: dict[str, Callable[..., Figure]] = {
 }
 
 
-def draw(results: Results) -> Figure:
-    """Draw results of one kind together; InputError if the kinds differ or have no figure."""
+def draw(results: Results, **options) -> Figure:
+    """Draw results of one kind together; InputError if the kinds differ or have no figure.
+
+    `options` go to the drawing; InputError if it does not know one.
+    """
     kinds = {ds.attrs.get("kind", "unknown") for ds in results.values()}
     if len(kinds) != 1:
         raise InputError(
@@ -284,5 +256,8 @@ def draw(results: Results) -> Figure:
     kind = kinds.pop()
     if kind not in FIGURES:
         raise unknown("kind of result to draw", kind, FIGURES)
+    foreign = options.keys() - inspect.signature(FIGURES[kind]).parameters.keys()
+    if foreign:
+        raise InputError(f"results of kind {kind!r} cannot be drawn with --{foreign.pop()}")
     with style():
-        return FIGURES[kind](results)
+        return FIGURES[kind](results, **options)

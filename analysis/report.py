@@ -10,9 +10,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.curvature_figures import draw_eigenvalues
 from analysis.figures import (
     draw_curve,
-    draw_eigenvalues,
     draw_similarity,
     draw_spectrum,
     draw_surface,

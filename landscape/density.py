@@ -105,9 +105,9 @@ def density_dataset(quadrature: Quadrature, points: int = 400, sigma: float | No
     moments = [quadrature.mean(lambda v, m=m: v**m) for m in range(1, 5)]
     return xr.Dataset(
         {
-            "density": ("x", each.mean(0), {"long_name": "spectral density"}),
-            "density_band": ("x", band, {"long_name": "half width of the 95 % band"}),
-            "x": ("x", grid, {"long_name": "eigenvalue"}),
+            "density": ("bin", each.mean(0), {"long_name": "spectral density"}),
+            "density_band": ("bin", band, {"long_name": "half width of the 95 % band"}),
+            "density_x": ("bin", grid, {"long_name": "eigenvalue"}),
             "ritz_value": (("probe", "step"), quadrature.values),
             "ritz_weight": (("probe", "step"), quadrature.weights),
             "sigma": sigma,
@@ -115,7 +115,7 @@ def density_dataset(quadrature: Quadrature, points: int = 400, sigma: float | No
             "moment_se": ("order", [e for _, e in moments]),
             "order": np.arange(1, 5),
         }
-    ).rename_vars(x="density_x")
+    )
 
 
 def _standard_error(samples: np.ndarray) -> float:

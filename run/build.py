@@ -78,15 +78,15 @@ def budgets_of(text: str | None, attacker) -> list[float]:
     return [schedule(n) for n in range(count)]
 
 
-def in_precision(problem: Problem, precision: str) -> Problem:
-    """The problem computed in PRECISIONS[precision]; tf32 also allows that mode to the kernels."""
+def use_precision(precision: str) -> torch.dtype:
+    """The dtype behind --precision; only tf32 lets the kernels round more than that."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    return replace(problem, network=problem.network.to(PRECISIONS[precision]))
+    return PRECISIONS[precision]
 
 
-def moved(problem: Problem, device: torch.device) -> Problem:
-    """The problem on another device."""
-    return replace(problem, device=device)
+def moved(problem: Problem, device: torch.device, dtype: torch.dtype) -> Problem:
+    """The problem on another device in another dtype."""
+    return replace(problem, device=device, network=problem.network.to(dtype))
 
 
 def unit_of(attack: Attack | None) -> int:

@@ -73,7 +73,8 @@ def main(
         raise InputError("--operator input knows no --blocks and no --weight_decay")
     subject = build.open_network(model2load, network, "mnist", "lenet")
     images = subject.images(subset, subset_size)
-    problem = build.in_precision(subject.problem(images, attacker, machine), precision)
+    problem = subject.problem(images, attacker, machine)
+    problem = build.moved(problem, problem.device, build.use_precision(precision))
     names = blocks_of(problem.origin, blocks)
     size = sum(p.numel() for p in problem.origin.values())
     if blocks is None and operator != "input" and topk > size:
@@ -82,6 +83,8 @@ def main(
     recipe |= {"measures": repr(measures), "bn": batchnorm, "adversary": adversary,
                "operator": operator, "blocks": names, "budgets": budgets,
                "weight_decay": weight_decay, "precision": precision}  # fmt: skip
+    trained = subject.checkpoint.recipe or {}
+    recipe["epoch"] = trained.get("epoch", trained.get("epochs"))
     path = build.output_path(out_file, model2load, "hessian")
     ds = claim(path, recipe, machine.overwrite)
     cells = cells_of(path, recipe, budgets, images, operator, names, topk)
@@ -91,7 +94,8 @@ def main(
                 claim_checkpoint(target, wanted, machine.overwrite)
         device = join(problem.device)
         if operator != "input":
-            problem = build.moved(problem, device).on(shard(images, build.unit_of(attacker)))
+            problem = build.moved(problem, device, problem.dtype)
+            problem = problem.on(shard(images, build.unit_of(attacker)))
         buffers = statistics_at(problem, problem.origin, batchnorm)
         options = {"memory": None if memory is None else int(memory * 2**30), "buffers": buffers,
                    "weight_decay": weight_decay}  # fmt: skip

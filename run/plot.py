@@ -22,6 +22,7 @@ def main(
     result: Files,
     label: Annotated[tuple[str, ...], "one label per file; none: the file names"] = (),
     out_file: Annotated[str | None, "figure; None: beside the first file"] = None,
+    against: Annotated[str | None, "Hessian results: rank, eps or epoch; None: rank"] = None,
     overwrite: Annotated[bool, "replace an existing figure"] = False,
 ) -> None:
     """One figure from one or several results."""
@@ -43,7 +44,8 @@ def main(
             figure = draw_training({n: read_metrics(p) for n, p in zip(names, paths, strict=True)})
             save_figure(figure, target)
     else:
-        figure = draw({n: load_result(p) for n, p in zip(names, paths, strict=True)})
+        options = {} if against is None else {"against": against}
+        figure = draw({n: load_result(p) for n, p in zip(names, paths, strict=True)}, **options)
         with style():
             save_figure(figure, target)
     print("wrote " + " and ".join(map(str, written)))

@@ -205,7 +205,7 @@ class Logistic(nn.Module):
 
 @pytest.mark.parametrize("order", [-1, 2])
 def test_total_hessian_of_adversarial_logistic_regression_is_the_closed_form(order):
-    """softplus(-m + eps ||w||_dual), peers.md 6a.5: total and frozen agree for l_inf only."""
+    """softplus(-m + eps ||w||_dual): total and frozen agree for l_inf only."""
     generator = torch.Generator().manual_seed(1)
     x = 0.4 + 0.2 * torch.rand(30, 1, 1, 5, generator=generator, dtype=torch.float64)
     y = torch.randint(2, (30,), generator=generator)

@@ -1,0 +1,46 @@
+"""Check this machine, device and dtype against exact answers; exit status 1 if one is missed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import build
+import options as o
+from launch import launch
+
+from analysis.anchors import ANCHORS, Bench
+from models import unknown
+from train.progress import progress
+
+
+def main(
+    *,
+    gpu: o.Gpu = None,
+    precision: Annotated[str, "float32, float64, or tf32 (CUDA)"] = "float32",
+) -> None:
+    """Closed forms of curvature, adversarial losses, paths and attacks: pass or fail, with figures.
+
+    `error` is relative to the exact answer; `allowed` is what rounding in this precision explains.
+    """
+    if precision not in build.PRECISIONS:
+        raise unknown("--precision", precision, build.PRECISIONS)
+    bench = Bench(build.device_of(gpu), build.use_precision(precision))
+    findings = []
+    with progress(len(ANCHORS), "selfcheck", "anchor") as bar:
+        for anchor in ANCHORS:
+            findings += anchor(bench)
+            bar.update()
+    width = max(len(f.what) for f in findings)
+    print(f"{'':{width}}  {'measured':>12} {'expected':>12} {'error':>8} {'allowed':>8}")
+    for f in findings:
+        print(f"{f.what:{width}}  {f.measured:12.6g} {f.expected:12.6g} {f.error:8.1e} "
+              f"{f.allowed:8.1e}  {'pass' if f.passed else 'FAIL'}")  # fmt: skip
+    failed = sum(not f.passed for f in findings)
+    print(f"{len(findings) - failed} of {len(findings)} pass on {bench.device}, {precision}")
+    if failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,179 @@
+"""Curvature as commands give it: journal, several processes, anchors, figures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from analysis import anchors
+from analysis.curvature_figures import draw_hessian
+from landscape.curvature import Measures, blocks_of, measure
+from landscape.journal import Journal
+from landscape.operators import Hessian, Operator
+from landscape.point import point_of
+from landscape.problem import Problem
+from landscape.result import load_result
+from models import InputError
+from tests.conftest import ROOT, make_conv_bn, make_images, make_mlp
+from train.checkpoint import load_checkpoint
+
+WANTED = Measures(topk=3, probes=2, steps=12, trace_products=6)
+
+
+def hessian() -> Hessian:
+    return Hessian(Problem(make_mlp(), make_images(20), batch_size=7))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("torn", [0, 5])
+def test_a_killed_measurement_repeats_its_products_and_ends_the_same(tmp_path, monkeypatch, torn):
+    straight, vectors = measure(Journal(hessian(), tmp_path / "a", {"n": 1}), WANTED, 0)
+    product, calls = Operator.matmat, []
+
+    def failing(self, v):
+        calls.append(1)
+        if len(calls) > 9:
+            raise Killed
+        return product(self, v)
+
+    monkeypatch.setattr(Operator, "matmat", failing)
+    with pytest.raises(Killed):
+        measure(Journal(hessian(), tmp_path / "b", {"n": 1}), WANTED, 0)
+    monkeypatch.undo()
+    with (tmp_path / "b").open("ab") as file:
+        file.write(b"x" * torn)  # a record the kill tore
+    journal = Journal(hessian(), tmp_path / "b", {"n": 1})
+    again, same = measure(journal, WANTED, 0)
+    assert journal.replayed == 9
+    assert np.array_equal(vectors, same)
+    xr.testing.assert_identical(straight.drop_vars("seconds"), again.drop_vars("seconds"))
+    journal.remove()
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_journal_of_another_recipe_or_another_course_is_not_believed(tmp_path):
+    v, w = torch.randn(2, hessian().shape[0], dtype=torch.float64)
+    first = Journal(hessian(), tmp_path / "a", {"n": 1})
+    hv = first.matvec(v)
+    assert Journal(hessian(), tmp_path / "a", {"n": 1}).matvec(v).equal(hv)
+    other = Journal(hessian(), tmp_path / "a", {"n": 1})
+    torch.testing.assert_close(other.matvec(w), hessian().matvec(w))
+    assert other.replayed == 0
+    fresh = Journal(hessian(), tmp_path / "a", {"n": 2})
+    fresh.matvec(w)
+    assert fresh.replayed == 0
+
+
+def test_blocks():
+    origin = point_of(make_conv_bn())
+    assert list(blocks_of(origin, "each")) == ["conv", "bn", "conv2", "bn2", "head"]
+    assert blocks_of(origin, "conv*.weight,head.*") == {
+        "conv*.weight": ["conv.weight", "conv2.weight"],
+        "head.*": ["head.weight", "head.bias"],
+    }
+    with pytest.raises(InputError, match="matches no parameter"):
+        blocks_of(origin, "layer4.*")
+
+
+@pytest.mark.parametrize("anchor", anchors.ANCHORS, ids=lambda a: a.__name__)
+def test_anchors_pass(anchor):
+    findings = list(anchor(anchors.Bench(torch.device("cpu"), torch.float64)))
+    assert findings
+    assert all(f.passed for f in findings), [f for f in findings if not f.passed]
+
+
+@pytest.mark.parametrize("name", ["least_squares", "softmax", "small_network",
+                                  "adversarial_logistic"])  # fmt: skip
+def test_anchors_fail_when_a_batch_is_weighted_wrongly(name, monkeypatch):
+    """The commonest error of the field: the mean of batch means, on ragged batches."""
+    product = Operator.matmat
+    monkeypatch.setattr(
+        Operator, "matmat", lambda self, v: product(self, v) * self.examples / (self.examples + 1)
+    )
+    findings = list(getattr(anchors, name)(anchors.Bench(torch.device("cpu"), torch.float64)))
+    assert not all(f.passed for f in findings)
+
+
+@pytest.fixture
+def checkpoint(tmp_path, run_command):
+    run_command("train_normal", "--model_name", "net", "--epoch_num", "0", "--width", "1",
+                "--out_folder", "runs", check=True)  # fmt: skip
+    return tmp_path / "runs" / "net.ckpt"
+
+
+def command(checkpoint, name, *options):
+    return ["--model2load", checkpoint, "--subset_size", "30", "--out_file",
+            checkpoint.with_name(name), *options]  # fmt: skip
+
+
+def test_every_operator_by_command(checkpoint, run_command):
+    pgd = ["--attack", "name=pgd,threshold=0.1,iter_num=3,order=-1"]
+    l2 = ["--attack", "name=pgd,threshold=1/2,iter_num=5,order=2"]
+    runs = {
+        "blocks.nc": ["--blocks", "conv1.*", "--topk", "2", "--density_probes", "2",
+                      "--density_steps", "5", "--trace_products", "4"],
+        "ggn.nc": ["--operator", "ggn", "--weight_decay", "0.5"],
+        "mc.nc": ["--operator", "mc_fisher", "--precision", "float64"],
+        "input.nc": ["--operator", "input", "--topk", "2", *pgd],
+        "total.nc": ["--adversary", "total", *l2],
+        "eps.nc": [*pgd, "--adv_budget_list", "name=linear,start_v=0,slope=0.1,pt_num=2"],
+        "ph.nc": ["--estimator", "pyhessian", "--which", "LM", "--trace_products", "3"],
+    }  # fmt: skip
+    for name, options in runs.items():
+        if name == "input.nc":
+            options += ["--subset", "test"]
+        run_command("calc_hessian", *command(checkpoint, name, *options), check=True)
+    results = {n: load_result(checkpoint.with_name(n), "hessian") for n in runs}
+    assert results["blocks.nc"]["eigenvalue"].shape == (1, 1, 2)
+    assert float(results["blocks.nc"]["trace_se"].squeeze()) > 0
+    assert float(results["ggn.nc"]["eigenvalue"].squeeze()) > 0.5
+    assert results["input.nc"].sizes["block"] == 30
+    assert "follow the weights" in results["total.nc"].attrs["hessian"]
+    assert 0 <= float(results["total.nc"]["share_regular"].squeeze()) <= 1
+    assert results["eps.nc"]["eps"].values.tolist() == [0, 0.1]
+    assert results["eps.nc"].sizes["example"] == 30
+    assert results["ph.nc"].attrs["estimator"] == "pyhessian"
+    assert not list(checkpoint.parent.glob(".*"))  # nothing left of journals and parts
+    vector = load_checkpoint(checkpoint.with_name("blocks_vec1.ckpt")).tensors
+    assert all(t.abs().max() == 0 for n, t in vector.items() if not n.startswith("conv1"))
+    plotted = run_command("plot", "--result", checkpoint.with_name("eps.nc"), "--against", "eps")
+    assert plotted.returncode == 0
+    refused = run_command("plot", "--result", checkpoint.with_name("ggn.nc"), "--against", "eps",
+                          "--out_file", "x")  # fmt: skip
+    assert refused.returncode == 2
+    assert "one budget" in refused.stderr
+
+
+def test_two_processes_give_the_numbers_of_one(checkpoint, run_command):
+    """Sums over ragged shards; files written once, by the first process."""
+    attack = ["--attack", "name=pgd,threshold=0.1,iter_num=3,order=-1", "--topk", "2",
+              "--trace_products", "3", "--precision", "float64"]  # fmt: skip
+    odd = ["--model2load", str(checkpoint), "--subset_size", "31", *attack]
+    run_command("calc_hessian", *odd, "--out_file", "one.nc", check=True)
+    cwd = checkpoint.parent.parent
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         str(ROOT / "run" / "calc_hessian.py"), *odd, "--out_file", "two.nc"],
+        cwd=cwd, check=True, timeout=200, capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    one, two = (load_result(cwd / f"{n}.nc", "hessian") for n in ("one", "two"))
+    for name in ("eigenvalue", "trace", "trace_se", "mean_loss"):
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-5)
+
+
+def test_density_and_eigenvalues_share_a_figure():
+    ds, _ = measure(hessian(), WANTED, 0)
+    figure = draw_hessian({"a": ds, "b": ds})
+    assert [a.get_xlabel() for a in figure.axes] == ["rank", "eigenvalue"]
+    with pytest.raises(InputError, match="one budget"):
+        draw_hessian({"a": ds}, against="eps")
