@@ -13,6 +13,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from landscape.memory import free_bytes
 from landscape.operators import Hessian, dense
 from landscape.problem import Problem
 from models.errors import InputError, unknown
@@ -27,7 +28,8 @@ _DENSE = 64  # below this size the whole matrix costs less than Lanczos
 class Eigenpairs:
     """k eigenpairs, most wanted first: values (k,), unit vectors (P, k), residuals (k,).
 
-    `residuals` are ||Hv - lambda v||, measured by one product per pair after the fact;
+    `residuals` are ||Hv - lambda v|| from actual products: those the solver made, combined, or one
+    more per pair where their combination does not reach the vector or there was no room for them;
     `converged` says residual <= tol * |lambda|. Pairs that were not found are NaN.
     """
 
@@ -59,19 +61,16 @@ def top_eigenpairs(
     if not 1 <= k <= size:
         raise InputError(f"topk must lie in 1..{size} (the number of parameters), got {k}")
     before = operator.products
+    course = _Course(operator)
     if size <= max(_DENSE, k + 1):
         matrix = dense(operator).double().cpu().numpy()
         values, vectors = eigh((matrix + matrix.T) / 2)
     else:
-        values, vectors = _lanczos(operator, k, which, tol, max_iter, seed)
+        values, vectors = _lanczos(course, k, which, tol, max_iter, seed)
     order = np.argsort({"LA": -values, "SA": values, "LM": -np.abs(values)}[which], kind="stable")
     values, vectors = values[order[:k]], vectors[:, order[:k]]
-    residuals = np.array(
-        [
-            np.linalg.norm(product_of(operator, v) - value * v)
-            for value, v in zip(values, vectors.T, strict=True)
-        ]
-    )
+    images = course.products_with(vectors)
+    residuals = np.linalg.norm(images - vectors * values, axis=0)
     missing = k - len(values)
     values = np.pad(values, (0, missing), constant_values=np.nan)
     residuals = np.pad(residuals, (0, missing), constant_values=np.nan)
@@ -119,13 +118,11 @@ def product_of(operator: Hessian, vector: np.ndarray) -> np.ndarray:
 
 
 def _lanczos(
-    operator: Hessian, k: int, which: str, tol: float, max_iter: int | None, seed: int
+    course: _Course, k: int, which: str, tol: float, max_iter: int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lanczos vectors stay in float64 on the host, whatever the dtype of the products."""
-    size = operator.shape[0]
-    linear = LinearOperator(
-        (size, size), matvec=lambda v: product_of(operator, v), dtype=np.float64
-    )  # fmt: skip
+    size = course.operator.shape[0]
+    linear = LinearOperator((size, size), matvec=course.product, dtype=np.float64)
     start = stream(seed, 0xE16).standard_normal(size)
     # ARPACK wakes BLAS threads that then spin against torch's own
     with threadpool_limits(limits=1, user_api="blas"):
@@ -133,3 +130,43 @@ def _lanczos(
             return eigsh(linear, k=k, which=which, tol=tol, maxiter=max_iter, v0=start)
         except ArpackNoConvergence as stopped:
             return stopped.eigenvalues, stopped.eigenvectors
+
+
+class _Course:
+    """The products an eigensolver makes: its vectors are combinations of their inputs.
+
+    By linearity H v then follows without another product. Inputs are kept as the operator saw
+    them, in its dtype, as long as they take less than a quarter of the free memory.
+    """
+
+    def __init__(self, operator: Hessian):
+        self.operator = operator
+        self._inputs: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        pair = 2 * operator.shape[0] * operator.dtype.itemsize
+        self._room = free_bytes(torch.device("cpu")) // 4 // pair
+
+    def product(self, vector: np.ndarray) -> np.ndarray:
+        """The product of the operator with a host vector (P,), noted down."""
+        product = product_of(self.operator, vector)
+        if len(self._inputs) < self._room:
+            seen = torch.from_numpy(np.array(vector, dtype=np.float64).ravel())
+            self._inputs.append(seen.to(self.operator.dtype))
+            self._outputs.append(torch.from_numpy(product).to(self.operator.dtype))
+        return product
+
+    def products_with(self, vectors: np.ndarray) -> np.ndarray:
+        """H V (P, k) for the solver's vectors V (P, k)."""
+        if self._inputs and vectors.size:
+            v = torch.from_numpy(np.ascontiguousarray(vectors))
+            w = torch.stack(self._inputs).double()
+            inverse = torch.linalg.pinv(w @ w.T, hermitian=True, rtol=1e-10)
+            weights = inverse @ (w @ v)
+            weights += inverse @ (w @ (v - w.T @ weights))  # what normal equations lose
+            missed = torch.linalg.vector_norm(v - w.T @ weights, dim=0).max()
+            if missed <= 10 * torch.finfo(self.operator.dtype).eps:
+                return (torch.stack(self._outputs).double().T @ weights).numpy()
+        found = np.empty_like(vectors)
+        for number, vector in enumerate(vectors.T):
+            found[:, number] = product_of(self.operator, vector)
+        return found

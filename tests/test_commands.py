@@ -23,7 +23,7 @@ from train.checkpoint import load_checkpoint, save_checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(p.stem for p in (ROOT / "run").glob("*.py") if "launch(main)" in p.read_text())
 REQUIRED = {
-    "train_normal", "calc_hessian", "scan_param", "train_curve", "scan_curve",
+    "train_normal", "selfcheck", "calc_hessian", "scan_param", "train_curve", "scan_curve",
     "generate_adversary", "analyze_adversary", "perturb_param", "calc_param_distance",
     "calc_filter_spectrum", "test_ensemble", "plot", "demo",
 }  # fmt: skip
@@ -318,6 +318,14 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:
         "topk": (f"{hessian} --topk 0", "--topk must be at least 1"),
         "topk beyond": (f"{hessian} --topk 99999999", "1..13514"),
         "which": (f"{hessian} --which LX", "allowed: LA, LM, SA"),
+        "operator": (f"{hessian} --operator fischer", "did you mean 'fisher'"),
+        "total clean": (f"{hessian} --adversary total", "needs --attack"),
+        "block": (f"{hessian} --blocks layer4.*", "matches no parameter"),
+        "memory": (f"{hessian} --memory 1e-6 --subset_size 5", "is too small"),
+        "trace budget": (f"{hessian} --trace_products 20 --trace_estimator xtrace", "at least 24"),
+        "nothing": (f"{hessian} --topk 0", "nothing to compute"),
+        "pyhessian": (f"{hessian} --estimator pyhessian", "--which LM"),
+        "precision": ("selfcheck --precision half", "allowed: float32, float64, tf32"),
         "batchnorm": (f"{hessian} --batchnorm fresh", "allowed: keep, recalibrate"),
         "subset": (f"{hessian} --subset val", "allowed: test, train"),
         "subset_size": (f"{hessian} --subset_size 0", "--subset_size must be at least 1"),
