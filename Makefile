@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint format figures bench clean
+.PHONY: help env demo test test-slow lint format figures bench selfcheck clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,8 +37,12 @@ format: env  ## let ruff mend style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: env  ## side-by-side comparison with PyHessian
+bench: env  ## side-by-side comparison with PyHessian and curvlinops
 	$(BIN)/python benchmarks/eigenvalues.py
+	$(BIN)/python benchmarks/curvature.py lenet
+
+selfcheck: env  ## exact answers on this machine: a pass/fail table
+	$(BIN)/python run/selfcheck.py
 
 clean:  ## remove .venv and caches; results stay
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache

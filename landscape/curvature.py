@@ -61,7 +61,10 @@ class Measures:
         if min(self.topk, self.probes, self.trace_products) < 0:
             raise InputError("--topk, --density_probes, --trace_products must not be negative")
         if self.topk + self.probes + self.trace_products == 0:
-            raise InputError("nothing to compute: give --topk, --density_probes, --trace_products")
+            raise InputError(
+                "--topk must be at least 1 where neither --density_probes nor --trace_products "
+                "asks for anything"
+            )
         if self.probes and self.steps < 2:
             raise InputError(f"--density_steps must be at least 2, got {self.steps}")
         least = 2 * ESTIMATORS[self.trace_estimator][1]

@@ -323,7 +323,7 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:
         "block": (f"{hessian} --blocks layer4.*", "matches no parameter"),
         "memory": (f"{hessian} --memory 1e-6 --subset_size 5", "is too small"),
         "trace budget": (f"{hessian} --trace_products 20 --trace_estimator xtrace", "at least 24"),
-        "nothing": (f"{hessian} --topk 0", "nothing to compute"),
+        "negative": (f"{hessian} --density_probes -1", "must not be negative"),
         "pyhessian": (f"{hessian} --estimator pyhessian", "--which LM"),
         "precision": ("selfcheck --precision half", "allowed: float32, float64, tf32"),
         "batchnorm": (f"{hessian} --batchnorm fresh", "allowed: keep, recalibrate"),
