@@ -1,4 +1,4 @@
-"""Top-k eigenpairs and one product: Ridgeline beside PyHessian, curvlinops, hessian-eigenthings.
+"""Top-k eigenpairs and one product: Ridgeline beside PyHessian and curvlinops.
 
     python benchmarks/curvature.py lenet --topk 20 --with_pyhessian
     python benchmarks/curvature.py resnet --images FILE.npz
@@ -6,7 +6,7 @@
 LeNet w=4 on 1,000 embedded MNIST images, or ResNet18 w=8 on 256 images of an .npz (CIFAR-10), all
 with the same network, images, batch size and threads, contestants taking turns. curvlinops runs
 under scipy's eigsh with our tolerance; residuals are ||Hv - lambda v|| by our product.
-hessian-eigenthings joins if it is installed.
+
 """
 
 from __future__ import annotations
