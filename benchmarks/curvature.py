@@ -6,7 +6,6 @@
 LeNet w=4 on 1,000 embedded MNIST images, or ResNet18 w=8 on 256 images of an .npz (CIFAR-10), all
 with the same network, images, batch size and threads, contestants taking turns. curvlinops runs
 under scipy's eigsh with our tolerance; residuals are ||Hv - lambda v|| by our product.
-
 """
 
 from __future__ import annotations
