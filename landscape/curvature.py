@@ -104,11 +104,10 @@ def operator_of(
     problem: Problem, kind: str, adversary: str, parameters: Iterable[str], **options
 ) -> Operator:
     """The operator of that kind at the problem's weights; `options` go to it."""
-    names = list(parameters)
+    options |= {"parameters": list(parameters)}
     attacked = problem.attack is not None and problem.attack.eps > 0
     if kind == "hessian" and adversary == "total" and attacked:
-        return TotalHessian(problem, parameters=names, **options)
-    options |= {"parameters": names}
+        return TotalHessian(problem, **options)
     frozen = problem.frozen(buffers=options.get("buffers"), tick=options.get("tick"))
     if kind == "hessian":
         return Hessian(frozen, **options)
@@ -125,7 +124,6 @@ def input_operator(problem: Problem, example: int, buffers, tick) -> InputHessia
 def measure(operator: Operator, wanted: Measures, seed: int) -> tuple[xr.Dataset, np.ndarray]:
     """The numbers asked for and the eigenvectors (P, k)."""
     began, parts, vectors = time.perf_counter(), [], np.empty((operator.shape[0], 0))
-    trace = None
     if wanted.topk:
         k = min(wanted.topk, operator.shape[0])
         if wanted.estimator == "pyhessian":
@@ -135,8 +133,7 @@ def measure(operator: Operator, wanted: Measures, seed: int) -> tuple[xr.Dataset
                 operator, k, which=wanted.which, tol=wanted.tol, max_iter=wanted.max_iter, seed=seed
             )
         vectors = pairs.vectors
-        padded = eigenpairs_dataset(operator, pairs)
-        parts.append(padded.reindex(rank=np.arange(1, wanted.topk + 1)))
+        parts.append(eigenpairs_dataset(operator, pairs).reindex(rank=np.arange(1, wanted.topk + 1)))
         parts[-1]["converged"] = parts[-1]["converged"].fillna(0).astype(bool)
     if wanted.probes:
         quadrature = lanczos_quadrature(

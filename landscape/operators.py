@@ -115,11 +115,10 @@ class Operator(ABC):
         with second_order(), torch.enable_grad():
             return self._predict(x)
 
-    def _derivative(self, output: Tensor, by: list[Tensor] | None = None, **options) -> Tensor:
+    def _derivative(self, output: Tensor, **options) -> Tensor:
         """Derivative of an output by the parameters as one vector, zero where one has no part."""
-        by = list(self.active.values()) if by is None else by
         options = {"allow_unused": True, "materialize_grads": True, **options}
-        parts = torch.autograd.grad(output, by, **options)
+        parts = torch.autograd.grad(output, list(self.active.values()), **options)
         return torch.cat([part.flatten() for part in parts])
 
     def _progress(self, batch: Batch) -> None:
