@@ -133,7 +133,8 @@ def measure(operator: Operator, wanted: Measures, seed: int) -> tuple[xr.Dataset
                 operator, k, which=wanted.which, tol=wanted.tol, max_iter=wanted.max_iter, seed=seed
             )
         vectors = pairs.vectors
-        parts.append(eigenpairs_dataset(operator, pairs).reindex(rank=np.arange(1, wanted.topk + 1)))
+        ranks = np.arange(1, wanted.topk + 1)
+        parts.append(eigenpairs_dataset(operator, pairs).reindex(rank=ranks))
         parts[-1]["converged"] = parts[-1]["converged"].fillna(0).astype(bool)
     if wanted.probes:
         quadrature = lanczos_quadrature(
