@@ -37,9 +37,9 @@ format: env  ## let ruff mend style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: env  ## side-by-side comparison with PyHessian and curvlinops
-	$(BIN)/python benchmarks/eigenvalues.py
-	$(BIN)/python benchmarks/curvature.py lenet
+bench: env  ## side by side with PyHessian, curvlinops, hessian-eigenthings
+	$(BIN)/python benchmarks/curvature.py lenet --power_iteration
+	$(BIN)/python benchmarks/memory.py lenet
 
 selfcheck: env  ## exact answers on this machine: a pass/fail table
 	$(BIN)/python run/selfcheck.py

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.style import COLUMN, PALETTE
 from models.errors import InputError, unknown
@@ -167,6 +168,8 @@ def draw_eigenvalue_curves(results: Results, against: str) -> Figure:
         lows.append(np.nanmin(table))
         highs.append(np.nanmax(table))
         axes.set(xlabel="budget ε" if against == "eps" else "epoch", title=label)
+        if against == "epoch":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[0, 0].set_ylabel(f"top {table.shape[1]} Hessian eigenvalues")
     grid[0, 0].legend()
     if min(lows) > 0:

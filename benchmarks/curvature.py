@@ -1,11 +1,12 @@
-"""Top-k eigenpairs and one product: Ridgeline beside PyHessian and curvlinops.
+"""One product and the top eigenpairs of a Hessian: Ridgeline beside four others, in one run.
 
-    python benchmarks/curvature.py lenet --topk 20 --with_pyhessian
+    python benchmarks/curvature.py lenet --topk 20 --power_iteration
     python benchmarks/curvature.py resnet --images FILE.npz
 
 LeNet w=4 on 1,000 embedded MNIST images, or ResNet18 w=8 on 256 images of an .npz (CIFAR-10), all
-with the same network, images, batch size and threads, contestants taking turns. curvlinops runs
-under scipy's eigsh with our tolerance; residuals are ||Hv - lambda v|| by our product.
+with the same network, images, batches and threads, contestants taking turns. Residuals of all are
+||Hv - lambda v|| / |lambda| by our product. Freed pages are kept, as Ridgeline's commands do, for
+every contestant; `--fresh_pages` leaves the allocator as it is.
 """
 
 from __future__ import annotations
@@ -14,58 +15,79 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
+import rivals
+import subjects
 import torch
-from curvlinops import HessianLinearOperator
-from eigenvalues import pyhessian, trained
-from scipy.sparse.linalg import LinearOperator, eigsh
-from threadpoolctl import threadpool_limits
 
 from landscape.operators import Hessian
 from landscape.problem import Problem
 from landscape.spectrum import product_of, top_eigenpairs
-from models import build_model
-from train.datasets import load_images
-from train.loop import fit
-from train.methods import Standard
-from train.optimizers import parse_optimizer
 
-TOL = 1e-4
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "run"))
+from launch import keep_freed_pages
+
+PACKAGES = ("torch", "scipy", "curvlinops-for-pytorch", "hessian-eigenthings", "pyhessian")
 
 
-def resnet(path: str, epochs: int) -> Problem:
-    train, test = (load_images(path, s) for s in ("train", "test"))
-    torch.manual_seed(0)
-    network = build_model("resnet", train.image_shape, width=8)
-    fit(Standard(network), train.subset(1024), test.subset(100), epochs=epochs, batch_size=64,
-        optimizer=parse_optimizer("name=adam,lr=1e-3"))  # fmt: skip
-    return Problem(network, train.subset(256), batch_size=128)
-
-
-def curvlinops_operator(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
-    loader = [(b.x, b.y) for b in problem.batches()]
-    network = problem.network.requires_grad_(True)
-    operator = HessianLinearOperator(
-        network, torch.nn.CrossEntropyLoss(), list(network.parameters()), loader,
-        check_deterministic=False,
-    )  # fmt: skip
-    return lambda v: (operator @ torch.from_numpy(v.ravel()).float()).double().numpy()
-
-
-def by_eigsh(product, size: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    start = np.random.default_rng(0).standard_normal(size)
-    with threadpool_limits(limits=1, user_api="blas"):
-        return eigsh(LinearOperator((size, size), matvec=product, dtype=np.float64), k=k,
-                     which="LA", tol=TOL, v0=start)  # fmt: skip
-
-
-def ours(problem: Problem, k: int) -> tuple[np.ndarray, np.ndarray]:
-    pairs = top_eigenpairs(Hessian(problem), k, tol=TOL)
+def ridgeline(problem: Problem, k: int) -> rivals.Pairs:
+    """Ours, from the problem to the eigenpairs."""
+    problem.network.requires_grad_(False)
+    pairs = top_eigenpairs(Hessian(problem), k, tol=rivals.TOL)
     return pairs.values, pairs.vectors
+
+
+def residuals(problem: Problem, pairs: rivals.Pairs) -> np.ndarray:
+    """||Hv - lambda v|| / |lambda| of every pair (k,) by our product."""
+    problem.network.requires_grad_(False)
+    operator = Hessian(problem)
+    rest = [np.linalg.norm(product_of(operator, u) - w * u) / abs(w)
+            for w, u in zip(pairs[0], pairs[1].T, strict=True)]  # fmt: skip
+    return np.array(rest)
+
+
+def in_turns(calls: dict[str, Callable], repeats: int, once: tuple[str, ...] = ()) -> tuple:
+    """Median seconds and last answer of every call."""
+    seconds = {name: [] for name in calls}
+    answers = {}
+    for turn in range(repeats):
+        for name, call in calls.items():
+            if turn and name in once:
+                continue
+            began = time.perf_counter()
+            answers[name] = call()
+            seconds[name].append(time.perf_counter() - began)
+            print(f"  {name}: {seconds[name][-1]:.3f} s", file=sys.stderr, flush=True)
+    return {name: statistics.median(s) for name, s in seconds.items()}, answers
+
+
+def compare_products(problem: Problem, repeats: int) -> None:
+    """One product beside a forward pass and curvlinops'."""
+    operator, theirs = Hessian(problem), rivals.curvlinops_product(problem)
+    v = np.random.default_rng(1).standard_normal(operator.shape[0])
+
+    def forward() -> None:
+        with torch.no_grad():
+            for batch in problem.batches():
+                problem.network(batch.x)
+
+    calls = {
+        "forward": forward,
+        "Ridgeline": lambda: product_of(operator, v),
+        "curvlinops": lambda: theirs(v),
+    }
+    seconds, answers = in_turns(calls, repeats)
+    print(f"{operator.graphs_kept} of the Hessian's graphs kept")
+    for name, middle in seconds.items():
+        print(f"one product, {name}: {middle:.3f} s = {middle / seconds['forward']:.2f} forwards")
+    apart = np.linalg.norm(answers["curvlinops"] - answers["Ridgeline"])
+    print(f"products differ by {apart / np.linalg.norm(answers['Ridgeline']):.1e}")
 
 
 def main() -> None:
@@ -75,67 +97,42 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--images")
-    parser.add_argument("--with_pyhessian", action="store_true")
+    parser.add_argument("--lanczos_steps", type=int, default=120)
+    parser.add_argument("--power_iteration", action="store_true", help="minutes: run once each")
+    parser.add_argument("--fresh_pages", action="store_true")
     options = parser.parse_args()
+    if not options.fresh_pages:
+        keep_freed_pages()
+    k = options.topk
     lenet = options.network == "lenet"
-    problem = trained(4) if lenet else resnet(options.images, options.epochs)
+    problem = subjects.lenet() if lenet else subjects.resnet(options.images, options.epochs)
     size = sum(p.numel() for p in problem.origin.values())
-    names = ("torch", "scipy", "curvlinops-for-pytorch", "pyhessian")
-    print(f"Python {platform.python_version()}, {({n: metadata.version(n) for n in names})}, "
+    print(f"Python {platform.python_version()}, {({n: metadata.version(n) for n in PACKAGES})}, "
           f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {options.network}, {size} "
           f"parameters, {len(problem.images)} images, batch {problem.batch_size}")  # fmt: skip
 
-    operator, theirs = Hessian(problem), curvlinops_operator(problem)
-    v = torch.from_numpy(np.random.default_rng(1).standard_normal(size))
-
-    def forward() -> None:
-        with torch.no_grad():
-            for batch in problem.batches():
-                problem.network(batch.x)
-
-    kept = f"{len(operator._kept)} of {len(operator._batches)} graphs kept"
-    turns = {"forward": forward, f"Ridgeline ({kept})": lambda: operator.matvec(v),
-             "curvlinops": lambda: theirs(v.numpy())}  # fmt: skip
-    times = {name: [] for name in turns}
-    for _ in range(max(5, options.repeats)):
-        for name, call in turns.items():
-            began = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - began)
-    base = statistics.median(times["forward"])
-    for name, seconds in times.items():
-        middle = statistics.median(seconds)
-        print(f"one product, {name}: {middle:.3f} s = {middle / base:.2f} forward passes")
-    apart = np.linalg.norm(theirs(v.numpy()) - product_of(operator, v.numpy()))
-    print(f"products differ by {apart / np.linalg.norm(theirs(v.numpy())):.1e}")
-    if options.topk == 0:
+    compare_products(problem, max(7, options.repeats))
+    if k == 0:
         return
+    eigenthings = rivals.Eigenthings(problem, k, options.lanczos_steps)
     solvers = {
-        "Ridgeline": lambda: ours(problem, options.topk),
-        "curvlinops + eigsh": lambda: by_eigsh(theirs, size, options.topk),
+        "Ridgeline": lambda: ridgeline(problem, k),
+        "curvlinops + eigsh": lambda: rivals.curvlinops(problem, k),
+        f"hessian-eigenthings, {eigenthings.steps} steps": lambda: eigenthings(problem, k),
     }
-    if options.with_pyhessian:
-        solvers["PyHessian"] = lambda: pyhessian(problem, options.topk)
-    rows = {name: [] for name in solvers}
-    answers = {}
-    for turn in range(options.repeats):
-        for name, solve in solvers.items():
-            if name == "PyHessian" and turn:
-                continue  # minutes: once
-            problem.network.requires_grad_(name != "Ridgeline")
-            torch.manual_seed(0)
-            began = time.perf_counter()
-            answers[name] = solve()
-            rows[name].append(time.perf_counter() - began)
-    problem.network.requires_grad_(False)
-    check = Hessian(problem)
-    for name, (values, vectors) in answers.items():
-        rest = [np.linalg.norm(product_of(check, u) - w * u) / abs(w)
-                for w, u in zip(values, vectors.T, strict=True)]  # fmt: skip
-        middle = statistics.median(rows[name])
-        print(f"top-{options.topk}, {name}: {middle:.2f} s (of {len(rows[name])}), "
-              f"{middle / statistics.median(rows['Ridgeline']):.2f} x, largest relative residual "
-              f"{max(rest):.1e}, largest eigenvalue {max(values):.5g}")  # fmt: skip
+    slow = {
+        "PyHessian": lambda: rivals.pyhessian(problem, k),
+        "power iteration of Liu et al.": lambda: rivals.reference(problem, k),
+    }
+    if options.power_iteration:
+        solvers |= slow
+    seconds, answers = in_turns(solvers, options.repeats, once=tuple(slow))
+    for name, pairs in answers.items():
+        rest = residuals(problem, pairs)
+        print(f"top-{k}, {name}: {seconds[name]:.2f} s, "
+              f"{seconds[name] / seconds['Ridgeline']:.2f} x, relative residual at most "
+              f"{rest.max():.1e}, median {np.median(rest):.1e}, largest eigenvalues "
+              f"{', '.join(f'{w:.5g}' for w in sorted(pairs[0])[:-4:-1])}")  # fmt: skip
 
 
 if __name__ == "__main__":

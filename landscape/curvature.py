@@ -12,13 +12,12 @@ import xarray as xr
 
 from landscape.density import density_dataset, lanczos_quadrature
 from landscape.gauss_newton import GaussNewton
-from landscape.input_hessian import InputHessian
 from landscape.operators import Hessian, Operator
 from landscape.point import Point
 from landscape.problem import Problem
 from landscape.pyhessian_check import pyhessian_eigenpairs, pyhessian_trace
 from landscape.spectrum import ENDS, eigenpairs_dataset, top_eigenpairs
-from landscape.total_hessian import TotalHessian
+from landscape.total_hessian import TotalHessian, refined
 from landscape.trace import ESTIMATORS, estimate_trace
 from models.errors import InputError, unknown
 
@@ -33,13 +32,14 @@ OPERATORS = {
 #: what adversarial images do when the weights move
 ADVERSARIES = {
     "frozen": "adversarial images frozen",
+    "refined": "adversarial images climbed to the maximum nearby, then frozen",
     "total": "true adversarial loss, images follow the weights",
 }
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What to compute: top eigenpairs, density (`probes` > 0), trace (`trace_products` > 0)."""
+    """What to compute: eigenpairs, and density, trace and diagonal where their number is > 0."""
 
     topk: int = 1
     which: str = "LA"
@@ -50,6 +50,7 @@ class Measures:
     trace_products: int = 0
     trace_estimator: str = "hutchinson"
     estimator: str = "ridgeline"
+    diagonal_products: int = 0
 
     def __post_init__(self) -> None:
         if self.which not in ENDS:
@@ -58,13 +59,19 @@ class Measures:
             raise unknown("--trace_estimator", self.trace_estimator, ESTIMATORS)
         if self.estimator not in ("ridgeline", "pyhessian"):
             raise unknown("--estimator", self.estimator, ["ridgeline", "pyhessian"])
-        if min(self.topk, self.probes, self.trace_products) < 0:
-            raise InputError("--topk, --density_probes, --trace_products must not be negative")
-        if self.topk + self.probes + self.trace_products == 0:
+        asked = (self.topk, self.probes, self.trace_products, self.diagonal_products)
+        if min(asked) < 0:
             raise InputError(
-                "--topk must be at least 1 where neither --density_probes nor --trace_products "
-                "asks for anything"
+                "--topk, --density_probes, --trace_products, --diagonal_products must not be "
+                "negative"
             )
+        if not any(asked):
+            raise InputError(
+                "--topk must be at least 1 where none of --density_probes, --trace_products, "
+                "--diagonal_products asks for anything"
+            )
+        if self.diagonal_products == 1:
+            raise InputError("--diagonal_products must be at least 2, for its error; got 1")
         if self.probes and self.steps < 2:
             raise InputError(f"--density_steps must be at least 2, got {self.steps}")
         least = 2 * ESTIMATORS[self.trace_estimator][1]
@@ -100,25 +107,26 @@ def blocks_of(origin: Point, patterns: str | None) -> dict[str, list[str]]:
     return blocks
 
 
+def frozen_at(problem: Problem, adversary: str, buffers, tick) -> Problem:
+    """The problem without attack, on the images its adversary leaves at the problem's weights."""
+    if problem.attack is not None and problem.attack.eps > 0 and adversary != "frozen":
+        return refined(problem, buffers=buffers)
+    return problem.frozen(buffers=buffers, tick=tick)
+
+
 def operator_of(
-    problem: Problem, kind: str, adversary: str, parameters: Iterable[str], **options
-) -> Operator:
-    """The operator of that kind at the problem's weights; `options` go to it."""
+    problem: Problem, frozen: Problem, kind: str, adversary: str, parameters: Iterable[str],
+    **options,
+) -> Operator:  # fmt: skip
+    """The operator of that kind at the problem's weights, `frozen` from `frozen_at`."""
     options |= {"parameters": list(parameters)}
     attacked = problem.attack is not None and problem.attack.eps > 0
     if kind == "hessian" and adversary == "total" and attacked:
-        return TotalHessian(problem, **options)
-    frozen = problem.frozen(buffers=options.get("buffers"), tick=options.get("tick"))
+        return TotalHessian(problem, maximisers=frozen, **options)
     if kind == "hessian":
         return Hessian(frozen, **options)
     curvature = {"ggn": "ggn", "fisher": "empirical", "mc_fisher": "mc"}[kind]
     return GaussNewton(frozen, curvature=curvature, **options)
-
-
-def input_operator(problem: Problem, example: int, buffers, tick) -> InputHessian:
-    """The input Hessian of one example of a problem, frozen if it has an attack."""
-    one = problem.on(problem.images.take(np.array([example])))
-    return InputHessian(one.frozen(buffers=buffers), 0, buffers, tick)
 
 
 def measure(operator: Operator, wanted: Measures, seed: int) -> tuple[xr.Dataset, np.ndarray]:

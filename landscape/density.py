@@ -12,7 +12,7 @@ from scipy.stats import norm as gaussian
 from scipy.stats import t as student
 
 from landscape.memory import free_bytes
-from landscape.operators import Operator
+from landscape.operators import Products
 from models.errors import InputError
 from train.noise import stream
 
@@ -32,7 +32,7 @@ class Quadrature:
     def mean(self, f) -> tuple[float, float]:
         """Estimate of tr f(H) / P and its standard error over probes (NaN for one probe)."""
         samples = (self.weights * f(self.values)).sum(1)
-        return float(samples.mean()), _standard_error(samples)
+        return mean_and_error(samples)
 
     def density(self, grid: np.ndarray, sigma: float) -> np.ndarray:
         """Density (probes, grid) smoothed by Gaussians of width sigma."""
@@ -41,7 +41,7 @@ class Quadrature:
 
 
 def lanczos_quadrature(
-    operator: Operator, *, probes: int = 10, steps: int = 80, seed: int = 0
+    operator: Products, *, probes: int = 10, steps: int = 80, seed: int = 0
 ) -> Quadrature:
     """Lanczos from `probes` random sign vectors, fully reorthogonalised twice in float64.
 
@@ -66,7 +66,7 @@ def lanczos_quadrature(
     return Quadrature(values, weights, size)
 
 
-def _lanczos(operator: Operator, start: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def _lanczos(operator: Products, start: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Diagonal and off-diagonal of the tridiagonal matrix."""
     basis = torch.empty(steps, len(start), dtype=torch.float64)
     basis[0] = torch.from_numpy(start)
@@ -118,5 +118,7 @@ def density_dataset(quadrature: Quadrature, points: int = 400, sigma: float | No
     )
 
 
-def _standard_error(samples: np.ndarray) -> float:
-    return float(samples.std(ddof=1) / np.sqrt(len(samples))) if len(samples) > 1 else np.nan
+def mean_and_error(samples: np.ndarray) -> tuple[float, float]:
+    """Mean of samples (n,) and its standard error, NaN for a single one."""
+    error = samples.std(ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.nan
+    return float(samples.mean()), float(error)

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from landscape.kernels import exact, second_order
+from landscape.operators import Products
 from landscape.problem import Problem
 from train.losses import LOSSES
 
 
-class InputHessian:
+class InputHessian(Products):
     """The Hessian (D, D) of one example's loss by its D = C H W pixels, the weights held fixed.
 
-    `example` is its place in the problem's images. Same face as `operators.Operator`.
+    `example` is its place in the problem's images.
     """
 
     def __init__(self, problem: Problem, example: int, buffers=None, tick=None):
@@ -48,9 +49,6 @@ class InputHessian:
     def matmat(self, vectors: Tensor) -> Tensor:
         """The products (D, k) with vectors (D, k)."""
         return torch.stack([self.matvec(v) for v in vectors.T], dim=1)
-
-    def __matmul__(self, vectors: Tensor) -> Tensor:
-        return self.matvec(vectors) if vectors.ndim == 1 else self.matmat(vectors)
 
     def loss(self) -> float:
         """The example's loss."""

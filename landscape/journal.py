@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from landscape.operators import Operator
+from landscape.operators import Products
 from train.recipe import Recipe, digest
 
 
-class Journal:
+class Journal(Products):
     """An operator that writes every product to a file and reads what the file already holds.
 
     All algorithms here are functions of seeds and products, so the same calls come again after a
@@ -24,7 +24,7 @@ class Journal:
     end. Under torchrun every process keeps a file of its own.
     """
 
-    def __init__(self, operator: Operator, path: str | Path, recipe: Recipe):
+    def __init__(self, operator: Products, path: str | Path, recipe: Recipe):
         self.operator = operator
         self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
         rank = dist.get_rank() if dist.is_initialized() else 0
@@ -39,10 +39,6 @@ class Journal:
     def products(self) -> int:
         """Products asked for, from the file or new."""
         return self._done
-
-    def matvec(self, vector: Tensor) -> Tensor:
-        """The product (P,) with a vector (P,)."""
-        return self.matmat(vector[:, None])[:, 0]
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """The products (P, k) with vectors (P, k)."""
@@ -59,9 +55,6 @@ class Journal:
                     file.write(check.to_bytes(8, "little") + _bytes(product))
         self._done += len(checks)
         return products
-
-    def __matmul__(self, vectors: Tensor) -> Tensor:
-        return self.matvec(vectors) if vectors.ndim == 1 else self.matmat(vectors)
 
     def __getattr__(self, name: str):
         return getattr(self.operator, name)

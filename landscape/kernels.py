@@ -81,8 +81,59 @@ def _batch_norm(*args, **kwargs) -> Tensor:
     scale = scale if o["weight"] is None else o["weight"] * scale
     shift = -o["running_mean"] * scale
     shift = shift if o["bias"] is None else o["bias"] + shift
-    shape = (1, -1, *(1,) * (o["input"].ndim - 2))
-    return torch.addcmul(shift.view(shape), o["input"], scale.view(shape))
+    return _Affine.apply(o["input"], scale, shift)
+
+
+class _Affine(Function):
+    """x * scale + shift by channel; its derivative is `_AffineDerivative`."""
+
+    @staticmethod
+    def forward(ctx, x, scale, shift):
+        ctx.save_for_backward(x, scale)
+        return torch.addcmul(_by_channel(shift, x), x, _by_channel(scale, x))
+
+    @staticmethod
+    def backward(ctx, g):
+        return _AffineDerivative.apply(g, *ctx.saved_tensors, ctx.needs_input_grad[0])
+
+
+class _AffineDerivative(Function):
+    """The three derivatives of `_Affine` for the cotangent g, and theirs.
+
+    Images are passed over as rarely as possible: fresh pages cost more than the arithmetic.
+    """
+
+    @staticmethod
+    def forward(ctx, g, x, scale, by_image):
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(g, x, scale)
+        over = [d for d in range(x.ndim) if d != 1]
+        product = g * x
+        total = product.sum(over)
+        dx = torch.mul(g, _by_channel(scale, g), out=product) if by_image else None
+        return dx, total, g.sum(over)
+
+    @staticmethod
+    def backward(ctx, by_x, by_scale, by_shift):
+        g, x, scale = ctx.saved_tensors
+        by_image, by_vector = ctx.needs_input_grad[1:3]
+        zero = torch.zeros_like(scale)
+        b = _by_channel(zero if by_scale is None else by_scale, x)
+        dg = torch.addcmul(_by_channel(zero if by_shift is None else by_shift, x), x, b)
+        dx = dscale = product = None
+        if by_x is not None:
+            dg.addcmul_(by_x, _by_channel(scale, x))
+            if by_vector:
+                product = g * by_x
+                dscale = product.sum([d for d in range(x.ndim) if d != 1])
+        if by_image and by_scale is not None:
+            dx = torch.mul(g, b, out=product)
+        return dg, dx, dscale, None
+
+
+def _by_channel(vector: Tensor, like: Tensor) -> Tensor:
+    """A vector (C,) in the shape that meets images (N, C, ...)."""
+    return vector.view(1, -1, *(1,) * (like.ndim - 2))
 
 
 class _Convolution(Function):

@@ -21,10 +21,32 @@ from train.losses import LOSSES
 Tick = Callable[[int], None]
 #: memory that one product needs beside the kept graphs, in graphs of its batch (measured)
 _WORK = 3
+#: share of a memory budget that is planned for; rounding and gaps of the allocator take the rest
+_USABLE = 0.95
 
 
-class Operator(ABC):
-    """A symmetric matrix known by its products, summed over examples / their number.
+class Products(ABC):
+    """A symmetric matrix (P, P) known by its products: shape, dtype, device, matvec, matmat, @."""
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+    products: int
+
+    @abstractmethod
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """The products (P, k) with vectors (P, k)."""
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """The product (P,) with a vector (P,)."""
+        return self.matmat(vector[:, None])[:, 0]
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        return self.matvec(vectors) if vectors.ndim == 1 else self.matmat(vectors)
+
+
+class Operator(Products):
+    """Curvature of a problem: products are sums over its examples / their number.
 
     `parameters` restricts it to some of the point's tensors (default: all); vectors (P,) are those
     tensors flattened in order. First-order graphs of as many batches as fit into `memory` bytes
@@ -66,10 +88,6 @@ class Operator(ABC):
         with exact():
             self._keep_graphs(free_bytes(self.device) // 2 if memory is None else memory)
 
-    def matvec(self, vector: Tensor) -> Tensor:
-        """The product (P,) with a vector (P,)."""
-        return self.matmat(vector[:, None])[:, 0]
-
     def matmat(self, vectors: Tensor) -> Tensor:
         """The products (P, k) with vectors (P, k); a graph that is not kept is recorded once."""
         v = vectors.to(self.device, self.dtype)
@@ -85,8 +103,10 @@ class Operator(ABC):
         self.products += v.shape[1]
         return all_sum(total).T / self.examples + self.weight_decay * v
 
-    def __matmul__(self, vectors: Tensor) -> Tensor:
-        return self.matvec(vectors) if vectors.ndim == 1 else self.matmat(vectors)
+    @property
+    def graphs_kept(self) -> str:
+        """How many batches keep their graph, as "4 of 10"."""
+        return f"{len(self._kept)} of {len(self._batches)}"
 
     def loss(self) -> float:
         """The loss at the point, the weight-decay term included."""
@@ -149,12 +169,12 @@ class Operator(ABC):
         each = max(1, sum(held.values()) // len(few.y))
         del graph
         pixels = self.problem.images.pixels.numel()
-        room = memory - (2 * self.shape[0] + pixels) * self.dtype.itemsize
+        room = int(_USABLE * memory) - (2 * self.shape[0] + pixels) * self.dtype.itemsize
         rows = room // (_WORK * each)
         if rows < 1:
             raise InputError(
                 f"a memory of {memory / 2**30:.3g} GiB is too small: "
-                f"one example needs {(memory - room + _WORK * each) / 2**30:.3g} GiB"
+                f"one example needs {(memory - room + _WORK * each) / _USABLE / 2**30:.3g} GiB"
             )
         rows = min(
             self.problem.batch_size, max(1, rows // 2)
@@ -206,28 +226,20 @@ class Hessian(Operator):
         return self._derivative(graph, grad_outputs=vector, retain_graph=True)
 
 
-class Matrix:
+class Matrix(Products):
     """A symmetric matrix (P, P) with the face of an operator, for exact problems."""
 
     def __init__(self, matrix: Tensor):
         self.matrix, self.products = matrix, 0
         self.shape, self.dtype, self.device = matrix.shape, matrix.dtype, matrix.device
 
-    def matvec(self, vector: Tensor) -> Tensor:
-        """The product (P,) with a vector (P,)."""
-        self.products += 1
-        return self.matrix @ vector.to(self.device, self.dtype)
-
     def matmat(self, vectors: Tensor) -> Tensor:
         """The products (P, k) with vectors (P, k)."""
         self.products += vectors.shape[1]
         return self.matrix @ vectors.to(self.device, self.dtype)
 
-    def __matmul__(self, vectors: Tensor) -> Tensor:
-        return self.matvec(vectors) if vectors.ndim == 1 else self.matmat(vectors)
 
-
-def dense(operator: Operator) -> Tensor:
+def dense(operator: Products) -> Tensor:
     """The operator as a matrix (P, P), column by column: for small problems only."""
     eye = torch.eye(operator.shape[0], dtype=operator.dtype, device=operator.device)
     return operator.matmat(eye)

@@ -44,7 +44,8 @@ class TotalHessian(Operator):
     counts as settled while that part is below a tenth. Examples that are not settled or whose
     maximum is not strict count with their image frozen. `share_regular` is the share of the
     others, `stationarity` the mean over examples of the gradient left, relative to the whole: the
-    trust in the number. Needs the loss cross_entropy (InputError).
+    trust in the number. `maximisers`, what `refined` gave for the problem at that point, saves
+    finding them again. Needs the loss cross_entropy (InputError).
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class TotalHessian(Operator):
         problem: Problem,
         point: Point | None = None,
         *,
-        refinements: int = 60,
+        maximisers: Problem | None = None,
         **options,
     ):
         attack = problem.attack
@@ -63,8 +64,7 @@ class TotalHessian(Operator):
         self._clean = problem.images
         self._eps, self._order = attack.eps, attack.order
         clean_of = {int(i): n for n, i in enumerate(problem.images.index)}
-        buffers = options.get("buffers")
-        moved = refined(problem, point, buffers, refinements)
+        moved = maximisers or refined(problem, point, options.get("buffers"))
         self._position = clean_of
         self._regular: dict[int, bool] = {}
         self._rest: dict[int, float] = {}

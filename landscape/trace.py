@@ -12,6 +12,7 @@ import torch
 from curvlinops import hutchinson_diag, hutchinson_trace, hutchpp_trace, xtrace
 from torch import Tensor
 
+from landscape.density import mean_and_error
 from landscape.operators import Operator
 from landscape.point import Point
 from models.errors import InputError, unknown
@@ -60,7 +61,7 @@ def estimate_trace(
     repeats = _repeats(products, each)
     with _seeded(seed, 0x7ACE):
         samples = [estimate(_OnHost(operator), each).item() for _ in range(repeats)]
-    return Estimate(*_mean_and_error(np.array(samples)), repeats * each)
+    return Estimate(*mean_and_error(np.array(samples)), repeats * each)
 
 
 def estimate_diagonal(
@@ -94,7 +95,3 @@ def _seeded(seed: int, salt: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed * 65537 + salt)
         yield
-
-
-def _mean_and_error(samples: np.ndarray) -> tuple[float, float]:
-    return float(samples.mean()), float(samples.std(ddof=1) / np.sqrt(len(samples)))

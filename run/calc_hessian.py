@@ -6,7 +6,7 @@ from typing import Annotated
 
 import build
 import options as o
-from hessian_cells import cells_of, finish, report
+from hessian_cells import Setting, cells_of, compute_all, finish, report
 from launch import launch
 
 from landscape.batchnorm import POLICIES, statistics_at
@@ -14,7 +14,6 @@ from landscape.curvature import ADVERSARIES, OPERATORS, Measures, blocks_of
 from landscape.distributed import join, leader, shard
 from landscape.result import claim, save_result, stamp
 from models import InputError, unknown
-from train.checkpoint import claim_checkpoint
 from train.progress import progress
 
 
@@ -28,7 +27,9 @@ def main(
     out_file: o.OutFile = None,
     attack: o.Attack = None,
     adv_budget_list: o.Budgets = None,
-    adversary: Annotated[str, "frozen images, or total: they follow the weights"] = "frozen",
+    adversary: Annotated[
+        str, "images frozen, refined to their maximum, or total: they follow the weights"
+    ] = "frozen",
     operator: Annotated[str, "hessian, ggn, fisher, mc_fisher, input"] = "hessian",
     blocks: Annotated[str | None, "globs 'a.*,b.*', each: every layer; None: all as one"] = None,
     topk: Annotated[int, "number of eigenpairs"] = 1,
@@ -39,6 +40,7 @@ def main(
     density_steps: Annotated[int, "Lanczos steps per probe"] = 80,
     trace_products: Annotated[int, "products spent on the trace; 0: none"] = 0,
     trace_estimator: Annotated[str, "hutchinson, hutchpp or xtrace"] = "hutchinson",
+    diagonal_products: Annotated[int, "products spent on the diagonal; 0: none"] = 0,
     estimator: Annotated[str, "ridgeline, or pyhessian as an independent check"] = "ridgeline",
     weight_decay: Annotated[float, "add (weight_decay / 2) ||theta||^2 to the loss"] = 0.0,
     batchnorm: o.BatchNorm = "keep",
@@ -65,12 +67,16 @@ def main(
         raise InputError(f"--weight_decay must not be negative, got {weight_decay:g}")
     measures = Measures(
         topk, which, tol, max_iter, density_probes, density_steps, trace_products,
-        trace_estimator, estimator,
+        trace_estimator, estimator, diagonal_products,
     )  # fmt: skip
     if adversary == "total" and (attacker is None or operator != "hessian"):
         raise InputError("--adversary total needs --attack and --operator hessian")
-    if operator == "input" and (blocks or weight_decay):
-        raise InputError("--operator input knows no --blocks and no --weight_decay")
+    if adversary == "refined" and attacker is None:
+        raise InputError("--adversary refined needs --attack")
+    if operator == "input" and (blocks or weight_decay or diagonal_products):
+        raise InputError(
+            "--operator input knows no --blocks, no --weight_decay and no --diagonal_products"
+        )
     subject = build.open_network(model2load, network, "mnist", "lenet")
     images = subject.images(subset, subset_size)
     problem = subject.problem(images, attacker, machine)
@@ -87,11 +93,11 @@ def main(
     recipe["epoch"] = trained.get("epoch", trained.get("epochs"))
     path = build.output_path(out_file, model2load, "hessian")
     ds = claim(path, recipe, machine.overwrite)
-    cells = cells_of(path, recipe, budgets, images, operator, names, topk)
+    setting = Setting(operator, adversary, measures)
+    cells = cells_of(path, recipe, budgets, images, setting, names)
     if ds is None:
         for cell in cells:
-            for target, wanted in cell.vectors:
-                claim_checkpoint(target, wanted, machine.overwrite)
+            cell.claim(machine.overwrite)
         device = join(problem.device)
         if operator != "input":
             problem = build.moved(problem, device, problem.dtype)
@@ -100,7 +106,7 @@ def main(
         options = {"memory": None if memory is None else int(memory * 2**30), "buffers": buffers,
                    "weight_decay": weight_decay}  # fmt: skip
         with progress(None, "curvature", "image", quiet=not leader()) as bar:
-            parts = [c.compute(problem, operator, adversary, measures, options, bar) for c in cells]
+            parts = compute_all(cells, problem, setting, options, bar)
         ds = finish(parts, images, budgets, cells)
         what = ADVERSARIES[adversary] if any(budgets) else "clean loss"
         stamp(ds, "hessian", recipe, hessian=f"{OPERATORS[operator]}, {what}",

@@ -9,14 +9,26 @@ import numpy as np
 import torch
 import xarray as xr
 
-from landscape.curvature import Measures, input_operator, measure, operator_of
+from landscape.curvature import Measures, frozen_at, measure, operator_of
 from landscape.distributed import leader
+from landscape.input_hessian import InputHessian
 from landscape.journal import Journal
 from landscape.problem import Problem
 from landscape.result import claim, save_result, stamp
-from train.checkpoint import save_checkpoint
+from landscape.trace import estimate_diagonal
+from models import InputError
+from train.checkpoint import claim_checkpoint, save_checkpoint
 from train.data import Images
 from train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all cells share: the operator's kind, what its adversaries do, what is measured."""
+
+    operator: str
+    adversary: str
+    measures: Measures
 
 
 @dataclass(frozen=True)
@@ -30,30 +42,49 @@ class Cell:
     recipe: Recipe
     part: Path
     vectors: list[tuple[Path, Recipe]]
+    diagonals: list[tuple[Path, Recipe]]
+
+    def claim(self, overwrite: bool) -> None:
+        """Raise InputError if something else stands where this cell writes; drop it if asked to."""
+        for target, wanted in (*self.vectors, *self.diagonals):
+            claim_checkpoint(target, wanted, overwrite)
+        if overwrite and self.part.is_file():
+            try:
+                claim(self.part, self.recipe, overwrite=False)
+            except InputError:
+                self.clear()
+        claim(self.part, self.recipe, overwrite=False)
+
+    def done(self) -> xr.Dataset | None:
+        """The numbers of this cell, if they were finished before."""
+        return claim(self.part, self.recipe, overwrite=False)
 
     def compute(
-        self, problem: Problem, kind: str, adversary: str, measures: Measures, options: dict, bar
+        self, problem: Problem, frozen: Problem, setting: Setting, options: dict, bar
     ) -> xr.Dataset:
-        """The numbers of this cell: read if they were finished before, else computed."""
-        done = claim(self.part, self.recipe, overwrite=False) if self.part.is_file() else None
-        if done is not None:
-            return done
-        if problem.attack is not None:
-            problem = problem.under(problem.attack.at(self.eps) if self.eps else None)
-        if kind == "input":
-            operator = input_operator(problem, self.example, options["buffers"], bar.update)
+        """The numbers of this cell; eigenvectors and diagonal go to their files."""
+        if setting.operator == "input":
+            operator = InputHessian(frozen, self.example, options["buffers"], bar.update)
         else:
             operator = operator_of(
-                problem, kind, adversary, self.parameters, tick=bar.update, **options
-            )
+                problem, frozen, setting.operator, setting.adversary, self.parameters,
+                tick=bar.update, **options,
+            )  # fmt: skip
         journal = Journal(operator, self.part.with_suffix(".products"), self.recipe)
-        ds, vectors = measure(journal, measures, problem.seed)
+        ds, vectors = measure(journal, setting.measures, problem.seed)
+        points = []
+        for (target, wanted), vector in zip(self.vectors, vectors.T, strict=False):
+            if setting.operator == "input":
+                point = {"image": torch.from_numpy(vector).view(problem.images.image_shape)}
+            else:
+                point = operator.embed(torch.from_numpy(vector.copy()))
+            points.append((target, wanted, point))
+        if self.diagonals:
+            count = setting.measures.diagonal_products
+            both = estimate_diagonal(journal, products=count, seed=problem.seed)
+            points += [(*file, point) for file, point in zip(self.diagonals, both, strict=True)]
         if leader():
-            for (target, wanted), vector in zip(self.vectors, vectors.T, strict=False):
-                if kind == "input":
-                    point = {"image": torch.from_numpy(vector).view(problem.images.image_shape)}
-                else:
-                    point = operator.embed(torch.from_numpy(vector.copy()))
+            for target, wanted, point in points:
                 save_checkpoint(target, {n: t.float().cpu() for n, t in point.items()}, wanted)
             save_result(stamp(ds, "hessian cell", self.recipe), self.part)
         journal.remove()
@@ -65,11 +96,11 @@ class Cell:
 
 
 def cells_of(
-    path: Path, recipe: Recipe, budgets: list[float], images: Images, operator: str,
-    names: dict[str, list[str]], topk: int,
+    path: Path, recipe: Recipe, budgets: list[float], images: Images, setting: Setting,
+    names: dict[str, list[str]],
 ) -> list[Cell]:  # fmt: skip
     """Budgets x blocks (examples, for the input Hessian), with the files of their eigenvectors."""
-    if operator == "input":
+    if setting.operator == "input":
         blocks = {f"example {int(i)}": ([], n) for n, i in enumerate(images.index)}
     else:
         blocks = {block: (parameters, None) for block, parameters in names.items()}
@@ -82,11 +113,34 @@ def cells_of(
             own = {**recipe, "eps": eps, "block": block}
             vectors = [
                 (path.with_name(f"{stem}_vec{n}.ckpt"), {**own, "kind": "direction", "number": n})
-                for n in range(topk)
+                for n in range(setting.measures.topk)
+            ]
+            wanted = ["diagonal", "diagonal_se"] if setting.measures.diagonal_products else []
+            diagonals = [
+                (path.with_name(f"{stem}_{n}.ckpt"), {**own, "kind": "direction", "number": n})
+                for n in wanted
             ]
             part = path.with_name(f".{path.stem}_{tag}.part")
-            cells.append(Cell(eps, block, parameters, example, own, part, vectors))
+            cells.append(Cell(eps, block, parameters, example, own, part, vectors, diagonals))
     return cells
+
+
+def compute_all(
+    cells: list[Cell], problem: Problem, setting: Setting, options: dict, bar
+) -> list[xr.Dataset]:
+    """The numbers of every cell; a budget's adversarial images are found once."""
+    parts, frozen, at = [], None, None
+    for cell in cells:
+        part = cell.done()
+        if part is None:
+            if at != cell.eps:
+                attack = problem.attack.at(cell.eps) if cell.eps else None
+                here = problem.under(attack)
+                frozen = frozen_at(here, setting.adversary, options["buffers"], bar.update)
+                at = cell.eps
+            part = cell.compute(here, frozen, setting, options, bar)
+        parts.append(part)
+    return parts
 
 
 def finish(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from landscape.journal import Journal
 from landscape.operators import Hessian, Operator
 from landscape.point import point_of
 from landscape.problem import Problem
-from landscape.result import load_result
+from landscape.result import load_result, save_result, stamp
 from models import InputError
 from tests.conftest import ROOT, make_conv_bn, make_images, make_mlp
 from train.checkpoint import load_checkpoint
@@ -151,6 +153,74 @@ def test_every_operator_by_command(checkpoint, run_command):
                           "--out_file", "x")  # fmt: skip
     assert refused.returncode == 2
     assert "one budget" in refused.stderr
+
+
+def test_calc_hessian_survives_kill_9(checkpoint, run_command):
+    """Two budgets, killed in the middle of the first: same numbers, same eigenvectors."""
+    wanted = ["--topk", "4", "--density_probes", "3", "--density_steps", "40",
+              "--attack", "name=pgd,threshold=0.1,iter_num=3,order=-1",
+              "--adv_budget_list", "name=linear,start_v=0,slope=0.1,pt_num=2"]  # fmt: skip
+    run_command("calc_hessian", *command(checkpoint, "straight.nc", *wanted), check=True)
+    line = command(checkpoint, "killed.nc", *wanted)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run/calc_hessian.py"), *map(str, line)],
+        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    journal = checkpoint.with_name(".killed_eps0_all.products")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (journal.exists() and journal.stat().st_size > 1e6):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert journal.stat().st_size > 1e6
+    assert not checkpoint.with_name("killed.nc").exists()
+    run_command("calc_hessian", *line, check=True)
+    straight, killed = (
+        load_result(checkpoint.with_name(f"{n}.nc")) for n in ("straight", "killed")
+    )
+    xr.testing.assert_equal(straight.drop_vars("seconds"), killed.drop_vars("seconds"))
+    for n in range(4):
+        a, b = (load_checkpoint(checkpoint.with_name(f"{x}_eps0.1_all_vec{n}.ckpt")).tensors
+                for x in ("straight", "killed"))  # fmt: skip
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not list(checkpoint.parent.glob(".*"))
+
+
+def test_what_a_killed_run_left_is_refused_at_once_or_dropped(checkpoint, run_command):
+    """A part of another recipe: one line before computing; with --overwrite it goes."""
+    budgets = ["--attack", "name=pgd,threshold=0.1,iter_num=3,order=-1",
+               "--adv_budget_list", "name=linear,start_v=0,slope=0.1,pt_num=2"]  # fmt: skip
+    line = command(checkpoint, "a.nc", *budgets)
+    run_command("calc_hessian", *line, check=True)
+    part = checkpoint.with_name(".a_eps0.1_all.part")
+    ds = load_result(checkpoint.with_name("a.nc"))
+    save_result(stamp(ds, "hessian cell", {"n": 1}), part)
+    checkpoint.with_name("a.nc").unlink()
+    for vector in checkpoint.parent.glob("a_*"):
+        vector.unlink()
+    refused = run_command("calc_hessian", *line)
+    assert refused.returncode == 2
+    assert ".a_eps0.1_all.part" in refused.stderr
+    assert not list(checkpoint.parent.glob("a_*"))
+    run_command("calc_hessian", *line, "--overwrite", check=True)
+    assert not part.exists()
+
+
+def test_the_diagonal_is_written_as_a_point(checkpoint, run_command):
+    line = command(checkpoint, "d.nc", "--topk", "0", "--diagonal_products", "4",
+                   "--trace_products", "4")  # fmt: skip
+    run_command("calc_hessian", *line, check=True)
+    diagonal, error = (load_checkpoint(checkpoint.with_name(f"d_{n}.ckpt")).tensors
+                       for n in ("diagonal", "diagonal_se"))  # fmt: skip
+    assert diagonal.keys() == error.keys()
+    assert all((e >= 0).all() for e in error.values())
+    ds = load_result(checkpoint.with_name("d.nc"))
+    total = sum(t.double().sum().item() for t in diagonal.values())
+    spread = sum(e.double().square().sum().item() for e in error.values()) ** 0.5
+    assert abs(total - float(ds["trace"].squeeze())) < 10 * (
+        spread + float(ds["trace_se"].squeeze())
+    )
 
 
 def test_two_processes_give_the_numbers_of_one(checkpoint, run_command):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,21 @@ def test_eigenpairs_of_a_network_agree_with_dense_and_repeat():
     assert (pairs.residuals <= 1e-3 * np.abs(pairs.values)).all()
     again = top_eigenpairs(Hessian(problem), 4, tol=1e-8)
     assert np.array_equal(pairs.vectors, again.vectors)
+
+
+def test_the_largest_magnitude_of_a_network_may_be_negative():
+    """Saddle: examples labelled with what the network believes least."""
+    network = make_conv_bn()
+    with torch.no_grad():
+        network.head.weight.mul_(2)
+    problem = Problem(network, make_images(20), batch_size=6)
+    logits = problem.predict(problem.origin)(problem.images.pixels)
+    problem = problem.on(replace(problem.images, labels=logits.argmin(1)))
+    operator = Hessian(problem, parameters=["conv.weight"])
+    exact = np.linalg.eigvalsh(dense(operator).numpy())
+    pairs = top_eigenpairs(operator, 5, which="LM", tol=1e-10)
+    np.testing.assert_allclose(pairs.values, exact[np.argsort(-np.abs(exact))][:5], rtol=1e-8)
+    assert pairs.values[0] < 0 < pairs.values.max()
 
 
 def test_the_callers_network_is_never_touched():

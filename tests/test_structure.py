@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["models", "train", "landscape", "analysis", "run"]
@@ -62,10 +63,9 @@ def test_every_dependency_is_pinned_within_its_range():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
     for requirement in wanted:
-        name, minimum = re.match(r"([A-Za-z0-9-]+)(?:\[\w+\])?>=([\d.]+)", requirement).groups()
+        name, minimum = re.match(r"([A-Za-z0-9-]+)(?:\[\w+\])?>=([\w.]+)", requirement).groups()
         version = pins()[name.lower()]
-        numbers = [tuple(map(int, v.split("."))) for v in (version, minimum)]
-        assert numbers[0] >= numbers[1], requirement
+        assert Version(version) >= Version(minimum), requirement
     assert pins()["torch"] == "2.13.0"
     assert pins()["torchvision"] == "0.28.0"
 
