@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 
 import matplotlib.pyplot as plt
@@ -13,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.runs import runs_by_epoch
 from analysis.style import COLUMN, PALETTE
 from models.errors import InputError, unknown
 
@@ -125,7 +124,7 @@ def draw_eigenvalue_curves(results: Results, against: str) -> Figure:
 
     The largest is drawn strong, the others thin; values that did not converge are hollow.
     """
-    series = {}
+    series, singles = {}, {}
     for label, ds in results.items():
         if "eigenvalue" not in ds or ("block" in ds.dims and ds.sizes["block"] > 1):
             raise InputError(f"{label}: --against {against} needs eigenvalues of a single block")
@@ -135,19 +134,13 @@ def draw_eigenvalue_curves(results: Results, against: str) -> Figure:
                 raise InputError(f"{label} holds one budget; --against eps needs several")
             series[label] = (here["eps"].values, here["eigenvalue"], here["converged"])
             continue
-        epoch = json.loads(ds.attrs["recipe"]).get("epoch")
-        if epoch is None or here.sizes.get("eps", 1) > 1:
-            raise InputError(f"{label}: --against epoch needs one budget and a recorded epoch")
-        here = here.isel(eps=0) if "eps" in here.dims else here
-        # NAME_10 and NAME_20 are epochs of one run NAME
-        run = re.sub(rf"[ _-]*(?<!\d){epoch}(?!\d)", "", label).strip(" _-") or "run"
-        series.setdefault(run, []).append((epoch, here))
-    if against == "epoch":
-        for run, points in list(series.items()):
-            points.sort(key=lambda point: point[0])
-            merged = xr.concat([ds for _, ds in points], dim="point", combine_attrs="drop")
-            epochs = np.array([epoch for epoch, _ in points])
-            series[run] = (epochs, merged["eigenvalue"], merged["converged"])
+        if here.sizes.get("eps", 1) > 1:
+            raise InputError(f"{label}: --against epoch needs one budget per result")
+        singles[label] = here.isel(eps=0) if "eps" in here.dims else here
+    for run, points in (runs_by_epoch(singles) if against == "epoch" else {}).items():
+        merged = xr.concat([ds for _, ds in points], dim="point", combine_attrs="drop")
+        epochs = np.array([epoch for epoch, _ in points])
+        series[run] = (epochs, merged["eigenvalue"], merged["converged"])
     figure, grid = plt.subplots(
         1, len(series), figsize=(max(COLUMN, 2.2 * len(series)), 2.4), layout="constrained",
         squeeze=False, sharex=True, sharey=True,

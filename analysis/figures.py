@@ -14,6 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.curvature_figures import draw_hessian
+from analysis.frequency_figures import (
+    draw_corruptions,
+    draw_fourier,
+    draw_spectral_bias,
+    draw_spectrum,
+)
+from analysis.generator_figures import draw_generator
 from analysis.style import COLUMN, PAGE, PALETTE, SURFACE, style
 from models.errors import InputError, unknown
 
@@ -159,55 +166,6 @@ def draw_similarity(results: Results, axes: Axes | None = None) -> Figure:
     return places[0].figure
 
 
-def draw_spectrum(results: Results, axes: Axes | None = None) -> Figure:
-    """High-frequency share per layer with one standard error; dashes mark white noise."""
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
-    first = next(iter(results.values()))
-    places = np.arange(first.sizes["layer"])
-    for number, (label, ds) in enumerate(results.items()):
-        shift = (number - (len(results) - 1) / 2) * 0.08
-        axes.errorbar(
-            np.arange(ds.sizes["layer"]) + shift, ds["high_share"], ds["high_share_se"],
-            marker="o", ls="-" if ds.sizes["layer"] > 2 else "none", label=label, capsize=2,
-        )  # fmt: skip
-    axes.hlines(
-        first["white_high_share"], places - 0.35, places + 0.35, colors="0.5", ls="--", lw=0.8,
-        label="white noise",
-    )  # fmt: skip
-    axes.set_xticks(places, [str(n).removesuffix(".weight") for n in first["layer"].values],
-                    rotation=0 if len(places) < 6 else 90)  # fmt: skip
-    axes.set(xlabel="layer", ylabel="high-frequency share")
-    axes.legend()
-    return axes.figure
-
-
-def draw_filters(results: Results, axes: Axes | None = None) -> Figure:
-    """Energy share per spatial frequency and layer, DC at the top left, log colours."""
-    del axes
-    layers = max(ds.sizes["layer"] for ds in results.values())
-    figure, grid = plt.subplots(
-        len(results), layers, figsize=(1.3 * layers + 1, 1.4 * len(results)), squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    energy = np.concatenate([ds["energy"].values.ravel() for ds in results.values()])
-    energy = energy[np.isfinite(energy) & (energy > 0)]
-    norm = LogNorm(energy.min(), energy.max())
-    for row, (label, ds) in zip(grid, results.items(), strict=True):
-        for place, layer in zip(row, ds["layer"].values, strict=False):
-            size = int(ds["kernel_size"].sel(layer=layer))
-            values = ds["energy"].sel(layer=layer).values[:size, :size].T
-            image = place.imshow(values, cmap=SURFACE, norm=norm)
-            place.set_title(f"{label}: {str(layer).removesuffix('.weight')}", fontsize=6)
-            place.set_xticks([])
-            place.set_yticks([])
-        for place in row[ds.sizes["layer"] :]:
-            place.axis("off")
-    figure.supxlabel("horizontal frequency", fontsize=7)
-    figure.supylabel("vertical frequency", fontsize=7)
-    figure.colorbar(image, ax=grid, label="energy share", shrink=0.8)
-    return figure
-
-
 def draw_distance(results: Results, axes: Axes | None = None) -> Figure:
     """Relative distance per parameter tensor, one line per pair of checkpoints."""
     axes = axes or plt.subplots(figsize=(PAGE, 2.4), layout="constrained")[1]
@@ -235,6 +193,10 @@ def draw_training(metrics: Mapping[str, list[dict]], axes: Axes | None = None) -
 #: kind of result -> drawing
 FIGURES: dict[str, Callable[..., Figure]] = {
     "hessian": draw_hessian,
+    "generator": draw_generator,
+    "fourier": draw_fourier,
+    "corruptions": draw_corruptions,
+    "spectral_bias": draw_spectral_bias,
     "scan": draw_scan,
     "curve": draw_curve,
     "similarity": draw_similarity,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 import xarray as xr
 from scipy.fft import dctn
 from torch import Tensor
 
+from models import build_model
+from models.blocks import input_sizes
 from models.errors import InputError
 
 
@@ -27,7 +30,25 @@ def is_high(size: int) -> np.ndarray:
     return np.maximum(i[:, None], i[None, :]) > size / 2
 
 
-def filter_spectrum(tensors: Mapping[str, Tensor]) -> xr.Dataset:
+def map_sizes(model: Mapping | None) -> dict[str, int]:
+    """The smaller side of the map that enters each convolution's weight, from a recipe's model.
+
+    Empty for unknown and external networks.
+    """
+    if not model or ":" in model.get("model_type", ":"):
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        network = build_model(model["model_type"], model["image_shape"], width=model["width"],
+                              bias=model["bias"], num_classes=model["num_classes"])  # fmt: skip
+    return {f"{n}.weight": size for n, size in input_sizes(network, model["image_shape"]).items()}
+
+
+def filter_spectrum(
+    tensors: Mapping[str, Tensor],
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> xr.Dataset:
     """Orthonormal 2-D DCT-II spectrum of every convolution layer (Lukasik et al. 2023, figure 1).
 
     Per layer and frequency (layer, horizontal, vertical), NaN beyond a layer's kernel:
@@ -35,7 +56,10 @@ def filter_spectrum(tensors: Mapping[str, Tensor]) -> xr.Dataset:
     layer: `high_share` of the energy at max(i,j) > K/2 with its jackknife standard error over
     output filters, `high_to_low` per coefficient (white noise: 1), `dc_share`, `centroid` in units
     of the frequency index, `entropy` in nats, and `white_high_share`, what white noise would
-    have. Layers of zeros give NaN. Raises InputError if there is no kernel with K >= 3.
+    have. Layers of zeros give NaN. `initial_high_share` is that of the same layer in `initial`, a
+    state dict of the run's start; `seen` is False where the map that enters (`sizes`, by weight) is
+    smaller than the kernel, so that some taps are as they were initialised. `first_kernels` are the
+    first layer's. Raises InputError if there is no kernel with K >= 3, or `initial` lacks one.
     """
     kernels = convolutions(tensors)
     if not kernels:
@@ -55,10 +79,19 @@ def filter_spectrum(tensors: Mapping[str, Tensor]) -> xr.Dataset:
         for name, value in _summary(share, per_filter).items():
             columns.setdefault(name, []).append(value)
     dims = ("layer", "horizontal", "vertical")
+    if initial is not None:
+        start = convolutions(initial)
+        if {n: k.shape for n, k in start.items()} != {n: k.shape for n, k in kernels.items()}:
+            raise InputError("the initial checkpoint is of another architecture")
+        columns["initial_high_share"] = [float(_high_share(k)) for k in start.values()]
+    sizes = sizes or {}
+    columns["seen"] = [sizes.get(n, k.shape[-1]) >= k.shape[-1] for n, k in kernels.items()]
+    first = next(iter(kernels.values()))
     return xr.Dataset(
         {
             **{name: (dims, values) for name, values in maps.items()},
             **{name: ("layer", values) for name, values in columns.items()},
+            "first_kernels": (("filter", "channel", "kernel_row", "kernel_column"), first),
         },
         coords={
             "layer": list(kernels),
@@ -66,6 +99,12 @@ def filter_spectrum(tensors: Mapping[str, Tensor]) -> xr.Dataset:
             "vertical": np.arange(largest),
         },
     )
+
+
+def _high_share(kernel: np.ndarray) -> float:
+    """High-frequency share of the energy of one layer's kernels (out, in, K, K)."""
+    energy = (dctn(kernel, axes=(2, 3), norm="ortho") ** 2).sum((0, 1))
+    return energy[is_high(kernel.shape[-1])].sum() / energy.sum()
 
 
 def _summary(share: np.ndarray, per_filter: np.ndarray) -> dict[str, float]:

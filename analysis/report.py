@@ -14,11 +14,11 @@ from analysis.curvature_figures import draw_eigenvalues
 from analysis.figures import (
     draw_curve,
     draw_similarity,
-    draw_spectrum,
     draw_surface,
     draw_training,
     surface_norm,
 )
+from analysis.frequency_figures import draw_spectrum
 from analysis.style import PALETTE, style
 
 

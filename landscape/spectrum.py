@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,6 +144,7 @@ class _Course:
         self.operator = operator
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
+        self._enough = 10 * torch.finfo(operator.dtype).eps
         pair = 2 * operator.shape[0] * operator.dtype.itemsize
         self._room = free_bytes(torch.device("cpu")) // 4 // pair
 
@@ -159,14 +161,37 @@ class _Course:
         """H V (P, k) for the solver's vectors V (P, k)."""
         if self._inputs and vectors.size:
             v = torch.from_numpy(np.ascontiguousarray(vectors))
-            w = torch.stack(self._inputs).double()
-            inverse = torch.linalg.pinv(w @ w.T, hermitian=True, rtol=1e-10)
-            weights = inverse @ (w @ v)
-            weights += inverse @ (w @ (v - w.T @ weights))  # what normal equations lose
-            missed = torch.linalg.vector_norm(v - w.T @ weights, dim=0).max()
-            if missed <= 10 * torch.finfo(self.operator.dtype).eps:
-                return (torch.stack(self._outputs).double().T @ weights).numpy()
+            weights, missed = self._weights(v)
+            if missed <= self._enough:
+                parts = [w.double().T @ weights for _, w in self._pieces(self._outputs)]
+                return torch.cat(parts).numpy()
         found = np.empty_like(vectors)
         for number, vector in enumerate(vectors.T):
             found[:, number] = product_of(self.operator, vector)
         return found
+
+    def _weights(self, v: Tensor) -> tuple[Tensor, float]:
+        """Weights (n, k) of the inputs in v (P, k), and the largest norm of what they miss.
+
+        Normal equations, whose matrix may be rounded because what is missed is fed back.
+        """
+        gram = sum((w @ w.T).double() for _, w in self._pieces(self._inputs))
+        inverse = torch.linalg.pinv(gram, hermitian=True, rtol=1e-6)
+        weights = torch.zeros(len(gram), v.shape[1], dtype=torch.float64)
+        before = math.inf
+        while True:
+            right, square = torch.zeros_like(weights), 0
+            for cut, w in self._pieces(self._inputs):
+                rest = v[cut] - w.double().T @ weights
+                right += w.double() @ rest
+                square += rest.square().sum(0)
+            missed = float(square.max().sqrt())
+            if missed <= self._enough or missed > before / 2:
+                return weights, missed
+            weights, before = weights + inverse @ right, missed
+
+    def _pieces(self, vectors: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+        """Vectors (n, p) by pieces of P that stay in the cache."""
+        for start in range(0, len(vectors[0]), 1 << 14):
+            cut = slice(start, start + (1 << 14))
+            yield cut, torch.stack([vector[cut] for vector in vectors])

@@ -6,11 +6,15 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from models.efficientnet import cifar_efficientnet_b0
 from models.errors import InputError, unknown
 from models.external import external
 from models.layers import Normalize, add_normalization
 from models.lenet import CifarLeNet, MnistLeNet
+from models.preact import MnistPreActResNet18, PreActResNet18
 from models.resnet import CifarResNet18
+from models.resnet9 import MnistResNet9, ResNet9
+from models.resnet20 import CifarResNet20
 from models.vgg import CifarVGG16
 
 #: (model_type, image shape) -> network; the state-dict keys are those of Liu et al. 2020.
@@ -19,6 +23,12 @@ MODELS: dict[tuple[str, tuple[int, int, int]], Callable[..., nn.Module]] = {
     ("lenet", (3, 32, 32)): CifarLeNet,
     ("vgg", (3, 32, 32)): CifarVGG16,
     ("resnet", (3, 32, 32)): CifarResNet18,
+    ("preact", (1, 28, 28)): MnistPreActResNet18,
+    ("preact", (3, 32, 32)): PreActResNet18,
+    ("resnet9", (1, 28, 28)): MnistResNet9,
+    ("resnet9", (3, 32, 32)): ResNet9,
+    ("resnet20", (3, 32, 32)): CifarResNet20,
+    ("efficientnet_b0", (3, 32, 32)): cifar_efficientnet_b0,
 }
 
 __all__ = ["MODELS", "InputError", "Normalize", "build_model", "check_model_type", "unknown"]

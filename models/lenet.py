@@ -12,6 +12,8 @@ class MnistLeNet(nn.Module):
     width w gives 2w and 4w channels and 64w hidden units; w=16 is the published network.
     """
 
+    block_inputs = ("conv2",)
+
     def __init__(self, width: int = 16, bias: bool = True, num_classes: int = 10):
         super().__init__()
         self.conv1 = nn.Conv2d(1, 2 * width, 5, padding=2, bias=bias)
@@ -29,6 +31,8 @@ class MnistLeNet(nn.Module):
 
 class CifarLeNet(nn.Module):
     """Two unpadded 5x5 convolutions and three linear layers for 3x32x32 images in [0,1]."""
+
+    block_inputs = ("conv2",)
 
     def __init__(self, width: int = 8, bias: bool = True, num_classes: int = 10):
         super().__init__()

@@ -236,13 +236,12 @@ class Trainer:
             epochs=self.options.epoch_num,
             batch_size=self.options.batch_size,
             optimizer=self.optimizer,
-            lr_schedule=self.lr_schedule,
             augment=self.augment,
             seed=self.options.seed,
             device=self.device,
             files=files,
             resume=resume,
-            **fit_options,
+            **{"lr_schedule": self.lr_schedule, **fit_options},
         )
         if metrics:
             print(", ".join(f"{k} {v:.4g}" for k, v in metrics[-1].items()))

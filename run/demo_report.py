@@ -8,7 +8,8 @@ from pathlib import Path
 import xarray as xr
 
 from analysis.distances import parameter_distance
-from analysis.figures import draw, draw_filters, draw_training
+from analysis.figures import draw, draw_training
+from analysis.frequency_figures import draw_filters
 from analysis.report import overview, table
 from analysis.style import save_figure, style
 from train.checkpoint import load_checkpoint

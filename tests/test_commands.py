@@ -25,7 +25,9 @@ COMMANDS = sorted(p.stem for p in (ROOT / "run").glob("*.py") if "launch(main)" 
 REQUIRED = {
     "train_normal", "selfcheck", "calc_hessian", "scan_param", "train_curve", "scan_curve",
     "generate_adversary", "analyze_adversary", "perturb_param", "calc_param_distance",
-    "calc_filter_spectrum", "test_ensemble", "plot", "demo",
+    "calc_filter_spectrum", "test_ensemble", "plot", "demo", "train_apart",
+    "analyze_generator", "train_frequency", "calc_fourier",
+    "test_corruptions", "analyze_spectral_bias",
 }  # fmt: skip
 ATTACK = "name=pgd,step_size=0.05,iter_num=2,order=-1,threshold=0.1"
 SMALL = ("--subset_size", 40)

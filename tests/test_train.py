@@ -15,8 +15,9 @@ from torch import nn
 from models import InputError, build_model
 from tests.conftest import make_conv_bn, make_images, make_mlp
 from train.attacks import PGD
+from train.augment import crop_and_flip
 from train.checkpoint import load_checkpoint, save_checkpoint, stored_recipe
-from train.data import Batch, Images, crop_and_flip
+from train.data import Batch, Images
 from train.datasets import load_images
 from train.loop import RunFiles, fit
 from train.methods import METHODS, Adversarial, Standard

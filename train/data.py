@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.errors import InputError
 from train.noise import stream
@@ -99,22 +98,3 @@ class Images:
     def shuffled(self, seed: int, epoch: int) -> Tensor:
         """The order of one training epoch: a function of the seed and the epoch alone."""
         return torch.from_numpy(stream(seed, 0x5F1E, epoch).permutation(len(self)))
-
-
-def crop_and_flip(batch: Batch, seed: int, epoch: int, padding: int = 4) -> Batch:
-    """Random crop after zero padding, and random horizontal flip, drawn per example and epoch."""
-    count, _, height, width = batch.x.shape
-    draws = np.stack(
-        [
-            stream(seed, 0xA06, epoch, i).integers((2 * padding + 1, 2 * padding + 1, 2))
-            for i in batch.index.tolist()
-        ]
-    )
-    top, left, flip = torch.from_numpy(draws).to(batch.x.device).unbind(1)
-    rows = top[:, None] + torch.arange(height, device=batch.x.device)
-    columns = torch.arange(width, device=batch.x.device).expand(count, width)
-    columns = left[:, None] + torch.where(flip[:, None] == 1, width - 1 - columns, columns)
-    padded = F.pad(batch.x, (padding,) * 4)
-    example = torch.arange(count, device=batch.x.device)[:, None, None]
-    x = padded[example, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return batch._replace(x=x.contiguous())

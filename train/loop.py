@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from models.errors import InputError
+from train.augment import crop_and_flip
 from train.checkpoint import save_checkpoint, stored_recipe
-from train.data import Images, crop_and_flip
+from train.data import Images
 from train.methods.base import Method, Step
 from train.optimizers import OptimizerSpec
 from train.progress import progress
@@ -61,7 +62,7 @@ class RunFiles:
     def save(self, suffix: str, method: Method, epoch: int) -> None:
         """Write a checkpoint of the network."""
         recipe = self.recipe if suffix == ".ckpt" else {**self.recipe, "epoch": epoch}
-        save_checkpoint(self.path(suffix), method.network.state_dict(), recipe)
+        save_checkpoint(self.path(suffix), method.weights(), recipe)
 
     def write_metrics(self, lines: list[dict]) -> None:
         """Rewrite the metrics file, one JSON object per epoch."""
@@ -86,6 +87,7 @@ def fit(
     batch_size: int,
     optimizer: OptimizerSpec,
     lr_schedule: Schedule | None = None,
+    momentum_schedule: Schedule | None = None,
     clock: str = "epoch",
     augment: bool = False,
     seed: int = 0,
@@ -128,12 +130,14 @@ def fit(
             began = time.monotonic()
             for batch in images.batches(batch_size, order=order, device=device):
                 if augment:
-                    batch = crop_and_flip(batch, seed, epoch)
+                    batch = crop_and_flip(batch, seed, epoch, method.border)
                 number = epoch * steps_per_epoch + position.done // batch_size
                 now = number / steps_per_epoch if clock == "batch" else float(epoch)
                 step = Step(epoch, now, number, seed)
                 for group in optim.param_groups:
                     group["lr"] = lr_schedule(now)
+                    if momentum_schedule is not None:
+                        group["momentum"] = momentum_schedule(now)
                 optim.zero_grad(set_to_none=True)
                 loss, logits = method.loss(batch, step)
                 method.backward(loss)

@@ -150,6 +150,25 @@ class CosineCycleJump(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Triangle(Schedule):
+    """From low_v to up_v and back in every period of cycle_freq epochs (Smith 2017)."""
+
+    up_v: float
+    cycle_freq: float
+    low_v: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cycle_freq <= 0:
+            raise InputError("schedule triangle: cycle_freq must be positive")
+
+    def value(self, epoch: float) -> float:
+        """low_v + (up_v - low_v) (1 - |2 t - 1|), t the position in the period."""
+        t = (epoch % self.cycle_freq) / self.cycle_freq
+        return self.low_v + (self.up_v - self.low_v) * (1 - abs(2 * t - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
 class CycleLinear(Schedule):
     """start_v + slope * r, with r the position in the period."""
 
@@ -222,6 +241,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "exponential": Exponential,
     "jump": Jump,
     "cos_cycle_jump": CosineCycleJump,
+    "triangle": Triangle,
     "cycle_linear": CycleLinear,
     "cycle_exp": CycleExponential,
     "cycle_jump": CycleJump,

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from train.methods.adversarial import Adversarial
+from train.methods.apart import Apart
 from train.methods.base import Method, Step
+from train.methods.frequency import Frequency
 from train.methods.standard import Standard
 
 #: name in recipes -> method
-METHODS: dict[str, type[Method]] = {"standard": Standard, "adversarial": Adversarial}
+METHODS: dict[str, type[Method]] = {
+    "standard": Standard,
+    "adversarial": Adversarial,
+    "apart": Apart,
+    "frequency": Frequency,
+}
 
-__all__ = ["METHODS", "Adversarial", "Method", "Standard", "Step"]
+__all__ = ["METHODS", "Adversarial", "Apart", "Frequency", "Method", "Standard", "Step"]

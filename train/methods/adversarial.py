@@ -20,7 +20,8 @@ class Adversarial(Method):
 
     With `eps_schedule` the budget follows the schedule and the step follows the budget: periodic
     adversarial scheduling (Liu et al. 2020, section 5). The attack sees the network in eval mode
-    and leaves no trace; the training pass is in train mode.
+    and leaves no trace; the training pass is in train mode. `judge` is the attack of the
+    evaluation at the target budget (default: the attack itself).
     """
 
     def __init__(
@@ -29,8 +30,10 @@ class Adversarial(Method):
         attack: Attack,
         eps_schedule: Schedule | None = None,
         device: torch.device | str = "cpu",
+        judge: Attack | None = None,
     ):
         self.network, self.attack, self.device = network, attack, device
+        self.judge = judge or attack
         self.eps_schedule = eps_schedule
         if eps_schedule is not None:
             attack.at(eps_schedule(0))  # a budget that cannot be scaled is refused here
@@ -59,7 +62,7 @@ class Adversarial(Method):
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
         with undisturbed(self.network):
             clean = evaluate(self.network, images, **options)
-            target = evaluate(self.network, images, self.attack, **options)
+            target = evaluate(self.network, images, self.judge, **options)
             if scheduled.eps == 0:
                 now = clean
             elif scheduled.eps == self.attack.eps:

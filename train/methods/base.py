@@ -29,6 +29,7 @@ class Method(ABC):
     """
 
     network: nn.Module
+    border: float = 0.0  # value around images that are cropped
 
     @abstractmethod
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
@@ -51,6 +52,10 @@ class Method(ABC):
 
     def end_epoch(self, epoch: int) -> None:
         """After every epoch, before evaluation."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict that checkpoints hold, of the plain network that diagnostics load."""
+        return self.network.state_dict()
 
     def state(self) -> dict[str, Tensor]:
         """Tensors besides the network that resuming needs."""

@@ -1,0 +1,110 @@
+"""Accuracy under the common corruptions of Hendrycks and Dietterich (2019)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import torch
+import xarray as xr
+
+from landscape.problem import Problem
+from models.errors import InputError, unknown
+from train.data import Images
+from train.evaluation import evaluate
+from train.noise import stream
+
+GROUPS = ("noise", "blur", "weather", "digital")
+_SEEDED = ("impulse_noise", "glass_blur")  # take a seed; the others draw from numpy's global state
+
+
+def library() -> ModuleType:
+    """The package imagecorruptions; InputError tells how to get it."""
+    try:
+        import imagecorruptions
+    except ImportError as error:
+        raise InputError(
+            f"corruptions need a package ({error}): pip install 'ridgeline[corruptions]'"
+        ) from None
+    return imagecorruptions
+
+
+def names_of(text: Sequence[str]) -> list[str]:
+    """Corruptions by name, or `common` (the benchmark's 15), `all` (19), or one of GROUPS."""
+    known = library()
+    every = known.get_corruption_names("all")
+    if len(text) == 1 and text[0] in ("common", "all", *GROUPS):
+        return known.get_corruption_names(text[0])
+    for name in text:
+        if name not in every:
+            raise unknown("corruption", name, ["common", "all", *GROUPS, *every])
+    return list(text)
+
+
+def corrupted(images: Images, name: str, severity: int, seed: int = 0) -> Images:
+    """Images (N, C, H, W) with a corruption of severity 1 to 5, keyed by seed and example.
+
+    The severities are those of ImageNet-C at the images' own size, harsher on 32x32 pixels than
+    the CIFAR-10-C files. Raises InputError for images below 32x32 or not of 1 or 3 channels.
+    """
+    channels, height, width = images.image_shape
+    if min(height, width) < 32 or channels not in (1, 3):
+        raise InputError(
+            f"corruptions need images of 32x32 pixels or more with 1 or 3 channels, got "
+            f"{channels}x{height}x{width}"
+        )
+    pixels = images.pixels
+    if pixels.dtype != torch.uint8:
+        pixels = (pixels * 255).round().to(torch.uint8)
+    corrupt, every = library().corrupt, library().get_corruption_names("all")
+    found = np.empty((len(images), height, width, channels), dtype=np.uint8)
+    state = np.random.get_state()  # noqa: NPY002 (the package draws from the global state)
+    try:
+        for n, (image, index) in enumerate(zip(pixels, images.index.tolist(), strict=True)):
+            draw = stream(seed, 0xC0, index, 8 * every.index(name) + severity).integers(2**31)
+            np.random.seed(int(draw))  # noqa: NPY002
+            options = {"seed": int(draw)} if name in _SEEDED else {}
+            picture = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+            result = corrupt(picture, severity=severity, corruption_name=name, **options)
+            found[n] = result[..., :channels]
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+    return replace(images, pixels=torch.from_numpy(found).permute(0, 3, 1, 2).contiguous())
+
+
+def corruption_scores(
+    problem: Problem,
+    names: Sequence[str],
+    severities: Sequence[int],
+    tick: Callable[[int], None] | None = None,
+) -> xr.Dataset:
+    """Accuracy over (corruption, severity) with its standard error, and the clean accuracy.
+
+    `mean_accuracy` is the plain mean over all cells; `mean_accuracy_se` treats the cells of an
+    example as one draw (they share the example).
+    """
+    predict = problem.predict(problem.origin)
+    options = {"batch_size": problem.batch_size, "seed": problem.seed, "device": problem.device}
+    clean = evaluate(predict, problem.images, **options)
+    hits = torch.zeros(len(names), len(severities), len(problem.images), dtype=torch.float64)
+    for row, name in enumerate(names):
+        for column, severity in enumerate(severities):
+            images = corrupted(problem.images, name, severity, problem.seed)
+            hits[row, column] = evaluate(predict, images, tick=tick, **options).correct.double()
+    count = len(problem.images)
+    accuracy = hits.mean(2).numpy()
+    by_example = hits.mean((0, 1))
+    return xr.Dataset(
+        {
+            "accuracy": (("corruption", "severity"), accuracy),
+            "accuracy_se": (
+                ("corruption", "severity"), np.sqrt(accuracy * (1 - accuracy) / count)),
+            "clean_accuracy": clean.accuracy,
+            "mean_accuracy": accuracy.mean(),
+            "mean_accuracy_se": by_example.std().item() / math.sqrt(count),
+        },
+        coords={"corruption": list(names), "severity": list(severities)},
+    )  # fmt: skip

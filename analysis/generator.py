@@ -1,0 +1,197 @@
+"""Is a training run's perturbation generator still strong, epoch by epoch?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.nn import functional as F
+
+from landscape.problem import Problem
+from models.blocks import block_inputs
+from models.errors import InputError
+from train.attacks import Attack
+from train.attacks.base import Predict
+from train.data import Images
+from train.evaluation import attacked, evaluate
+from train.noise import Noise
+from train.taps import tapped
+
+
+def study(
+    epochs: Mapping[int, Problem],
+    reference: Problem,
+    generator: Attack,
+    strong: Attack,
+    train_images: Images,
+    *,
+    tiles: int = 4,
+    tick: Callable[[int], None] | None = None,
+) -> xr.Dataset:
+    """Diagnostics D1 to D4 and D6 of APART (Li et al. 2020) over a run's networks by epoch.
+
+    Over `epoch`, on the problems' images: `transfer`, the accuracy of the fixed `reference` on what
+    `generator` finds against that epoch's network; `strength` = (R - T) / (R - T_strong), 0 if the
+    perturbations are no better than noise; `clean` and `robust` accuracy (under `strong`);
+    `own_train` and `strong_train`, accuracies on `train_images` under either attack, whose `gap`
+    says that the generator underfits; `alignment`, the mean cosine of the loss gradients by the
+    image at x and at x + U(-eps, eps), and `alignment_block` of those by the block inputs; of the
+    sign of the perturbations `autocorrelation` (lag 1; white noise 0), `high_share` (DFT power
+    above half the Nyquist frequency; white noise 3/4) and `zero_share`. Scalars: `random` = R (the
+    reference under eps times random signs), `random_uniform`, `reference_strong` = T_strong. Every
+    accuracy has its standard error `_se`. `perturbation` (epoch, tile, channel, row, column) and
+    `image` are the first `tiles` examples.
+    """
+    tick = tick or (lambda n: None)
+    base = reference.predict(reference.origin)
+    rows: list[dict] = []
+    pictures = []
+    for problem in epochs.values():
+        predict = problem.predict(problem.origin)
+        found = perturbations(problem, generator)
+        options = {"batch_size": problem.batch_size, "seed": problem.seed, "tick": tick,
+                   "device": problem.device}  # fmt: skip
+        row = _accuracy("transfer", _hits(base, problem, found))
+        row |= _accuracy("clean", evaluate(predict, problem.images, **options).correct)
+        row |= _accuracy("robust", evaluate(predict, problem.images, strong, **options).correct)
+        for name, attack in (("own_train", generator), ("strong_train", strong)):
+            row |= _accuracy(name, evaluate(predict, train_images, attack, **options).correct)
+        row["gap"] = row["own_train"] - row["strong_train"]
+        row |= alignment(problem, generator.eps)
+        row |= speckle(found)
+        rows.append(row)
+        pictures.append(found[:tiles].numpy())
+    like = next(iter(epochs.values()))
+    level = _levels(reference, like, generator.eps, strong)
+    ds = xr.Dataset(
+        {
+            **{name: ("epoch", [row[name] for row in rows]) for name in rows[0]},
+            "perturbation": (("epoch", "tile", "channel", "row", "column"), np.stack(pictures)),
+            "image": (("tile", "channel", "row", "column"), _float(like.images, tiles).numpy()),
+            **level,
+            "eps": generator.eps,
+        },
+        coords={"epoch": list(epochs)},
+    )
+    span = level["random"] - level["reference_strong"]
+    ds["strength"] = (ds["random"] - ds["transfer"]) / (span if span > 0 else math.nan)
+    return ds
+
+
+def perturbations(problem: Problem, generator: Attack) -> Tensor:
+    """What the generator adds to every image of the problem, (N, C, H, W), on the CPU."""
+    predict = problem.predict(problem.origin)
+    options = {"batch_size": problem.batch_size, "seed": problem.seed, "device": problem.device}
+    pairs = attacked(predict, problem.images, generator, **options)
+    return torch.cat([(x - batch.x).cpu() for batch, x in pairs])
+
+
+def speckle(found: Tensor) -> dict[str, float]:
+    """How noise-like the signs of perturbations (N, C, H, W) are, as means over examples."""
+    signs = found.sign()
+    centred = signs - signs.mean((2, 3), keepdim=True)
+    power = centred.square().mean().clamp_min(1e-12)
+    lag = [(centred[..., 1:, :] * centred[..., :-1, :]).mean() / power,
+           (centred[..., 1:] * centred[..., :-1]).mean() / power]  # fmt: skip
+    spectrum = torch.fft.fft2(centred).abs().square().mean((0, 1))
+    rows, columns = (torch.fft.fftfreq(size).abs() for size in spectrum.shape)
+    high = (rows[:, None] > 0.25) | (columns[None, :] > 0.25)
+    total = spectrum.sum()
+    return {
+        "autocorrelation": (sum(lag) / 2).item(),
+        "high_share": (spectrum[high].sum() / total).item() if total > 0 else math.nan,
+        "zero_share": (found == 0).double().mean().item(),
+    }
+
+
+def alignment(problem: Problem, eps: float) -> dict[str, float]:
+    """Mean cosine of loss gradients at x and x + U(-eps, eps) (Andriushchenko and Flammarion 2020).
+
+    `alignment` by the image with its standard error, `alignment_block` the mean over block inputs
+    (NaN for a network without blocks). Examples with a zero gradient are left out.
+    """
+    try:
+        sites = block_inputs(problem.network)
+    except InputError:
+        sites = {}
+    predict = problem.predict(problem.origin)
+    cosines: list[list[Tensor]] = []
+    for batch in problem.batches(problem.dtype):
+        noise = eps * Noise(problem.seed, batch.index).uniform(batch.x)
+        pairs = []
+        for x in (batch.x, (batch.x + noise).clamp(0, 1)):
+            x = x.detach().requires_grad_()
+            taps: dict[str, Tensor] = {}
+            with torch.enable_grad(), tapped(sites, taps):
+                loss = F.cross_entropy(predict(x), batch.y, reduction="sum")
+            pairs.append(torch.autograd.grad(loss, [x, *taps.values()]))
+        cosines.append(
+            [F.cosine_similarity(a.flatten(1), b.flatten(1), eps=0).cpu()
+             for a, b in zip(*pairs, strict=True)]
+        )  # fmt: skip
+    by_place = [torch.cat(parts).double() for parts in zip(*cosines, strict=True)]
+    means = [c[c.isfinite()] for c in by_place]
+    image, blocks = means[0], means[1:]
+    return {
+        "alignment": image.mean().item(),
+        "alignment_se": (image.std() / math.sqrt(max(len(image), 1))).item(),
+        "alignment_block": float(np.mean([b.mean().item() for b in blocks]))
+        if blocks
+        else math.nan,
+    }
+
+
+def collapse(accuracy: Sequence[float], *, ignore: int = 0) -> dict[str, float]:
+    """Best, last, drop and epoch of first collapse (from 1; NaN: none) of a robust accuracy.
+
+    An epoch is a collapse if its value is below half of the best before it. The first `ignore`
+    epochs, in which a learning generator is weak by design, are left out of that.
+    """
+    values = np.asarray(accuracy, dtype=float)
+    before = np.maximum.accumulate(values)
+    fallen = [n for n in range(max(ignore, 1), len(values)) if values[n] < 0.5 * before[n - 1]]
+    return {
+        "best": float(values.max()),
+        "last": float(values[-1]),
+        "drop": float(values.max() - values[-1]),
+        "collapse_epoch": float(fallen[0] + 1) if fallen else math.nan,
+    }
+
+
+def _levels(reference: Problem, like: Problem, eps: float, strong: Attack) -> dict[str, float]:
+    """Accuracies of the reference under noise of two kinds and under the strong attack."""
+    predict = reference.predict(reference.origin)
+    draws = torch.cat([
+        Noise(like.seed, batch.index).uniform(batch.x).cpu() for batch in like.batches()
+    ])  # fmt: skip
+    options = {"batch_size": like.batch_size, "seed": like.seed, "device": like.device}
+    strongest = evaluate(predict, like.images, strong, **options).correct
+    return {
+        **_accuracy("random", _hits(predict, like, eps * draws.sign())),
+        **_accuracy("random_uniform", _hits(predict, like, eps * draws)),
+        **_accuracy("reference_strong", strongest),
+    }
+
+
+def _hits(predict: Predict, problem: Problem, delta: Tensor) -> Tensor:
+    """Which images (N,) the predictor gets right with delta (N, C, H, W) added."""
+    found, done = [], 0
+    with torch.no_grad():
+        for batch in problem.batches():
+            part = delta[done : done + len(batch.y)].to(batch.x)
+            done += len(batch.y)
+            found.append((predict((batch.x + part).clamp(0, 1)).argmax(1) == batch.y).cpu())
+    return torch.cat(found)
+
+
+def _accuracy(name: str, correct: Tensor) -> dict[str, float]:
+    p = correct.double().mean().item()
+    return {name: p, f"{name}_se": math.sqrt(p * (1 - p) / len(correct))}
+
+
+def _float(images: Images, count: int) -> Tensor:
+    return next(images.subset(None).batches(count)).x

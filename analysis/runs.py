@@ -1,0 +1,28 @@
+"""Results of one training run put in the order of its epochs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+import xarray as xr
+
+from models.errors import InputError
+
+
+def runs_by_epoch(results: Mapping[str, xr.Dataset]) -> dict[str, list[tuple[int, xr.Dataset]]]:
+    """Results by run: labels NAME_10 and NAME_20 are epochs 10 and 20 of the run NAME.
+
+    Raises InputError for a result whose recipe records no epoch.
+    """
+    runs: dict[str, list[tuple[int, xr.Dataset]]] = {}
+    for label, ds in results.items():
+        epoch = json.loads(ds.attrs["recipe"]).get("epoch")
+        if epoch is None:
+            raise InputError(f"{label}: --against epoch needs a checkpoint that records its epoch")
+        run = re.sub(rf"[ _-]*(?<!\d){epoch}(?!\d)", "", label).strip(" _-") or "run"
+        runs.setdefault(run, []).append((epoch, ds))
+    for points in runs.values():
+        points.sort(key=lambda point: point[0])
+    return runs

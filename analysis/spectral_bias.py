@@ -1,0 +1,79 @@
+"""Do networks with less weight on high frequencies resist more? One point per checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from scipy.stats import spearmanr
+
+from models.errors import InputError
+from train.noise import stream
+
+MEASURES = ("high_share", "centroid", "entropy")
+
+
+def network_spectrum(spectrum: xr.Dataset, only_seen: bool = True) -> dict[str, float]:
+    """Means over layers of high share, centroid and entropy of a spectrum result.
+
+    Layers whose input map is smaller than the kernel (`seen` is False) are left out.
+    """
+    if only_seen and "seen" in spectrum:
+        spectrum = spectrum.isel(layer=np.flatnonzero(spectrum["seen"].values))
+    return {name: float(spectrum[name].mean()) for name in MEASURES}
+
+
+def spectral_bias(
+    spectra: Mapping[str, xr.Dataset],
+    robustness: Mapping[str, tuple[float, float]],
+    *,
+    measure: str = "high_share",
+    draws: int = 10_000,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Spearman's rank correlation of spectral bias and robust accuracy over checkpoints.
+
+    `robustness` holds accuracy and standard error by name. `rho` comes with a 95 % percentile
+    bootstrap interval over checkpoints (draws in which either side is constant are left out) and
+    its two-sided p value. Raises InputError for fewer than 3 checkpoints or different names.
+    """
+    names = list(spectra)
+    if len(names) < 3 or set(names) != set(robustness):
+        raise InputError("a correlation needs spectra and robustness of 3 or more networks")
+    x = np.array([network_spectrum(spectra[n])[measure] for n in names])
+    y, error = np.array([robustness[n] for n in names]).T
+    found = spearmanr(x, y)
+    picks = stream(seed, 0xB007).integers(len(names), size=(draws, len(names)))
+    samples = [
+        spearmanr(x[p], y[p]).statistic for p in picks if np.ptp(x[p]) > 0 and np.ptp(y[p]) > 0
+    ]
+    low, high = np.percentile(samples, [2.5, 97.5]) if samples else (np.nan, np.nan)
+    return xr.Dataset(
+        {
+            "bias": ("network", x, {"long_name": measure.replace("_", " ")}),
+            "accuracy": ("network", y),
+            "accuracy_se": ("network", error),
+            "rho": found.statistic,
+            "rho_low": low,
+            "rho_high": high,
+            "p_value": found.pvalue,
+        },
+        coords={"network": names},
+    )
+
+
+def accuracy_of(result: xr.Dataset) -> tuple[float, float]:
+    """Accuracy and standard error of a result: adversarial, clean, or mean under corruptions.
+
+    Raises InputError for results of other kinds.
+    """
+    kind = result.attrs.get("kind")
+    if kind == "corruptions":
+        return float(result["mean_accuracy"]), float(result["mean_accuracy_se"])
+    if kind != "robustness":
+        raise InputError(f"robustness is read from results of kind robustness or corruptions, "
+                         f"not {kind!r}")  # fmt: skip
+    row = result.isel(condition=-1)  # adversarial if there is an attack
+    p = float(row["accuracy"])
+    return p, float(np.sqrt(p * (1 - p) / result.sizes["example"]))

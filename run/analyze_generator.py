@@ -1,0 +1,80 @@
+"""Over the epochs of a run: do its perturbations still hurt a reference, and its own robustness?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import build
+import options as o
+from launch import launch
+
+from analysis.generator import collapse, study
+from landscape.result import claim, save_result, stamp
+from models import InputError
+from train.attacks import FGSM, parse_attack
+from train.progress import progress
+
+Epochs = Annotated[tuple[str, ...], "a run's checkpoints by epoch, NAME_1.ckpt,NAME_2.ckpt,..."]
+Generator = Annotated[str | None, "attack that stands for the run's own; None: fgsm at --attack's"]
+
+
+def main(
+    *,
+    model2load: Epochs,
+    reference: Annotated[str, "fixed checkpoint, e.g. the last of a PGD-trained run"],
+    network: o.Network,
+    machine: o.Machine,
+    attack: Annotated[str, "the strong attack"] = (
+        "name=pgd,threshold=8,step_size=2,iter_num=20,order=-1"
+    ),
+    generator: Generator = None,
+    subset_size: o.SubsetSize = None,
+    train_size: Annotated[int, "training images for the gap of own and strong attack"] = 1000,
+    tiles: Annotated[int, "images whose perturbations are kept for the picture"] = 4,
+    ignore: Annotated[int, "first epochs that cannot count as a collapse"] = 0,
+    out_file: o.OutFile = None,
+) -> None:
+    """Transfer, robust accuracy, generator gap, gradient alignment, and how noise-like it is."""
+    build.positive(train_size=train_size, tiles=tiles)
+    if ignore < 0:
+        raise InputError(f"--ignore must not be negative, got {ignore}")
+    strong = parse_attack(attack)
+    own = FGSM(eps=strong.eps) if generator is None else parse_attack(generator, "--generator")
+    subjects = [build.open_network(name, network) for name in model2load]
+    judge = build.open_network(reference, network)
+    images = subjects[0].images("test", subset_size)
+    train = subjects[0].images("train", train_size)
+    problems = {}
+    for name, subject in zip(model2load, subjects, strict=True):
+        trained = subject.checkpoint.recipe or {}
+        epoch = trained.get("epoch", trained.get("epochs"))
+        if epoch is None or epoch in problems:
+            raise InputError(f"--model2load: {name} records no epoch, or one given before")
+        problems[epoch] = subject.problem(images, None, machine)
+    problems = dict(sorted(problems.items()))
+    recipe = subjects[0].recipe("analyze_generator", images, strong, machine.seed)
+    recipe |= {"checkpoint": [s.checkpoint.sha256 for s in subjects], "generator": repr(own),
+               "reference": judge.checkpoint.sha256, "train": train.sha256, "tiles": tiles,
+               "ignore": ignore}  # fmt: skip
+    path = build.output_path(out_file, model2load[-1], "generator")
+    ds = claim(path, recipe, machine.overwrite)
+    if ds is None:
+        total = len(problems) * (2 * len(images) + 2 * len(train))
+        with progress(total, "generator", "image") as bar:
+            ds = study(problems, judge.problem(images, None, machine), own, strong, train,
+                       tiles=tiles, tick=bar.update)  # fmt: skip
+        ds = ds.assign(collapse(ds["robust"].values, ignore=ignore))
+        save_result(stamp(ds, "generator", recipe, checkpoints=",".join(model2load)), path)
+    for epoch in ds["epoch"].values:
+        row = {k: float(v) for k, v in ds.sel(epoch=epoch).items() if v.ndim == 0}
+        print(f"epoch {epoch:4d}  clean {row['clean']:.3f}  robust {row['robust']:.3f}  "
+              f"transfer {row['transfer']:.3f}  strength {row['strength']:.2f}  "
+              f"gap {row['gap']:.3f}  alignment {row['alignment']:.2f}")  # fmt: skip
+    print(f"reference: random signs {float(ds['random']):.3f}, strong attack "
+          f"{float(ds['reference_strong']):.3f}; robust accuracy best {float(ds['best']):.3f}, "
+          f"last {float(ds['last']):.3f}, first collapse at epoch "
+          f"{float(ds['collapse_epoch']):g}; result in {path}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    launch(main)

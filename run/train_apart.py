@@ -1,0 +1,121 @@
+"""Train against a learnable perturbation generator (APART), or by its baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import build
+import options as o
+from launch import launch
+
+from models import InputError, check_model_type, unknown
+from train.attacks import PGD
+from train.attacks.norms import INF
+from train.loop import CLOCKS
+from train.methods import Adversarial, Apart
+from train.schedules import Triangle
+from train.specs import resolve_budgets
+
+METHODS = ("apart", "fgsm", "fgsm_plus", "pgd")
+DEFAULTS = o.Training(
+    epoch_num=30, optim="name=sgd,lr=0.2,momentum=0.9,weight_decay=2e-4",
+    attack="name=pgd,threshold=8,step_size=2,iter_num=20,order=-1",
+)  # fmt: skip
+Method = Annotated[str, "apart; or fgsm, fgsm_plus (learnable step), pgd as baselines"]
+Step = Annotated[str | None, "fix the generator's step at this radius; None: learnable (fgsm: eps)"]
+
+
+def main(
+    *,
+    training: o.Training = DEFAULTS,
+    dataset: Annotated[str, "mnist5k, mnist, cifar10, cifar100, svhn or FILE.npz"] = "cifar10",
+    model_type: Annotated[str, "preact, resnet, lenet or package.module:factory"] = "preact",
+    width: Annotated[int, "width factor w"] = 16,
+    bias: Annotated[bool, "biases of LeNet"] = True,
+    normalize: Annotated[str | None, "normalise inputs in the network, mean=..,std=.."] = None,
+    method: Method = "apart",
+    epsilon: Annotated[str | None, "radius in training; None: the threshold of --attack"] = None,
+    memory: Annotated[bool, "apart: remember a perturbation per training image"] = True,
+    layerwise: Annotated[bool, "apart: noise at the input of every block"] = True,
+    step: Step = None,
+    iter_num: Annotated[int, "pgd: steps of eps/4"] = 10,
+    max_lr_alpha: Annotated[float, "apart, fgsm_plus: peak learning rate of the scalars"] = 5e-8,
+    weight_decay_alpha: Annotated[float, "L2 coefficient of the scalars (the paper's code: "
+                                  "1200 in effect, 400 by its text)"] = 1200.0,
+    cycle_epochs: Annotated[float | None, "epochs of a triangular cycle; None: the run"] = None,
+    cycle_momentum: Annotated[bool, "momentum falls by 0.1 while the learning rate rises"] = True,
+    epoch_ckpts: Annotated[tuple[int, ...], "epochs (from 1) after which to keep a network"] = (),
+    out_folder: Annotated[str | None, "folder of the run; None: runs/MODEL_NAME"] = None,
+    model_name: Annotated[str | None, "stem of the output files; None: made of the rest"] = None,
+) -> None:  # fmt: skip
+    """Train with the triangular schedule of APART; --attack is the attack of the evaluation.
+
+    Writes checkpoints of the plain network and, per epoch, accuracies and the generator's trace.
+    """
+    if method not in METHODS:
+        raise unknown("--method", method, METHODS)
+    if any(not 1 <= epoch <= training.epoch_num for epoch in epoch_ckpts):
+        raise InputError(f"--epoch_ckpts must lie in 1..{training.epoch_num} (--epoch_num)")
+    build.positive(iter_num=iter_num)
+    if max_lr_alpha < 0 or weight_decay_alpha < 0 or (cycle_epochs or 1) <= 0:
+        raise InputError("--max_lr_alpha, --weight_decay_alpha, --cycle_epochs must be positive")
+    if training.attack is None:
+        raise InputError("--attack names the attack of the evaluation and must not be None")
+    trainer = build.trainer_of(training, dataset)
+    if trainer.attack.order != INF:
+        raise InputError("--attack: the generator lives in an l_inf ball; use order=-1")
+    check_model_type(model_type, trainer.images.image_shape)
+    eps = trainer.attack.eps if epsilon is None else radius(epsilon, "epsilon")
+    if eps <= 0:
+        raise InputError(f"--epsilon must be positive, got {eps:g}")
+    fixed = None if step is None else radius(step, "step")
+    cycle = cycle_epochs or max(training.epoch_num, 1)
+    momentum = None
+    if cycle_momentum:
+        start = trainer.optimizer.options.get("momentum")
+        if not start:
+            raise InputError(
+                "--cycle_momentum needs an --optim with momentum; or --nocycle_momentum"
+            )
+        momentum = Triangle(low_v=start, up_v=start - 0.1, cycle_freq=cycle)
+    rate = trainer.lr_schedule or Triangle(up_v=trainer.optimizer.lr, cycle_freq=cycle)
+    model = {
+        "model_type": model_type, "width": width, "bias": bias,
+        "num_classes": trainer.images.num_classes, "image_shape": trainer.images.image_shape,
+        "normalize": build.normalization_of(normalize),
+    }  # fmt: skip
+    network = build.fresh_network(model, training.seed)
+    generator = {
+        "eps": eps, "weight_decay": weight_decay_alpha,
+        "memory": memory and method == "apart", "block_noise": layerwise and method == "apart",
+        "step": eps if method == "fgsm" and fixed is None else fixed,
+        "rate": Triangle(up_v=max_lr_alpha, cycle_freq=cycle),
+        "momentum": momentum or Triangle(low_v=0.9, up_v=0.9, cycle_freq=cycle),
+    }  # fmt: skip
+    if method == "pgd":
+        attack = PGD(eps=eps, step_size=eps / 4, iterations=iter_num, keep_best=False)
+        subject = Adversarial(network, attack, device=trainer.device, judge=trainer.attack)
+        subject.border = Apart.border
+    else:
+        subject = Apart(network, trainer.images, trainer.attack, augment=trainer.augment,
+                        seed=training.seed, device=trainer.device, **generator)  # fmt: skip
+    name = model_name or f"{trainer.images.name}_{model_type.replace(':', '.')}_w{width}_{method}"
+    recipe = {
+        "command": "train_apart", "method": method, "model": model,
+        "generator": {k: repr(v) for k, v in generator.items()}, "iterations": iter_num,
+        "lr_schedule": repr(rate), "momentum_schedule": repr(momentum), "clock": CLOCKS[1],
+    }  # fmt: skip
+    trainer.run(
+        subject, Path(out_folder or f"runs/{name}"), name, recipe, lr_schedule=rate,
+        momentum_schedule=momentum, clock=CLOCKS[1], keep_epochs=epoch_ckpts,
+    )  # fmt: skip
+
+
+def radius(text: str, name: str) -> float:
+    """A radius in [0,1] units, read as in attack specs."""
+    return resolve_budgets({name: text}, {name}, f"--{name}")[name]
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,239 @@
+"""APART: adversarial training against a generator that is trained by ascent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.blocks import block_inputs
+from train.attacks import Attack
+from train.augment import PADDING, Crop
+from train.data import Batch, Images
+from train.evaluation import Scores, evaluate
+from train.guard import undisturbed
+from train.methods.base import Method, Step
+from train.noise import stream
+from train.schedules import Schedule
+from train.taps import disturbed, tapped
+
+_START = 1e-4  # of the step and of the memory's scale
+_TRACE = ("saturated", "clipped", "memory", "sign_agreement", "gain", "step_gradient")
+
+
+class Apart(Method):
+    """Minimise the loss on what a trained one-step generator makes of the batch (Li et al. 2020).
+
+    Two train-mode passes per step. The first takes the signs of the loss gradient by the images
+    x + clip(a_w w) and by the input h_b of every block; the second, whose gradients train both
+    sides, sees x + clip(clip(a_w w) + a s) and h_b + a_b s_b. The scalars a, a_w, a_b ascend by
+    their own SGD with L2 coefficient `weight_decay`; w in [-1,1] remembers a direction per training
+    image and follows its crops and flips. BatchNorm's statistics therefore see both passes.
+
+    Readings of what code and paper leave open: the scalars have one optimiser with the coefficient
+    explicit, 1200 as the published code amounts to under the torch of its day (400 is what it
+    says); a and a_w are kept at 0 or above, so that memory never changes its sign; cropped images
+    have a grey border. A network without residual blocks gets noise where `block_inputs` says.
+
+    `memory` and `block_noise` switch those parts off; `step` fixes a. Without both and a fixed
+    step of eps this is FGSM training without random start, with a learnable one "FGSM+" (the
+    paper's figure names it only; this reading is ours). The scalars are no part of the network:
+    checkpoints, Hessians and directions never meet them. Source: arXiv 2010.08034 and its code.
+    """
+
+    border = 0.5
+
+    def __init__(
+        self,
+        network: nn.Module,
+        images: Images,
+        attack: Attack,
+        *,
+        eps: float,
+        rate: Schedule,
+        momentum: Schedule,
+        weight_decay: float = 1200.0,
+        step: float | None = None,
+        memory: bool = True,
+        block_noise: bool = True,
+        augment: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        self.network, self.attack, self.device, self.eps = network, attack, device, eps
+        self.augment, self.rate, self.momentum = augment, rate, momentum
+        self.sites = block_inputs(network) if block_noise else {}
+        self.step_size = _scalar(_START if step is None else step, device)
+        self.memory_scale = _scalar(_START, device)
+        self.noise_scales = torch.zeros(len(self.sites), device=device, requires_grad=True)
+        self.scalars = [] if step is not None else [self.step_size]
+        self.memory: Tensor | None = None
+        if memory:
+            self.scalars.append(self.memory_scale)
+            self._row = {int(i): n for n, i in enumerate(images.index)}
+            self.memory = _first_memory(images, PADDING if augment else 0, seed).to(device)
+        if block_noise:
+            self.scalars.append(self.noise_scales)
+        self._optimizer = None
+        if self.scalars:
+            self._optimizer = torch.optim.SGD(
+                self.scalars, lr=rate(0), momentum=momentum(0), weight_decay=weight_decay,
+                maximize=True,
+            )  # fmt: skip
+        self._epoch = -1
+        self._trace = torch.zeros(1 + len(_TRACE) + len(self.sites), device=device)
+
+    def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy of the generator's batch, and its logits."""
+        if step.epoch != self._epoch:
+            self._epoch = step.epoch
+            self._trace.zero_()
+        crop = Crop.draw(batch.index, step.seed, step.epoch) if self.augment else None
+        remembered, start = None, torch.zeros_like(batch.x)
+        if self.memory is not None:
+            rows = torch.tensor([self._row[i] for i in batch.index.tolist()], device=self.device)
+            remembered = self.memory[rows] if crop is None else crop.apply(self.memory[rows])
+            start = (self.memory_scale * remembered).clamp(-self.eps, self.eps)
+        first, signs = self._signs((batch.x + start).clamp(0, 1).detach(), batch.y)
+        moved = batch.x + (start + self.step_size * signs["x"]).clamp(-self.eps, self.eps)
+        x = moved.clamp(0, 1)
+        x = x if x.requires_grad else x.requires_grad_()
+        x.retain_grad()
+        sizes: dict[str, Tensor] = {}
+        noise = {n: a * signs[n] for n, a in zip(self.sites, self.noise_scales, strict=True)}
+        with disturbed(self.sites, noise, sizes):
+            logits = self.network(x)
+        loss = F.cross_entropy(logits, batch.y)
+        self._pass = (batch, step, crop, remembered, x, moved.detach(), signs["x"])
+        self._note(len(batch.y), gain=(loss - first).detach(), sizes=sizes)
+        return loss, logits
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the network; the memory and the scalars take their step."""
+        for scalar in self.scalars:
+            scalar.grad = None
+        loss.backward()
+        batch, step, crop, remembered, x, moved, sign = self._pass
+        with torch.no_grad():
+            self._remember(batch, crop, remembered, x.grad)
+            delta = moved - batch.x
+            slope = self.step_size.grad
+            self._add(
+                len(batch.y),
+                saturated=(delta.abs() >= self.eps * (1 - 1e-6)).float().mean(),
+                clipped=((moved < 0) | (moved > 1)).float().mean(),
+                memory=torch.zeros(()) if remembered is None else remembered.abs().mean(),
+                sign_agreement=(sign * x.grad.sign()).mean(),
+                step_gradient=torch.zeros(()) if slope is None else slope.abs(),
+            )
+        del self._pass
+        self._ascend(step)
+
+    def _ascend(self, step: Step) -> None:
+        """One step of the scalars up the loss, less their L2 term."""
+        if self._optimizer is None:
+            return
+        for group in self._optimizer.param_groups:
+            group["lr"], group["momentum"] = self.rate(step.time), self.momentum(step.time)
+        self._optimizer.step()
+        with torch.no_grad():
+            for scalar in (self.step_size, self.memory_scale):
+                scalar.clamp_(min=0)
+
+    def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
+        """Scores on clean images and under the evaluation attack; the plain network."""
+        options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
+        with undisturbed(self.network):
+            clean = evaluate(self.network, images, **options)
+            return {
+                "clean": clean,
+                "target": evaluate(self.network, images, self.attack, **options),
+            }
+
+    def settings(self, step: Step) -> dict[str, float]:
+        """The generator's trace over the epoch: means over its examples, radii as shares of eps."""
+        means = (self._trace[1:] / self._trace[0].clamp_min(1)).tolist()
+        named = dict(zip((*_TRACE, *(f"noise_{n}" for n in self.sites)), means, strict=True))
+        return {
+            "eps": self.eps,
+            "generator_step": self.step_size.item() / self.eps,
+            "generator_memory": self.memory_scale.item() / self.eps,
+            **{f"generator_{name}": value for name, value in named.items()},
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Scalars, memory, their optimiser's momenta and the running trace."""
+        state = {"step_size": self.step_size, "memory_scale": self.memory_scale,
+                 "noise_scales": self.noise_scales, "trace": self._trace,
+                 "epoch": torch.tensor(self._epoch)}  # fmt: skip
+        if self.memory is not None:
+            state["memory"] = self.memory
+        if self._optimizer is not None:
+            state["optimizer"] = self._optimizer.state_dict()
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        with torch.no_grad():
+            for name in ("step_size", "memory_scale", "noise_scales"):
+                getattr(self, name).copy_(state[name])
+        self._trace.copy_(state["trace"])
+        self._epoch = int(state["epoch"])
+        if self.memory is not None:
+            self.memory.copy_(state["memory"])
+        if self._optimizer is not None:
+            self._optimizer.load_state_dict(state["optimizer"])
+
+    def _signs(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The first pass: its loss, and the signs of its gradient by x and every block input."""
+        x = x.requires_grad_()
+        taps: dict[str, Tensor] = {}
+        with tapped(self.sites, taps):
+            loss = F.cross_entropy(self.network(x), y)
+        gradients = torch.autograd.grad(loss, [x, *taps.values()])
+        named = zip(["x", *taps], gradients, strict=True)
+        return loss.detach(), {name: g.sign() for name, g in named}
+
+    def _remember(
+        self, batch: Batch, crop: Crop | None, remembered: Tensor | None, gradient: Tensor
+    ) -> None:
+        """Move the memory by one step of the generator, before the scalars change."""
+        if remembered is None:
+            return
+        ratio = self.step_size / (self.memory_scale + 1e-7)
+        window = (remembered + ratio * gradient.sign()).clamp(-1, 1)
+        rows = torch.tensor([self._row[i] for i in batch.index.tolist()], device=self.device)
+        if crop is None:
+            self.memory[rows] = window
+            return
+        padded = self.memory[rows]
+        crop.undo(padded, window)
+        self.memory[rows] = padded
+
+    def _note(self, count: int, *, gain: Tensor, sizes: Mapping[str, Tensor]) -> None:
+        self._trace[0] += count
+        self._add(count, gain=gain)
+        for place, (name, scale) in enumerate(zip(self.sites, self.noise_scales, strict=True)):
+            relative = scale.detach() / sizes[name].clamp_min(1e-12)
+            self._trace[1 + len(_TRACE) + place] += count * relative
+
+    def _add(self, count: int, **values: Tensor) -> None:
+        for name, value in values.items():
+            self._trace[1 + _TRACE.index(name)] += count * value.to(self._trace.device)
+
+
+def _scalar(value: float, device: torch.device | str) -> Tensor:
+    return torch.tensor(float(value), device=device, requires_grad=True)
+
+
+def _first_memory(images: Images, padding: int, seed: int) -> Tensor:
+    """1e-3 N(0,1) per example, a function of the seed and its place in the data set alone."""
+    channels, height, width = images.image_shape
+    shape = (channels, height + 2 * padding, width + 2 * padding)
+    rows = [
+        torch.from_numpy(stream(seed, 0xA9A7, int(i)).standard_normal(shape, dtype="float32"))
+        for i in images.index
+    ]
+    return 1e-3 * torch.stack(rows)
