@@ -41,10 +41,10 @@ def study(
     says that the generator underfits; `alignment`, the mean cosine of the loss gradients by the
     image at x and at x + U(-eps, eps), and `alignment_block` of those by the block inputs; of the
     sign of the perturbations `autocorrelation` (lag 1; white noise 0), `high_share` (DFT power
-    above half the Nyquist frequency; white noise 3/4) and `zero_share`. Scalars: `random` = R (the
-    reference under eps times random signs), `random_uniform`, `reference_strong` = T_strong. Every
-    accuracy has its standard error `_se`. `perturbation` (epoch, tile, channel, row, column) and
-    `image` are the first `tiles` examples.
+    above half the Nyquist frequency; white noise `white_high_share`, about 3/4) and `zero_share`.
+    Scalars: `random` = R (the reference under eps times random signs), `random_uniform`,
+    `reference_strong` = T_strong. Every accuracy has its standard error `_se`. `perturbation`
+    (epoch, tile, channel, row, column) and `image` are the first `tiles` examples.
     """
     tick = tick or (lambda n: None)
     base = reference.predict(reference.origin)
@@ -54,7 +54,7 @@ def study(
         predict = problem.predict(problem.origin)
         found = perturbations(problem, generator)
         options = {"batch_size": problem.batch_size, "seed": problem.seed, "tick": tick,
-                   "device": problem.device}  # fmt: skip
+                   "device": problem.device, "dtype": problem.dtype}  # fmt: skip
         row = _accuracy("transfer", _hits(base, problem, found))
         row |= _accuracy("clean", evaluate(predict, problem.images, **options).correct)
         row |= _accuracy("robust", evaluate(predict, problem.images, strong, **options).correct)
@@ -74,6 +74,7 @@ def study(
             "image": (("tile", "channel", "row", "column"), _float(like.images, tiles).numpy()),
             **level,
             "eps": generator.eps,
+            "white_high_share": _is_high(*like.images.image_shape[1:]).double().mean().item(),
         },
         coords={"epoch": list(epochs)},
     )
@@ -86,7 +87,7 @@ def perturbations(problem: Problem, generator: Attack) -> Tensor:
     """What the generator adds to every image of the problem, (N, C, H, W), on the CPU."""
     predict = problem.predict(problem.origin)
     options = {"batch_size": problem.batch_size, "seed": problem.seed, "device": problem.device}
-    pairs = attacked(predict, problem.images, generator, **options)
+    pairs = attacked(predict, problem.images, generator, dtype=problem.dtype, **options)
     return torch.cat([(x - batch.x).cpu() for batch, x in pairs])
 
 
@@ -98,14 +99,18 @@ def speckle(found: Tensor) -> dict[str, float]:
     lag = [(centred[..., 1:, :] * centred[..., :-1, :]).mean() / power,
            (centred[..., 1:] * centred[..., :-1]).mean() / power]  # fmt: skip
     spectrum = torch.fft.fft2(centred).abs().square().mean((0, 1))
-    rows, columns = (torch.fft.fftfreq(size).abs() for size in spectrum.shape)
-    high = (rows[:, None] > 0.25) | (columns[None, :] > 0.25)
+    high = _is_high(*spectrum.shape)
     total = spectrum.sum()
     return {
         "autocorrelation": (sum(lag) / 2).item(),
         "high_share": (spectrum[high].sum() / total).item() if total > 0 else math.nan,
         "zero_share": (found == 0).double().mean().item(),
     }
+
+
+def _is_high(height: int, width: int) -> Tensor:
+    rows, columns = (torch.fft.fftfreq(size).abs() for size in (height, width))
+    return (rows[:, None] > 0.25) | (columns[None, :] > 0.25)
 
 
 def alignment(problem: Problem, eps: float) -> dict[str, float]:
@@ -168,7 +173,8 @@ def _levels(reference: Problem, like: Problem, eps: float, strong: Attack) -> di
     draws = torch.cat([
         Noise(like.seed, batch.index).uniform(batch.x).cpu() for batch in like.batches()
     ])  # fmt: skip
-    options = {"batch_size": like.batch_size, "seed": like.seed, "device": like.device}
+    options = {"batch_size": like.batch_size, "seed": like.seed, "device": like.device,
+               "dtype": reference.dtype}  # fmt: skip
     strongest = evaluate(predict, like.images, strong, **options).correct
     return {
         **_accuracy("random", _hits(predict, like, eps * draws.sign())),
@@ -181,7 +187,7 @@ def _hits(predict: Predict, problem: Problem, delta: Tensor) -> Tensor:
     """Which images (N,) the predictor gets right with delta (N, C, H, W) added."""
     found, done = [], 0
     with torch.no_grad():
-        for batch in problem.batches():
+        for batch in problem.batches(problem.dtype):
             part = delta[done : done + len(batch.y)].to(batch.x)
             done += len(batch.y)
             found.append((predict((batch.x + part).clamp(0, 1)).argmax(1) == batch.y).cpu())

@@ -45,21 +45,17 @@ def compute(options: argparse.Namespace, file: str, adversary: str, out: Path) -
     """One command: every budget of one network under one kind of adversary."""
     clean = adversary == "frozen"
     budgets = f"name=linear,start_v={0 if clean else 0.1},slope=0.1,pt_num={4 if clean else 3}"
-    size, topk, trace = (
-        (options.total_size, 1, options.total_products) if adversary == "total"
-        else (options.size, options.topk, options.trace_products)
-    )  # fmt: skip
+    topk = options.topk if adversary == "frozen" else 1
     command = [
-        sys.executable, str(ROOT / "run" / "calc_hessian.py"), "--model_type",
-        "advertorch_pair:LeNet5", "--model2load", str(options.checkpoints / file), "--dataset",
-        "mnist", "--data_dir", str(options.data_dir), "--subset_size", str(size), "--attack",
-        ATTACK, "--adv_budget_list", budgets, "--adversary", adversary, "--topk", str(topk),
-        "--tol", "1e-3", "--max_iter", "4", "--trace_products", str(trace), "--batch_size",
-        "250",
-        "--out_file", str(out),
+        sys.executable, str(ROOT / "run" / "calc_hessian.py"),
+        "--model_type", "advertorch_pair:LeNet5",
+        "--model2load", str(options.checkpoints / file),
+        "--dataset", "mnist", "--data_dir", str(options.data_dir),
+        "--subset_size", str(options.size), "--batch_size", "250",
+        "--attack", ATTACK, "--adv_budget_list", budgets, "--adversary", adversary,
+        "--topk", str(topk), "--tol", "1e-3", "--max_iter", "3",
+        "--trace_products", str(options.trace_products), "--out_file", str(out),
     ]  # fmt: skip
-    if adversary == "frozen" and options.density_probes:
-        command += ["--density_probes", str(options.density_probes), "--density_steps", "40"]
     path = os.pathsep.join([str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
 
@@ -76,11 +72,8 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--out_folder", type=Path, default=Path("runs/advertorch"))
     parser.add_argument("--size", type=int, default=5000)
-    parser.add_argument("--total_size", type=int, default=5000)
-    parser.add_argument("--topk", type=int, default=12)
-    parser.add_argument("--trace_products", type=int, default=16)
-    parser.add_argument("--total_products", type=int, default=8)
-    parser.add_argument("--density_probes", type=int, default=1)
+    parser.add_argument("--topk", type=int, default=10)
+    parser.add_argument("--trace_products", type=int, default=8)
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     from landscape.result import load_result

@@ -293,7 +293,7 @@ def test_noise_and_shapes_are_told_apart():
     torch.manual_seed(0)
     noise = speckle(torch.randn(50, 1, 28, 28))
     assert noise["autocorrelation"] == pytest.approx(0, abs=0.02)
-    assert noise["high_share"] == pytest.approx(0.75, abs=0.03)
+    assert noise["high_share"] == pytest.approx(1 - (15 / 28) ** 2, abs=0.01)  # white: bins
     half = torch.ones(1, 1, 28, 28)
     half[..., :14] = -1
     shape = speckle(half)
@@ -330,7 +330,7 @@ def test_commands_from_training_to_figures(run_command, tmp_path):
     assert {"generator_step", "generator_noise_conv2", "test_target_accuracy"} <= lines[0].keys()
     assert lines[-1]["lr"] == 0  # the triangle has come down
     fixed = [json.loads(x) for x in (tmp_path / "runs/fgsm.jsonl").read_text().splitlines()]
-    assert fixed[0]["generator_step"] == 1
+    assert fixed[0]["generator_step"] == pytest.approx(1)
     assert "generator_noise_conv2" not in fixed[0]
     keys = load_checkpoint(tmp_path / "runs/apart.ckpt").tensors.keys()
     assert keys == load_checkpoint(tmp_path / "runs/pgd.ckpt").tensors.keys()

@@ -46,7 +46,7 @@ class Projection(nn.Module):
 
 def test_a_network_of_one_frequency_errs_at_that_frequency_alone():
     """Half of the random signs push each example the wrong way."""
-    wave = plane_wave(8, 8, 5, 6)
+    wave = plane_wave(8, 8, 3, 2)  # of a pair of mirror images the upper one is measured
     images = make_images(200, (1, 8, 8), classes=2)
     images = replace(images, pixels=0.4 + 0.2 * images.pixels)
     problem = Problem(Projection(wave), images, batch_size=33)
@@ -79,7 +79,7 @@ def test_low_and_high_pass_keep_what_they_say():
 def test_pass_curves_find_where_a_network_listens():
     """A network of frequency 3 of 8 is right from the cutoff on that lets it through."""
     images = make_images(300, (1, 16, 16), classes=2)
-    problem = Problem(Projection(plane_wave(16, 16, 11, 8)), images)
+    problem = Problem(Projection(plane_wave(16, 16, 5, 8)), images)
     guess = problem.predict(problem.origin)(images.pixels).argmax(1)
     problem = problem.on(replace(images, labels=guess))
     ds = pass_curves(problem, (0.1, 0.3, 0.4, 0.6, 0.9))

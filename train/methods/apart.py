@@ -203,7 +203,7 @@ class Apart(Method):
         if remembered is None:
             return
         ratio = self.step_size / (self.memory_scale + 1e-7)
-        window = (remembered + ratio * gradient.sign()).clamp(-1, 1)
+        window = (remembered + ratio * gradient.sign()).clamp(-1, 1).to(self.memory.dtype)
         rows = torch.tensor([self._row[i] for i in batch.index.tolist()], device=self.device)
         if crop is None:
             self.memory[rows] = window
