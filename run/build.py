@@ -17,11 +17,8 @@ from train.attacks import Attack, parse_attack
 from train.checkpoint import Checkpoint, load_checkpoint
 from train.data import Images
 from train.datasets import check_dataset, load_images
-from train.loop import RunFiles, fit
-from train.methods import Method
-from train.optimizers import OptimizerSpec, parse_optimizer
-from train.recipe import Recipe, normal_form
-from train.schedules import Schedule, check_not_negative, parse_schedule
+from train.recipe import Recipe
+from train.schedules import check_not_negative, parse_schedule
 from train.specs import convert, number, parse_spec
 
 #: what the reference's commands assume about a checkpoint without a recipe
@@ -202,81 +199,6 @@ def open_network(
 def data_recipe(images: Images, dataset: str) -> Recipe:
     """What identifies an image set in a recipe."""
     return {"dataset": dataset, "examples": len(images), "sha256": images.sha256}
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """The checked options of a training command, ready to run a Method through the one loop."""
-
-    options: o.Training
-    optimizer: OptimizerSpec
-    lr_schedule: Schedule | None
-    attack: Attack | None
-    device: torch.device
-    dataset: str
-    images: Images
-    test_images: Images
-    augment: bool
-
-    def run(self, method: Method, folder: Path, name: str, recipe: Recipe, **fit_options) -> None:
-        """Train, or finish what was cut off; `recipe` adds what is particular to the command."""
-        files = RunFiles(folder, name, normal_form({**self._recipe(), **recipe}))
-        resume = files.prepare(self.options.overwrite)
-        if resume == {"done": True}:
-            print(f"{files.path('.ckpt')} is already trained by this recipe")
-            return
-        first = self.lr_schedule(0) if self.lr_schedule else self.optimizer.lr
-        if first != self.optimizer.lr:
-            lr = self.optimizer.lr
-            print(f"learning rate {first:g} from --lr_schedule, not {lr:g} from --optim")
-        metrics = fit(
-            method,
-            self.images,
-            self.test_images,
-            epochs=self.options.epoch_num,
-            batch_size=self.options.batch_size,
-            optimizer=self.optimizer,
-            augment=self.augment,
-            seed=self.options.seed,
-            device=self.device,
-            files=files,
-            resume=resume,
-            **{"lr_schedule": self.lr_schedule, **fit_options},
-        )
-        if metrics:
-            print(", ".join(f"{k} {v:.4g}" for k, v in metrics[-1].items()))
-        print(f"wrote {files.path('.ckpt')}")
-
-    def _recipe(self) -> Recipe:
-        return {
-            "data": data_recipe(self.images, self.dataset),
-            "test": data_recipe(self.test_images, self.dataset),
-            "epochs": self.options.epoch_num,
-            "batch_size": self.options.batch_size,
-            "optim": repr(self.optimizer),
-            "lr_schedule": repr(self.lr_schedule),
-            "attack": repr(self.attack),
-            "augment": self.augment,
-            "seed": self.options.seed,
-        }
-
-
-def trainer_of(options: o.Training, dataset: str) -> Trainer:
-    """Check the options of a training command and load its images; raises InputError."""
-    positive(batch_size=options.batch_size, subset_size=options.subset_size)
-    positive(eval_size=options.eval_size)
-    if options.epoch_num < 0:
-        raise InputError(f"--epoch_num must be 0 or more, got {options.epoch_num}")
-    optimizer, attack = parse_optimizer(options.optim), attack_of(options.attack)
-    lr = parse_schedule(options.lr_schedule, "--lr_schedule") if options.lr_schedule else None
-    if lr is not None:
-        check_not_negative(lr, options.epoch_num, "--lr_schedule")
-    device = device_of(options.gpu)
-    test = load_images(dataset, "test", options.data_dir).subset(options.eval_size)
-    images = load_images(dataset, "train", options.data_dir)
-    images = images.subset(options.subset_size, seeded(options.seed))
-    augment = dataset.startswith("cifar") if options.augment is None else options.augment
-    return Trainer(options, optimizer, lr, attack, device, dataset, images, test, augment)
 
 
 def output_path(out_file: str | None, model2load: str, what: str) -> Path:

@@ -36,7 +36,7 @@ class Network:
     ] = None
     data_dir: DataDir = None
     model_type: Annotated[
-        str | None, "lenet, vgg, resnet or package.module:factory; None: the recorded one"
+        str | None, "lenet, vgg, resnet, ... or package.module:factory; None: the recorded one"
     ] = None
     width: Annotated[int | None, "width factor w; None: the recorded one"] = None
     bias: Annotated[bool | None, "biases of LeNet and VGG; None: as recorded"] = None
@@ -76,3 +76,30 @@ class Training:
     seed: Seed = 0
     gpu: Gpu = None
     overwrite: Overwrite = False
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A network to be initialised, and what it is trained on."""
+
+    dataset: Annotated[str, "mnist5k, mnist, cifar10, cifar100, svhn or FILE.npz"] = "mnist5k"
+    model_type: Annotated[
+        str,
+        "lenet, vgg, resnet, preact, resnet9, resnet20, efficientnet_b0, package.module:factory",
+    ] = "lenet"
+    width: Annotated[int, "width factor w"] = 8
+    bias: Annotated[bool, "biases of LeNet and VGG"] = True
+    normalize: Annotated[str | None, "normalise inputs in the network, mean=..,std=.."] = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a training run is written, and what besides its last network."""
+
+    epoch_ckpts: Annotated[
+        tuple[int, ...], "epochs (from 1) after which to keep a checkpoint, e.g. 50,75"
+    ] = ()
+    out_folder: Annotated[str | None, "folder of the run; None: runs/MODEL_NAME"] = None
+    model_name: Annotated[
+        str | None, "stem of the output files; None: made of data set, model and method"
+    ] = None

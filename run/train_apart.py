@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import build
 import options as o
 from launch import launch
+from trainer import place, start
 
-from models import InputError, check_model_type, unknown
+from models import InputError, unknown
 from train.attacks import PGD
 from train.attacks.norms import INF
 from train.loop import CLOCKS
@@ -22,6 +22,7 @@ DEFAULTS = o.Training(
     epoch_num=30, optim="name=sgd,lr=0.2,momentum=0.9,weight_decay=2e-4",
     attack="name=pgd,threshold=8,step_size=2,iter_num=20,order=-1",
 )  # fmt: skip
+NETWORK = o.Fresh(dataset="cifar10", model_type="preact", width=16)
 Method = Annotated[str, "apart; or fgsm, fgsm_plus (learnable step), pgd as baselines"]
 Step = Annotated[str | None, "fix the generator's step at this radius; None: learnable (fgsm: eps)"]
 
@@ -29,11 +30,8 @@ Step = Annotated[str | None, "fix the generator's step at this radius; None: lea
 def main(
     *,
     training: o.Training = DEFAULTS,
-    dataset: Annotated[str, "mnist5k, mnist, cifar10, cifar100, svhn or FILE.npz"] = "cifar10",
-    model_type: Annotated[str, "preact, resnet, lenet or package.module:factory"] = "preact",
-    width: Annotated[int, "width factor w"] = 16,
-    bias: Annotated[bool, "biases of LeNet"] = True,
-    normalize: Annotated[str | None, "normalise inputs in the network, mean=..,std=.."] = None,
+    fresh: o.Fresh = NETWORK,
+    output: o.Output,
     method: Method = "apart",
     epsilon: Annotated[str | None, "radius in training; None: the threshold of --attack"] = None,
     memory: Annotated[bool, "apart: remember a perturbation per training image"] = True,
@@ -45,9 +43,6 @@ def main(
                                   "1200 in effect, 400 by its text)"] = 1200.0,
     cycle_epochs: Annotated[float | None, "epochs of a triangular cycle; None: the run"] = None,
     cycle_momentum: Annotated[bool, "momentum falls by 0.1 while the learning rate rises"] = True,
-    epoch_ckpts: Annotated[tuple[int, ...], "epochs (from 1) after which to keep a network"] = (),
-    out_folder: Annotated[str | None, "folder of the run; None: runs/MODEL_NAME"] = None,
-    model_name: Annotated[str | None, "stem of the output files; None: made of the rest"] = None,
 ) -> None:  # fmt: skip
     """Train with the triangular schedule of APART; --attack is the attack of the evaluation.
 
@@ -55,17 +50,17 @@ def main(
     """
     if method not in METHODS:
         raise unknown("--method", method, METHODS)
-    if any(not 1 <= epoch <= training.epoch_num for epoch in epoch_ckpts):
-        raise InputError(f"--epoch_ckpts must lie in 1..{training.epoch_num} (--epoch_num)")
     build.positive(iter_num=iter_num)
-    if max_lr_alpha < 0 or weight_decay_alpha < 0 or (cycle_epochs or 1) <= 0:
+    numbers = (max_lr_alpha, weight_decay_alpha, 1 if cycle_epochs is None else cycle_epochs)
+    if min(numbers) < 0 or cycle_epochs == 0:
         raise InputError("--max_lr_alpha, --weight_decay_alpha, --cycle_epochs must be positive")
+    if step is not None and method not in ("apart", "fgsm"):
+        raise InputError(f"--step fixes the step of apart and fgsm; --method {method} has its own")
     if training.attack is None:
         raise InputError("--attack names the attack of the evaluation and must not be None")
-    trainer = build.trainer_of(training, dataset)
+    trainer, model, network = start(fresh, training, output)
     if trainer.attack.order != INF:
         raise InputError("--attack: the generator lives in an l_inf ball; use order=-1")
-    check_model_type(model_type, trainer.images.image_shape)
     eps = trainer.attack.eps if epsilon is None else radius(epsilon, "epsilon")
     if eps <= 0:
         raise InputError(f"--epsilon must be positive, got {eps:g}")
@@ -73,19 +68,13 @@ def main(
     cycle = cycle_epochs or max(training.epoch_num, 1)
     momentum = None
     if cycle_momentum:
-        start = trainer.optimizer.options.get("momentum")
-        if not start:
+        highest = trainer.optimizer.options.get("momentum")
+        if not highest:
             raise InputError(
                 "--cycle_momentum needs an --optim with momentum; or --nocycle_momentum"
             )
-        momentum = Triangle(low_v=start, up_v=start - 0.1, cycle_freq=cycle)
+        momentum = Triangle(low_v=highest, up_v=highest - 0.1, cycle_freq=cycle)
     rate = trainer.lr_schedule or Triangle(up_v=trainer.optimizer.lr, cycle_freq=cycle)
-    model = {
-        "model_type": model_type, "width": width, "bias": bias,
-        "num_classes": trainer.images.num_classes, "image_shape": trainer.images.image_shape,
-        "normalize": build.normalization_of(normalize),
-    }  # fmt: skip
-    network = build.fresh_network(model, training.seed)
     generator = {
         "eps": eps, "weight_decay": weight_decay_alpha,
         "memory": memory and method == "apart", "block_noise": layerwise and method == "apart",
@@ -100,15 +89,14 @@ def main(
     else:
         subject = Apart(network, trainer.images, trainer.attack, augment=trainer.augment,
                         seed=training.seed, device=trainer.device, **generator)  # fmt: skip
-    name = model_name or f"{trainer.images.name}_{model_type.replace(':', '.')}_w{width}_{method}"
     recipe = {
         "command": "train_apart", "method": method, "model": model,
         "generator": {k: repr(v) for k, v in generator.items()}, "iterations": iter_num,
         "lr_schedule": repr(rate), "momentum_schedule": repr(momentum), "clock": CLOCKS[1],
     }  # fmt: skip
     trainer.run(
-        subject, Path(out_folder or f"runs/{name}"), name, recipe, lr_schedule=rate,
-        momentum_schedule=momentum, clock=CLOCKS[1], keep_epochs=epoch_ckpts,
+        subject, *place(fresh, output, trainer.images, method), recipe, lr_schedule=rate,
+        momentum_schedule=momentum, clock=CLOCKS[1], keep_epochs=output.epoch_ckpts,
     )  # fmt: skip
 
 

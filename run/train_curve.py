@@ -8,6 +8,7 @@ from typing import Annotated
 import build
 import options as o
 from launch import launch
+from trainer import trainer_of
 
 from landscape.curve import CurveTraining
 from landscape.paths import CURVES, straight
@@ -54,7 +55,7 @@ def main(
     loaded = {k: load_checkpoint(p) for k, p in enumerate(model2load) if p}
     points = {k: select(c.tensors, origin, str(c.path)) for k, c in loaded.items()}
     line = straight(points[0], points[count - 1], count)
-    trainer = build.trainer_of(training, subject.dataset)
+    trainer = trainer_of(training, subject.dataset)
     method = CurveTraining(
         subject.network,
         [points.get(k, knot) for k, knot in enumerate(line)],

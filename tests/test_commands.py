@@ -251,7 +251,7 @@ def test_examples_of_the_reference_parse_to_the_last_flag(name):
         assert parsed["model2load"] == ("r", "", "", "", "r")
         assert parsed["training"].epoch_num == 200
     if name == "pas":
-        assert parsed["epoch_ckpts"] == (50, 75, 100)
+        assert parsed["output"].epoch_ckpts == (50, 75, 100)
 
 
 def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:

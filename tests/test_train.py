@@ -229,6 +229,27 @@ def test_killed_at_any_batch_resumes_to_bit_identical_weights(tmp_path, name, ba
     assert not list(tmp_path.glob(".*"))
 
 
+def test_killed_while_writing_the_first_metrics_it_still_resumes(tmp_path, monkeypatch):
+    """A metrics file without a state would look like the output of somebody else."""
+    images = make_images(24)
+    options = {"epochs": 2, "batch_size": 10, "optimizer": parse_optimizer("name=adam,lr=0.01")}
+    files = RunFiles(tmp_path, "run", {"a": 1})
+    write = RunFiles.write_metrics
+
+    def dying(self, lines):
+        write(self, lines)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFiles, "write_metrics", dying)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_method("standard"), images, images, **options, files=files)
+    monkeypatch.undo()
+    state = files.prepare(overwrite=False)
+    assert len(fit(make_method("standard"), images, images, **options, files=files,
+                   resume=state)) == 2  # fmt: skip
+    assert state["position"]["epoch"] == 1
+
+
 def test_outputs_of_another_recipe_are_not_overwritten(tmp_path):
     images = make_images(8)
     files = RunFiles(tmp_path, "run", {"a": 1})

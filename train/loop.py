@@ -166,8 +166,9 @@ def fit(
             if files is not None:
                 if epoch + 1 in keep_epochs:
                     files.save(f"_{epoch + 1}.ckpt", method, epoch + 1)
-                files.write_metrics(metrics)
+                # the state before the metrics: a run killed between them must still resume
                 _save_state(files, method, optim, _Position(epoch + 1, metrics=metrics))
+                files.write_metrics(metrics)
     if files is not None:
         files.write_metrics(metrics)
         files.save(".ckpt", method, epochs)
