@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor, nn
 
-
-@contextmanager
-def tapped(sites: Mapping[str, nn.Module], taps: dict[str, Tensor]) -> Iterator[None]:
-    """Collect the input of every site during a forward pass."""
-
-    def hook(name: str):
-        return lambda module, inputs: taps.__setitem__(name, inputs[0])
-
-    handles = [m.register_forward_pre_hook(hook(n)) for n, m in sites.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+Inputs = tuple[Tensor, ...]
 
 
-@contextmanager
+def tapped(sites: Mapping[str, nn.Module], taps: dict[str, Tensor]) -> AbstractContextManager[None]:
+    """Collect the input of every site."""
+
+    def read(name: str, inputs: Inputs) -> None:
+        taps[name] = inputs[0]
+
+    return _hooked(sites, read)
+
+
 def disturbed(
     sites: Mapping[str, nn.Module], noise: Mapping[str, Tensor], sizes: dict[str, Tensor]
+) -> AbstractContextManager[None]:
+    """Add noise to the input of every site; `sizes` get the inputs' root mean squares."""
+
+    def disturb(name: str, inputs: Inputs) -> Inputs:
+        sizes[name] = inputs[0].detach().square().mean().sqrt()
+        return (inputs[0] + noise[name], *inputs[1:])
+
+    return _hooked(sites, disturb)
+
+
+@contextmanager
+def _hooked(
+    sites: Mapping[str, nn.Module], hook: Callable[[str, Inputs], Inputs | None]
 ) -> Iterator[None]:
-    """Add noise to the input of every site during a forward pass; `sizes` get the inputs' RMS."""
-
-    def hook(name: str):
-        def disturb(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            sizes[name] = inputs[0].detach().square().mean().sqrt()
-            return (inputs[0] + noise[name], *inputs[1:])
-
-        return disturb
-
-    handles = [m.register_forward_pre_hook(hook(n)) for n, m in sites.items()]
+    """Call `hook(name, inputs)` before every site; what it returns replaces the inputs."""
+    handles = [
+        module.register_forward_pre_hook(lambda _, inputs, name=name: hook(name, inputs))
+        for name, module in sites.items()
+    ]
     try:
         yield
     finally:
