@@ -167,6 +167,17 @@ def collapse(accuracy: Sequence[float], *, ignore: int = 0) -> dict[str, float]:
     }
 
 
+def best_per_cycle(
+    epochs: Sequence[int], accuracy: Sequence[float], length: float
+) -> dict[int, float]:
+    """Best accuracy of each learning-rate cycle of `length` epochs, by the cycle's number from 1."""
+    best: dict[int, float] = {}
+    for epoch, value in zip(epochs, accuracy, strict=True):
+        cycle = math.ceil(epoch / length)
+        best[cycle] = max(best.get(cycle, -math.inf), float(value))
+    return best
+
+
 def _levels(reference: Problem, like: Problem, eps: float, strong: Attack) -> dict[str, float]:
     """Accuracies of the reference under noise of two kinds and under the strong attack."""
     predict = reference.predict(reference.origin)

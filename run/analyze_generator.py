@@ -8,7 +8,7 @@ import build
 import options as o
 from launch import launch
 
-from analysis.generator import collapse, study
+from analysis.generator import best_per_cycle, collapse, study
 from landscape.result import claim, save_result, stamp
 from models import InputError
 from train.attacks import FGSM, parse_attack
@@ -32,12 +32,15 @@ def main(
     train_size: Annotated[int, "training images for the gap of own and strong attack"] = 1000,
     tiles: Annotated[int, "images whose perturbations are kept for the picture"] = 4,
     ignore: Annotated[int, "first epochs that cannot count as a collapse"] = 0,
+    cycle_epochs: Annotated[float | None, "epochs of a learning-rate cycle; None: no table"] = None,
     out_file: o.OutFile = None,
 ) -> None:
     """Transfer, robust accuracy, generator gap, gradient alignment, and how noise-like it is."""
     build.positive(train_size=train_size, tiles=tiles)
     if ignore < 0:
         raise InputError(f"--ignore must not be negative, got {ignore}")
+    if cycle_epochs is not None and not cycle_epochs > 0:
+        raise InputError(f"--cycle_epochs must be positive, got {cycle_epochs:g}")
     strong = parse_attack(attack)
     own = FGSM(eps=strong.eps) if generator is None else parse_attack(generator, "--generator")
     subjects = [build.open_network(name, network) for name in model2load]
@@ -70,6 +73,9 @@ def main(
         print(f"epoch {epoch:4d}  clean {row['clean']:.3f}  robust {row['robust']:.3f}  "
               f"transfer {row['transfer']:.3f}  strength {row['strength']:.2f}  "
               f"gap {row['gap']:.3f}  alignment {row['alignment']:.2f}")  # fmt: skip
+    if cycle_epochs is not None:
+        best = best_per_cycle(ds["epoch"].values, ds["robust"].values, cycle_epochs)
+        print("best robust accuracy per cycle: " + ", ".join(f"{v:.3f}" for v in best.values()))
     print(f"reference: random signs {float(ds['random']):.3f}, strong attack "
           f"{float(ds['reference_strong']):.3f}; robust accuracy best {float(ds['best']):.3f}, "
           f"last {float(ds['last']):.3f}, first collapse at epoch "

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from analysis.generator import collapse, speckle, study
+from analysis.generator import best_per_cycle, collapse, speckle, study
 from landscape.problem import Problem
 from models import InputError, build_model
 from models.blocks import block_inputs
@@ -315,6 +315,11 @@ def test_best_last_drop_and_first_collapse(accuracy, ignore, expected):
     assert tuple(got.values()) == pytest.approx(expected, nan_ok=True)
 
 
+def test_best_per_cycle():
+    best = best_per_cycle([1, 2, 3, 4, 5], [0.1, 0.4, 0.3, 0.2, 0.5], 2)
+    assert best == {1: 0.4, 2: 0.3, 3: 0.5}
+
+
 RUN = ("--dataset", "mnist5k", "--model_type", "lenet", "--width", "1", "--subset_size", "80",
        "--eval_size", "30", "--epoch_num", "2", "--epoch_ckpts", "1,2", "--out_folder", "runs",
        "--optim", "name=sgd,lr=0.1,momentum=0.9", "--attack",
@@ -337,7 +342,7 @@ def test_commands_from_training_to_figures(run_command, tmp_path):
     done = run_command(
         "analyze_generator", "--model2load", "runs/apart_1.ckpt,runs/apart_2.ckpt", "--reference",
         "runs/pgd.ckpt", "--subset_size", "30", "--train_size", "30", "--attack", RUN[-1],
-        "--out_file", "g.nc", check=True,
+        "--cycle_epochs", "1", "--out_file", "g.nc", check=True,
     )  # fmt: skip
     assert "first collapse" in done.stdout
     for against in ("epoch", "images"):
