@@ -170,7 +170,7 @@ def collapse(accuracy: Sequence[float], *, ignore: int = 0) -> dict[str, float]:
 def best_per_cycle(
     epochs: Sequence[int], accuracy: Sequence[float], length: float
 ) -> dict[int, float]:
-    """Best accuracy of each learning-rate cycle of `length` epochs, by the cycle's number from 1."""
+    """Best accuracy of every cycle of `length` epochs, by the number of the cycle from 1."""
     best: dict[int, float] = {}
     for epoch, value in zip(epochs, accuracy, strict=True):
         cycle = math.ceil(epoch / length)
