@@ -11,6 +11,8 @@ from scipy.fft import dctn
 from analysis.distances import parameter_distance
 from analysis.figures import FIGURES, draw, draw_training
 from analysis.filters import filter_spectrum, is_high
+from analysis.fourier import fourier_sensitivity, pass_curves
+from analysis.generator import study
 from analysis.perturbations import adversaries, similarity, similarity_matrix
 from analysis.report import table
 from analysis.robustness import robustness
@@ -19,7 +21,7 @@ from landscape.problem import Problem
 from landscape.result import stamp
 from models import InputError
 from tests.conftest import make_images, make_mlp
-from train.attacks import PGD
+from train.attacks import FGSM, PGD
 from train.evaluation import evaluate
 
 
@@ -186,6 +188,7 @@ def results_of_every_kind() -> dict[str, xr.Dataset]:
     axis = np.linspace(-1, 1, 5)
     names = ["a", "b"]
     square = (("subset", "set_a", "set_b"), np.full((2, 2, 2), 0.5))
+    net = Problem(make_mlp(), make_images(12))
     return {
         "hessian": xr.Dataset(
             {"eigenvalue": ("rank", [3.0, 2.0, -1.0]), "residual": ("rank", [0.1] * 3),
@@ -202,6 +205,16 @@ def results_of_every_kind() -> dict[str, xr.Dataset]:
             {"subset": ["train", "test"], "set_a": names, "set_b": names}),
         "spectrum": filter_spectrum({"c.weight": torch.randn(4, 2, 3, 3)}),
         "distance": parameter_distance({"w": torch.ones(2)}, {"w": torch.zeros(2)}),
+        "generator": study({1: net, 2: net}, net, FGSM(eps=0.1), FGSM(eps=0.1), net.images),
+        "fourier": xr.merge([fourier_sensitivity(net, 1.0), pass_curves(net)]),
+        "corruptions": xr.Dataset(
+            {"accuracy": (("corruption", "severity"), rng.random((3, 2))), "clean_accuracy": 0.9,
+             "mean_accuracy": 0.5, "mean_accuracy_se": 0.01},
+            {"corruption": ["fog", "snow", "frost"], "severity": [1, 5]}),
+        "spectral_bias": xr.Dataset(
+            {"bias": ("network", rng.random(3), {"long_name": "high share"}),
+             "accuracy": ("network", rng.random(3)), "accuracy_se": ("network", [0.01] * 3),
+             "rho": 0.5, "rho_low": -0.2, "rho_high": 0.9}, {"network": ["a", "b", "c"]}),
     }  # fmt: skip
 
 
