@@ -31,9 +31,9 @@ def is_high(size: int) -> np.ndarray:
 
 
 def map_sizes(model: Mapping | None) -> dict[str, int]:
-    """The smaller side of the map that enters each convolution's weight, from a recipe's model.
+    """The smaller side of the map that enters each convolution's weight, in forward order.
 
-    Empty for unknown and external networks.
+    Read from the `model` part of a recipe. Empty for unknown and external networks.
     """
     if not model or ":" in model.get("model_type", ":"):
         return {}
@@ -58,12 +58,16 @@ def filter_spectrum(
     of the frequency index, `entropy` in nats, and `white_high_share`, what white noise would
     have. Layers of zeros give NaN. `initial_high_share` is that of the same layer in `initial`, a
     state dict of the run's start; `seen` is False where the map that enters (`sizes`, by weight) is
-    smaller than the kernel, so that some taps are as they were initialised. `first_kernels` are the
-    first layer's. Raises InputError if there is no kernel with K >= 3, or `initial` lacks one.
+    smaller than the kernel, so that some taps are as they were initialised; layers are in the order
+    of `sizes`, in which images meet them. `first_kernels` are the first layer's. Raises InputError
+    if there is no kernel with K >= 3, or `initial` lacks one.
     """
     kernels = convolutions(tensors)
     if not kernels:
         raise InputError("no square convolution kernels of size 3 or more in this checkpoint")
+    sizes = sizes or {}
+    place = {name: n for n, name in enumerate(sizes)}
+    kernels = dict(sorted(kernels.items(), key=lambda item: place.get(item[0], len(place))))
     largest = max(k.shape[-1] for k in kernels.values())
     maps = {n: np.full((len(kernels), largest, largest), np.nan) for n in ("magnitude", "energy")}
     columns: dict[str, list[float]] = {}
@@ -84,7 +88,6 @@ def filter_spectrum(
         if {n: k.shape for n, k in start.items()} != {n: k.shape for n, k in kernels.items()}:
             raise InputError("the initial checkpoint is of another architecture")
         columns["initial_high_share"] = [float(_high_share(k)) for k in start.values()]
-    sizes = sizes or {}
     columns["seen"] = [sizes.get(n, k.shape[-1]) >= k.shape[-1] for n, k in kernels.items()]
     first = next(iter(kernels.values()))
     return xr.Dataset(
