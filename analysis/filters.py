@@ -87,7 +87,7 @@ def filter_spectrum(
         start = convolutions(initial)
         if {n: k.shape for n, k in start.items()} != {n: k.shape for n, k in kernels.items()}:
             raise InputError("the initial checkpoint is of another architecture")
-        columns["initial_high_share"] = [float(_high_share(k)) for k in start.values()]
+        columns["initial_high_share"] = [float(_high_share(start[n])) for n in kernels]
     columns["seen"] = [sizes.get(n, k.shape[-1]) >= k.shape[-1] for n, k in kernels.items()]
     first = next(iter(kernels.values()))
     return xr.Dataset(

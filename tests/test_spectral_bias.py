@@ -113,8 +113,9 @@ def test_layers_whose_map_is_below_the_kernel_are_flagged():
     kernels = {"a.weight": torch.randn(4, 1, 5, 5), "b.weight": torch.randn(4, 1, 3, 3)}
     ds = filter_spectrum(kernels, initial=kernels, sizes={"a.weight": 2, "b.weight": 32})
     assert ds["seen"].values.tolist() == [False, True]
-    turned = filter_spectrum(kernels, sizes={"b.weight": 32, "a.weight": 2})
+    turned = filter_spectrum(kernels, initial=kernels, sizes={"b.weight": 32, "a.weight": 2})
     assert turned["layer"].values.tolist() == ["b.weight", "a.weight"]
+    np.testing.assert_allclose(turned["initial_high_share"], turned["high_share"])
     np.testing.assert_allclose(ds["initial_high_share"], ds["high_share"])
     only = network_spectrum(ds)["high_share"]
     assert only == pytest.approx(float(ds["high_share"][1]))
