@@ -66,12 +66,13 @@ def study(
         rows.append(row)
         pictures.append(found[:tiles].numpy())
     like = next(iter(epochs.values()))
+    first = next(like.images.batches(tiles)).x
     level = _levels(reference, like, generator.eps, strong)
     ds = xr.Dataset(
         {
             **{name: ("epoch", [row[name] for row in rows]) for name in rows[0]},
             "perturbation": (("epoch", "tile", "channel", "row", "column"), np.stack(pictures)),
-            "image": (("tile", "channel", "row", "column"), _float(like.images, tiles).numpy()),
+            "image": (("tile", "channel", "row", "column"), first.numpy()),
             **level,
             "eps": generator.eps,
             "white_high_share": _is_high(*like.images.image_shape[1:]).double().mean().item(),
@@ -208,7 +209,3 @@ def _hits(predict: Predict, problem: Problem, delta: Tensor) -> Tensor:
 def _accuracy(name: str, correct: Tensor) -> dict[str, float]:
     p = correct.double().mean().item()
     return {name: p, f"{name}_se": math.sqrt(p * (1 - p) / len(correct))}
-
-
-def _float(images: Images, count: int) -> Tensor:
-    return next(images.subset(None).batches(count)).x

@@ -91,7 +91,7 @@ class Apart(Method):
             self._epoch = step.epoch
             self._trace.zero_()
         crop = Crop.draw(batch.index, step.seed, step.epoch) if self.augment else None
-        remembered, start = None, torch.zeros_like(batch.x)
+        rows, remembered, start = None, None, torch.zeros_like(batch.x)
         if self.memory is not None:
             rows = torch.tensor([self._row[i] for i in batch.index.tolist()], device=self.device)
             remembered = self.memory[rows] if crop is None else crop.apply(self.memory[rows])
@@ -106,7 +106,7 @@ class Apart(Method):
         with disturbed(self.sites, noise, sizes):
             logits = self.network(x)
         loss = F.cross_entropy(logits, batch.y)
-        self._pass = (batch, step, crop, remembered, x, moved.detach(), signs["x"])
+        self._pass = (batch, step, rows, crop, remembered, x, moved.detach(), signs["x"])
         self._note(len(batch.y), gain=(loss - first).detach(), sizes=sizes)
         return loss, logits
 
@@ -115,9 +115,10 @@ class Apart(Method):
         for scalar in self.scalars:
             scalar.grad = None
         loss.backward()
-        batch, step, crop, remembered, x, moved, sign = self._pass
+        batch, step, rows, crop, remembered, x, moved, sign = self._pass
         with torch.no_grad():
-            self._remember(batch, crop, remembered, x.grad)
+            if rows is not None:
+                self._remember(rows, crop, remembered, x.grad)
             delta = moved - batch.x
             slope = self.step_size.grad
             self._add(
@@ -197,14 +198,11 @@ class Apart(Method):
         return loss.detach(), {name: g.sign() for name, g in named}
 
     def _remember(
-        self, batch: Batch, crop: Crop | None, remembered: Tensor | None, gradient: Tensor
+        self, rows: Tensor, crop: Crop | None, remembered: Tensor, gradient: Tensor
     ) -> None:
         """Move the memory by one step of the generator, before the scalars change."""
-        if remembered is None:
-            return
         ratio = self.step_size / (self.memory_scale + 1e-7)
         window = (remembered + ratio * gradient.sign()).clamp(-1, 1).to(self.memory.dtype)
-        rows = torch.tensor([self._row[i] for i in batch.index.tolist()], device=self.device)
         if crop is None:
             self.memory[rows] = window
             return
