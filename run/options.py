@@ -73,9 +73,22 @@ class Training:
     attack: Attack = None
     augment: Annotated[bool | None, "random crop and flip; None: for CIFAR only"] = None
     eval_size: Annotated[int | None, "test examples scored after every epoch; None: all"] = None
+    val_fraction: Annotated[
+        float, "share of the training images held out to choose NAME_best.ckpt; 0: none"
+    ] = 0.0
     seed: Seed = 0
     gpu: Gpu = None
     overwrite: Overwrite = False
+
+
+@dataclass(frozen=True)
+class Robust:
+    """What adversarial training minimises, and the attack that judges it."""
+
+    objective: Annotated[str, "at: loss at --attack's images; trades: CE + beta KL"] = "at"
+    trades_beta: Annotated[float, "weight of the divergence of trades"] = 6.0
+    awp_gamma: Annotated[float, "radius of adversarial weight perturbation; 0: none"] = 0.0
+    judge: Annotated[str | None, "attack of the evaluation; None: --attack"] = None
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,18 @@ from typing import Annotated
 
 import options as o
 from launch import launch
-from trainer import place, start
+from trainer import place, robust_parts, start
 
 from models import InputError, unknown
+from train.average import Average
 from train.checkpoint import load_checkpoint
 from train.loop import CLOCKS
 from train.methods import Adversarial, Standard
 from train.schedules import check_not_negative, parse_schedule
 
 EpsSchedule = Annotated[str | None, "budget per epoch, e.g. name=cycle_cos,...; None: constant"]
+AVERAGES = ("ema", "swa")
+AVERAGES = ("ema", "swa")
 WarmStart = Annotated[str | None, "start from this checkpoint instead of a random network"]
 
 
@@ -23,9 +26,13 @@ def main(
     training: o.Training,
     fresh: o.Fresh,
     output: o.Output,
+    robust: o.Robust,
     model2load: WarmStart = None,
     attack_threshold_schedule: EpsSchedule = None,
     schedule_update_mode: Annotated[str, "schedules see the epoch, or the batch"] = "epoch",
+    average: Annotated[str | None, "ema or swa: average the weights beside training"] = None,
+    average_decay: Annotated[float, "decay of ema per step"] = 0.999,
+    average_from: Annotated[int, "epochs before the average begins"] = 0,
 ) -> None:
     """Train a network; writes checkpoints, the initial network and metrics per epoch (.jsonl)."""
     if schedule_update_mode not in CLOCKS:
@@ -36,28 +43,33 @@ def main(
             raise InputError("--attack_threshold_schedule needs --attack")
         eps = parse_schedule(attack_threshold_schedule, "--attack_threshold_schedule", budget=True)
         check_not_negative(eps, training.epoch_num, "--attack_threshold_schedule")
+    if average not in (None, *AVERAGES):
+        raise unknown("--average", average, AVERAGES)
+    if not 0 <= average_decay <= 1 or average_from < 0:
+        raise InputError("--average_decay must lie in 0..1, --average_from must not be negative")
     trainer, model, network = start(fresh, training, output)
     warm = load_checkpoint(model2load) if model2load else None
     if warm:
         warm.load_into(network)
-    method = "adversarial" if trainer.attack else "standard"
     recipe = {
-        "command": "train_normal",
-        "method": method,
-        "model": model,
-        "eps_schedule": repr(eps),
-        "clock": schedule_update_mode,
-        "warm_start": warm and warm.sha256,
-    }
-    trainer.run(
-        Adversarial(network, trainer.attack, eps, trainer.device)
-        if trainer.attack
-        else Standard(network, trainer.device),
-        *place(fresh, output, trainer.images, method),
-        recipe,
-        clock=schedule_update_mode,
-        keep_epochs=output.epoch_ckpts,
-    )
+        "command": "train_normal", "model": model, "eps_schedule": repr(eps),
+        "clock": schedule_update_mode, "warm_start": warm and warm.sha256,
+    }  # fmt: skip
+    if trainer.attack is None and not average and robust == o.Robust():
+        name, method = "standard", Standard(network, trainer.device)
+    else:
+        parts = robust_parts(robust, trainer, network)
+        name = "adversarial" if robust.objective == "at" else robust.objective
+        if average:
+            parts["average"] = Average(network, average_decay if average == "ema" else None)
+            parts["average_from"] = average_from
+            recipe["average"] = [average, average_decay, average_from]
+        method = Adversarial(network, trainer.attack, eps, trainer.device, **parts)
+        recipe |= {"objective": repr(parts["objective"]), "awp": robust.awp_gamma,
+                   "judge": repr(parts["judge"])}  # fmt: skip
+    where = place(fresh, output, trainer.images, name)
+    recipe["method"] = name
+    trainer.run(method, *where, recipe, clock=schedule_update_mode, keep_epochs=output.epoch_ckpts)
 
 
 if __name__ == "__main__":

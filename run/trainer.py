@@ -11,15 +11,17 @@ import options as o
 import torch
 from torch import nn
 
-from models import InputError, check_model_type
-from train.attacks import Attack
+from models import InputError, check_model_type, unknown
+from train.attacks import Attack, parse_attack
 from train.data import Images
 from train.datasets import load_images
 from train.loop import RunFiles, fit
 from train.methods import Method
+from train.objectives import OBJECTIVES, Trades
 from train.optimizers import OptimizerSpec, parse_optimizer
 from train.recipe import Recipe, normal_form
 from train.schedules import Schedule, check_not_negative, parse_schedule
+from train.weight_perturbation import WeightPerturbation
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,11 @@ class Trainer:
     images: Images
     test_images: Images
     augment: bool
+    validation: Images | None = None
 
     def run(self, method: Method, folder: Path, name: str, recipe: Recipe, **fit_options) -> None:
         """Train, or finish what was cut off; `recipe` adds what is particular to the command."""
-        files = RunFiles(folder, name, normal_form({**self._recipe(), **recipe}))
+        files = self.files(folder, name, recipe)
         resume = files.prepare(self.options.overwrite)
         if resume == {"done": True}:
             print(f"{files.path('.ckpt')} is already trained by this recipe")
@@ -59,15 +62,25 @@ class Trainer:
             device=self.device,
             files=files,
             resume=resume,
+            validation=self.validation,
             **{"lr_schedule": self.lr_schedule, **fit_options},
         )
         if metrics:
-            print(", ".join(f"{k} {v:.4g}" for k, v in metrics[-1].items()))
+            print(summary(metrics[-1]))
         print(f"wrote {files.path('.ckpt')}")
 
+    def files(self, folder: Path, name: str, recipe: Recipe) -> RunFiles:
+        """The files of the run; raises InputError, nothing touched, if others are in the way."""
+        files = RunFiles(folder, name, normal_form({**self._recipe(), **recipe}))
+        if not self.options.overwrite:
+            files.prepare(False)
+        return files
+
     def _recipe(self) -> Recipe:
+        held_out = self.validation and build.data_recipe(self.validation, self.dataset)
         return {
             "data": build.data_recipe(self.images, self.dataset),
+            "validation": held_out,
             "test": build.data_recipe(self.test_images, self.dataset),
             "epochs": self.options.epoch_num,
             "batch_size": self.options.batch_size,
@@ -94,7 +107,38 @@ def trainer_of(options: o.Training, dataset: str) -> Trainer:
     images = load_images(dataset, "train", options.data_dir)
     images = images.subset(options.subset_size, build.seeded(options.seed))
     augment = dataset.startswith("cifar") if options.augment is None else options.augment
-    return Trainer(options, optimizer, lr, attack, device, dataset, images, test, augment)
+    validation = None
+    if options.val_fraction:
+        images, validation = images.split(options.val_fraction)
+    return Trainer(
+        options, optimizer, lr, attack, device, dataset, images, test, augment, validation
+    )
+
+
+def robust_parts(robust: o.Robust, trainer: Trainer, network: nn.Module) -> dict[str, Any]:
+    """Objective, weight perturbation and judge of an adversarial Method; raises InputError."""
+    if trainer.attack is None:
+        raise InputError("--objective, --awp_gamma and --judge need --attack")
+    if robust.objective not in OBJECTIVES:
+        raise unknown("--objective", robust.objective, OBJECTIVES)
+    if robust.awp_gamma < 0:
+        raise InputError(f"--awp_gamma must not be negative, got {robust.awp_gamma:g}")
+    kind = OBJECTIVES[robust.objective]
+    return {
+        "objective": kind(robust.trades_beta) if kind is Trades else kind(),
+        "awp": WeightPerturbation(network, robust.awp_gamma) if robust.awp_gamma else None,
+        "judge": parse_attack(robust.judge, "--judge") if robust.judge else trainer.attack,
+    }
+
+
+def summary(line: dict[str, Any]) -> str:
+    """The metrics of an epoch that are single numbers or words, in one line."""
+    words = (
+        f"{k} {v:.4g}" if isinstance(v, int | float) else f"{k} {v}"
+        for k, v in line.items()
+        if not isinstance(v, dict)
+    )
+    return ", ".join(words)
 
 
 def start(

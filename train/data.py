@@ -80,6 +80,15 @@ class Images:
         chosen = np.sort(stream(seed, 0xDA7A).permutation(len(self))[:size])
         return self.take(torch.from_numpy(chosen))
 
+    def split(self, fraction: float) -> tuple[Images, Images]:
+        """The set less a fixed random fraction (0..1, at least one example), and that fraction."""
+        count = max(1, round(fraction * len(self)))
+        if not 0 < fraction < 1 or count == len(self):
+            raise InputError(f"{self.name}: a split needs a fraction between 0 and 1 that leaves "
+                             f"examples on both sides, got {fraction:g}")  # fmt: skip
+        order = torch.from_numpy(stream(0, 0x5A11).permutation(len(self)))
+        return self.take(order[count:].sort().values), self.take(order[:count].sort().values)
+
     def batches(
         self,
         batch_size: int,

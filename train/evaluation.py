@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.attacks import Attack, Predict
 from train.data import Batch, Images
+from train.guard import undisturbed
 from train.losses import Loss, cross_entropy
 from train.noise import Noise
 
@@ -69,6 +70,36 @@ def evaluate(
         if tick is not None:
             tick(len(batch.y))
     return Scores(torch.cat(losses), torch.cat(correct))
+
+
+def judged(
+    network: nn.Module,
+    images: Images,
+    attacks: Mapping[str, Attack | None],
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+) -> dict[str, Scores]:
+    """Scores of a network in training by name: `clean`, and each attack's; no trace is left.
+
+    Equal attacks are run once; None is left out, a budget of 0 is the clean score.
+    """
+    options = {"batch_size": batch_size, "seed": seed, "device": device}
+    with undisturbed(network):
+        clean = evaluate(network, images, **options)
+        found: dict[Attack, Scores] = {}
+        scores = {"clean": clean}
+        for name, attack in attacks.items():
+            if attack is None:
+                continue
+            if attack.eps == 0:
+                scores[name] = clean
+                continue
+            if attack not in found:
+                found[attack] = evaluate(network, images, attack, **options)
+            scores[name] = found[attack]
+    return scores
 
 
 def attacked(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from models.errors import InputError
 from train.augment import crop_and_flip
 from train.checkpoint import save_checkpoint, stored_recipe
 from train.data import Images
-from train.methods.base import Method, Step
+from train.methods.base import Kept, Method, Step
 from train.optimizers import OptimizerSpec
 from train.progress import progress
 from train.recipe import Recipe, check_folder, check_same, write_atomically
@@ -27,7 +28,8 @@ CLOCKS = ("epoch", "batch")
 class RunFiles:
     """The files of one training run: NAME.ckpt, NAME_init.ckpt, NAME_EPOCH.ckpt, NAME.jsonl.
 
-    NAME.state holds what resuming needs and disappears when the run is complete.
+    With a validation set NAME_best.ckpt, and NAME_COPY... of every second network the method
+    carries. NAME.state holds what resuming needs and disappears when the run is complete.
     """
 
     folder: Path
@@ -59,10 +61,10 @@ class RunFiles:
             check_same(self.path(".jsonl"), None, self.recipe)
         return None
 
-    def save(self, suffix: str, method: Method, epoch: int) -> None:
-        """Write a checkpoint of the network."""
-        recipe = self.recipe if suffix == ".ckpt" else {**self.recipe, "epoch": epoch}
-        save_checkpoint(self.path(suffix), method.weights(), recipe)
+    def save(self, suffix: str, weights: Mapping[str, Tensor], epoch: int | None = None) -> None:
+        """Write a checkpoint; `epoch` goes into its recipe."""
+        recipe = self.recipe if epoch is None else {**self.recipe, "epoch": epoch}
+        save_checkpoint(self.path(suffix), weights, recipe)
 
     def write_metrics(self, lines: list[dict]) -> None:
         """Rewrite the metrics file, one JSON object per epoch."""
@@ -86,6 +88,7 @@ def fit(
     epochs: int,
     batch_size: int,
     optimizer: OptimizerSpec,
+    validation: Images | None = None,
     lr_schedule: Schedule | None = None,
     momentum_schedule: Schedule | None = None,
     clock: str = "epoch",
@@ -103,19 +106,21 @@ def fit(
     Schedules see the whole epoch, or with clock="batch" the fractional one. Order, augmentation
     and attack noise are functions of seed, epoch and example, and the state is written between
     batches every `state_seconds` and after every epoch: a run killed at any moment resumes (with
-    `resume`, from `RunFiles.prepare`) to bit-identical weights on the CPU.
+    `resume`, from `RunFiles.prepare`) to bit-identical weights on the CPU. With `validation` the
+    network (and every copy) of the best robust, else clean, accuracy there is kept.
     """
     lr_schedule = lr_schedule or Constant(start_v=optimizer.lr)
     method.network.to(device)
     trained = [p for p in method.network.parameters() if p.requires_grad]
     optim = optimizer.build(trained)
+    method.attach(optim)
     start = _Position()
     if resume is not None:
         start = _restore(resume, method, optim)
     else:
         torch.manual_seed(seed)
         if files is not None:
-            files.save("_init.ckpt", method, 0)
+            files.save("_init.ckpt", method.weights(), 0)
     metrics, steps_per_epoch = start.metrics, -(-len(images) // batch_size)
     saved = time.monotonic()
     bar = progress(
@@ -125,6 +130,8 @@ def fit(
     with bar:
         for epoch in range(start.epoch, epochs):
             position = start if epoch == start.epoch else _Position(epoch, metrics=metrics)
+            if not position.done:
+                _keep(files, method.start_epoch(epoch), epoch)
             order = images.shuffled(seed, epoch)[position.done :]
             method.network.train()
             began = time.monotonic()
@@ -149,9 +156,8 @@ def fit(
                 if files is not None and time.monotonic() - saved > state_seconds:
                     _save_state(files, method, optim, position)
                     saved = time.monotonic()
-            method.end_epoch(epoch)
+            _keep(files, method.end_epoch(epoch), epoch + 1)
             step = Step(epoch, float(epoch) if clock == "epoch" else epoch + 1.0, 0, seed)
-            scores = method.evaluate(test_images, step, eval_batch_size)
             line = {
                 "epoch": epoch + 1,
                 "lr": lr_schedule(step.time),
@@ -159,21 +165,51 @@ def fit(
                 "train_loss": position.loss,
                 "train_accuracy": position.correct / position.done,
             }
-            for name, score in scores.items():
-                line |= score.summary(f"test_{name}")
+            for part, held_out in (("val", validation), ("test", test_images)):
+                if held_out is not None:
+                    for name, score in method.evaluate(held_out, step, eval_batch_size).items():
+                        line |= score.summary(f"{part}_{name}")
             line["seconds"] = time.monotonic() - began
             metrics.append(line)
             if files is not None:
                 if epoch + 1 in keep_epochs:
-                    files.save(f"_{epoch + 1}.ckpt", method, epoch + 1)
+                    _save_all(files, method, f"_{epoch + 1}", epoch + 1)
+                if validation is not None:
+                    _save_best(files, method, metrics)
                 # the state before the metrics: a run killed between them must still resume
                 _save_state(files, method, optim, _Position(epoch + 1, metrics=metrics))
                 files.write_metrics(metrics)
     if files is not None:
         files.write_metrics(metrics)
-        files.save(".ckpt", method, epochs)
+        for name, weights in method.copies().items():
+            files.save(f"_{name}.ckpt", weights)
+        files.save(".ckpt", method.weights())
         files.path(".state").unlink(missing_ok=True)
     return metrics
+
+
+def _save_all(files: RunFiles, method: Method, suffix: str, epoch: int) -> None:
+    files.save(f"{suffix}.ckpt", method.weights(), epoch)
+    for name, weights in method.copies().items():
+        files.save(f"_{name}{suffix}.ckpt", weights, epoch)
+
+
+def _save_best(files: RunFiles, method: Method, metrics: list[dict]) -> None:
+    """Keep every network whose accuracy on the validation set is the best so far."""
+    for prefix, weights in {"": method.weights(), **method.copies()}.items():
+        stem = f"{prefix}_" if prefix else ""
+        key = next(
+            k for w in ("target", "clean") if (k := f"val_{stem}{w}_accuracy") in metrics[-1]
+        )
+        if all(line.get(key, -1) < metrics[-1][key] for line in metrics[:-1]):
+            suffix = f"_{prefix}_best.ckpt" if prefix else "_best.ckpt"
+            files.save(suffix, weights, metrics[-1]["epoch"])
+
+
+def _keep(files: RunFiles | None, kept: Kept, epoch: int) -> None:
+    if files is not None:
+        for name, weights in kept.items():
+            files.save(f"_{name}.ckpt", weights, epoch)
 
 
 class _Position:

@@ -32,6 +32,12 @@ class Noise:
         rows = [self._stream(i, draw).random(like[0].numel(), np.float32) for i in self._indices()]
         return (2 * self._stack(rows, like) - 1).view_as(like)
 
+    def normal(self, like: Tensor, draw: int = 0) -> Tensor:
+        """N(0, 1) of the shape, dtype and device of `like` (N, ...)."""
+        size = like[0].numel()
+        rows = [self._stream(i, draw).standard_normal(size, np.float32) for i in self._indices()]
+        return self._stack(rows, like).view_as(like)
+
     def ball(self, like: Tensor, draw: int = 0) -> Tensor:
         """Uniform in the unit l_2 ball of each example, shaped as `like`."""
         size = like[0].numel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from train.attacks.autoattack import APGD, AutoAttack, Square
 from train.attacks.base import Attack, Predict
 from train.attacks.ensemble import mixture
+from train.attacks.kl import KLPGD
 from train.attacks.pgd import FGSM, PGD
 from train.specs import build_named
 
@@ -12,6 +13,7 @@ from train.specs import build_named
 ATTACKS: dict[str, type[Attack]] = {
     "pgd": PGD,
     "fgsm": FGSM,
+    "kl": KLPGD,
     "apgd": APGD,
     "square": Square,
     "autoattack": AutoAttack,
@@ -21,7 +23,7 @@ ATTACKS: dict[str, type[Attack]] = {
 _ALIASES = {"threshold": "eps", "iter_num": "iterations", "loss_type": "loss"}
 _IGNORED = {"alpha", "window_size_factor"}
 
-__all__ = ["ATTACKS", "FGSM", "PGD", "Attack", "Predict", "mixture", "parse_attack"]
+__all__ = ["ATTACKS", "FGSM", "KLPGD", "PGD", "Attack", "Predict", "mixture", "parse_attack"]
 
 
 def parse_attack(text: str, what: str = "--attack") -> Attack:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.errors import InputError
 from train.attacks.base import Attack, Predict
 from train.attacks.norms import project, random_start, steepest
+from train.losses import Loss, cross_entropy
 from train.noise import Noise
 
 
@@ -25,8 +25,9 @@ def ascend(
     iterations: int,
     order: float,
     keep_best: bool,
+    loss: Loss = cross_entropy,
 ) -> tuple[Tensor, Tensor]:
-    """Steepest ascent of the cross-entropy from `start` within the ball around x and [0,1].
+    """Steepest ascent of the loss from `start` within the ball around x and [0,1].
 
     Returns images (N, C, H, W) and their losses (N,): the iterate of largest loss per example, or
     the last one (with losses of the last but one) without `keep_best`. Only input gradients are
@@ -36,7 +37,7 @@ def ascend(
     for _ in range(iterations):
         adversarial = adversarial.detach().requires_grad_()
         with torch.enable_grad():
-            losses = F.cross_entropy(predict(adversarial), y, reduction="none")
+            losses = loss(predict(adversarial), y)
         (gradient,) = torch.autograd.grad(losses.sum(), adversarial)
         adversarial = adversarial.detach()
         better = losses.detach() > best_loss
@@ -47,7 +48,7 @@ def ascend(
     if not keep_best:
         return adversarial, best_loss
     with torch.no_grad():
-        losses = F.cross_entropy(predict(adversarial), y, reduction="none")
+        losses = loss(predict(adversarial), y)
     better = losses > best_loss
     best = torch.where(better.view(-1, 1, 1, 1), adversarial, best)
     return best, torch.where(better, losses, best_loss)

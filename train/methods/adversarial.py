@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from train.attacks import Attack
+from train.average import Average
 from train.data import Batch, Images
-from train.evaluation import Scores, evaluate
-from train.guard import undisturbed
-from train.methods.base import Method, Step
+from train.evaluation import Scores, judged
+from train.methods.base import Kept, Method, Step
 from train.noise import Noise
+from train.objectives import Madry, Objective
 from train.schedules import Schedule
+from train.weight_perturbation import WeightPerturbation
 
 
 class Adversarial(Method):
-    """Minimise the loss at adversarial examples only (Madry et al. 2018).
+    """Minimise the loss at adversarial examples: Madry et al. 2018, or another `objective`.
 
     With `eps_schedule` the budget follows the schedule and the step follows the budget: periodic
     adversarial scheduling (Liu et al. 2020, section 5). The attack sees the network in eval mode
     and leaves no trace; the training pass is in train mode. `judge` is the attack of the
-    evaluation at the target budget (default: the attack itself).
+    evaluation at the target budget (default: the attack itself). `awp` moves the weights up the
+    loss before every step; `average` follows the network from epoch `average_from` (from 0) on,
+    step by step if it has a decay (EMA), else epoch by epoch (SWA), and is judged beside it.
     """
 
     def __init__(
@@ -31,12 +34,21 @@ class Adversarial(Method):
         eps_schedule: Schedule | None = None,
         device: torch.device | str = "cpu",
         judge: Attack | None = None,
+        *,
+        objective: Objective | None = None,
+        awp: WeightPerturbation | None = None,
+        average: Average | None = None,
+        average_from: int = 0,
     ):
         self.network, self.attack, self.device = network, attack, device
         self.judge = judge or attack
-        self.eps_schedule = eps_schedule
+        self.eps_schedule, self.objective = eps_schedule, objective or Madry()
+        self.awp, self.average, self.average_from = awp, average, average_from
         if eps_schedule is not None:
             attack.at(eps_schedule(0))  # a budget that cannot be scaled is refused here
+        self.objective.inner(attack)  # nor one that cannot train by this objective
+        if average is not None:
+            average.network.to(device)
 
     def attack_at(self, step: Step) -> Attack:
         """The attack at the scheduled budget."""
@@ -49,24 +61,62 @@ class Adversarial(Method):
         return {"eps": self.attack_at(step).eps}
 
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy of the adversarial batch."""
+        """Mean loss of the objective, and the logits of the adversarial batch."""
+        attack = self.attack_at(step)
         noise = Noise(step.seed, batch.index, step.epoch)
-        with undisturbed(self.network):
-            x = self.attack_at(step)(self.network, batch.x, batch.y, noise)
-        logits = self.network(x)
-        return F.cross_entropy(logits, batch.y), logits
+        x = self.objective.adversary(self.network, attack, batch, noise)
+        if self.awp is not None:
+            self.awp.perturb(lambda: self.objective.loss(self.network, batch, x)[0])
+        return self.objective.loss(self.network, batch, x)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients, at the perturbed weights if there are such; then the weights go back."""
+        loss.backward()
+        if self.awp is not None:
+            self.awp.restore()
+
+    def start_epoch(self, epoch: int) -> Kept:
+        """The exponential average starts as a copy of what stands here."""
+        if self.average is not None and self.average.decay and epoch == self.average_from:
+            self.average.restart()
+        return {}
+
+    def after_step(self, step: Step) -> None:
+        """Move the exponential average."""
+        if self.average is not None and self.average.decay and step.epoch >= self.average_from:
+            self.average.update()
+
+    def end_epoch(self, epoch: int) -> Kept:
+        """Take the epoch's network into the plain mean."""
+        if self.average is not None and self.average.decay is None:
+            if epoch == self.average_from:
+                self.average.restart()
+            elif epoch > self.average_from:
+                self.average.update()
+        return {}
 
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Scores on clean images, at the target budget and at the scheduled budget."""
-        scheduled = self.attack_at(step)
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        with undisturbed(self.network):
-            clean = evaluate(self.network, images, **options)
-            target = evaluate(self.network, images, self.judge, **options)
-            if scheduled.eps == 0:
-                now = clean
-            elif scheduled.eps == self.attack.eps:
-                now = target
-            else:
-                now = evaluate(self.network, images, scheduled, **options)
-        return {"clean": clean, "target": target, "scheduled": now}
+        scheduled = self.attack_at(step)
+        if scheduled.eps == self.attack.eps:
+            scheduled = self.judge
+        attacks = {"target": self.judge, "scheduled": scheduled}
+        scores = judged(self.network, images, attacks, **options)
+        if self.average is not None:
+            found = judged(self.average.network, images, {"target": self.judge}, **options)
+            scores |= {f"average_{name}": score for name, score in found.items()}
+        return scores
+
+    def copies(self) -> Kept:
+        """The average, if there is one."""
+        return {} if self.average is None else {"average": self.average.network.state_dict()}
+
+    def state(self) -> dict:
+        """The average."""
+        return {} if self.average is None else {"average": self.average.state()}
+
+    def load_state(self, state: dict) -> None:
+        """Take back what `state` gave."""
+        if self.average is not None:
+            self.average.load_state(state["average"])

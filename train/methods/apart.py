@@ -12,8 +12,7 @@ from models.blocks import block_inputs
 from train.attacks import Attack
 from train.augment import PADDING, Crop
 from train.data import Batch, Images
-from train.evaluation import Scores, evaluate
-from train.guard import undisturbed
+from train.evaluation import Scores, judged
 from train.methods.base import Method, Step
 from train.noise import stream
 from train.schedules import Schedule
@@ -146,12 +145,7 @@ class Apart(Method):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Scores on clean images and under the evaluation attack; the plain network."""
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        with undisturbed(self.network):
-            clean = evaluate(self.network, images, **options)
-            return {
-                "clean": clean,
-                "target": evaluate(self.network, images, self.attack, **options),
-            }
+        return judged(self.network, images, {"target": self.attack}, **options)
 
     def settings(self, step: Step) -> dict[str, float]:
         """The generator's trace over the epoch: means over its examples, radii as shares of eps."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from train.data import Batch, Images
 from train.evaluation import Scores
+
+#: state dicts by name
+Kept = dict[str, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,10 @@ class Step:
 class Method(ABC):
     """One training method: what is trained, its loss on a batch, and hooks around the one loop.
 
-    `network` holds everything that is trained and saved. Hooks: `backward`, `after_step`,
-    `end_epoch`; extra state for resuming goes through `state` and `load_state`.
+    `network` holds everything that is trained and saved. Hooks: `attach`, `start_epoch`,
+    `backward`, `after_step`, `end_epoch`; extra state for resuming goes through `state` and
+    `load_state`. A second network that follows the first stands in `copies`, its scores are named
+    COPY_clean, COPY_target.
     """
 
     network: nn.Module
@@ -39,8 +45,15 @@ class Method(ABC):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Scores on held-out images by name: `clean`, and what else the method is judged by."""
 
-    def settings(self, step: Step) -> dict[str, float]:
-        """Scheduled quantities besides the learning rate, for the metrics file."""
+    def settings(self, step: Step) -> dict:
+        """Quantities besides learning rate and scores, for the metrics file: JSON values."""
+        return {}
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Once, before the first step: the optimiser that will step."""
+
+    def start_epoch(self, epoch: int) -> Kept:
+        """Before an epoch's first batch; networks to keep on disk, by name."""
         return {}
 
     def backward(self, loss: Tensor) -> None:
@@ -50,8 +63,13 @@ class Method(ABC):
     def after_step(self, step: Step) -> None:
         """After every optimiser step."""
 
-    def end_epoch(self, epoch: int) -> None:
-        """After every epoch, before evaluation."""
+    def end_epoch(self, epoch: int) -> Kept:
+        """After every epoch, before evaluation; networks to keep on disk, by name."""
+        return {}
+
+    def copies(self) -> Kept:
+        """State dicts of networks besides `network` that checkpoints hold too, by name."""
+        return {}
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict that checkpoints hold, of the plain network that diagnostics load."""

@@ -10,8 +10,7 @@ from models.dct import DctConv2d, dct_layers, plain_state
 from models.errors import InputError, unknown
 from train.attacks import Attack
 from train.data import Batch, Images
-from train.evaluation import Scores, evaluate
-from train.guard import undisturbed
+from train.evaluation import Scores, judged
 from train.methods.base import Method, Step
 
 #: penalty -> which frequencies of a layer it acts on
@@ -72,11 +71,7 @@ class Frequency(Method):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Clean scores, and those under the attack."""
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        with undisturbed(self.network):
-            scores = {"clean": evaluate(self.network, images, **options)}
-            if self.attack is not None:
-                scores["target"] = evaluate(self.network, images, self.attack, **options)
-        return scores
+        return judged(self.network, images, {"target": self.attack}, **options)
 
     def settings(self, step: Step) -> dict[str, float]:
         """Strength * penalty, and N_ij of every DCT layer, penalised or not."""

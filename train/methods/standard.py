@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.data import Batch, Images
-from train.evaluation import Scores, evaluate
-from train.guard import undisturbed
+from train.evaluation import Scores, judged
 from train.methods.base import Method, Step
 
 
@@ -25,7 +24,5 @@ class Standard(Method):
 
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Clean scores."""
-        with undisturbed(self.network):
-            return {
-                "clean": evaluate(self.network, images, batch_size=batch_size, device=self.device)
-            }
+        options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
+        return judged(self.network, images, {}, **options)

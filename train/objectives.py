@@ -1,0 +1,83 @@
+"""What adversarial training minimises: on which images, and which loss there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.errors import InputError
+from train.attacks import KLPGD, Attack
+from train.data import Batch
+from train.guard import undisturbed
+from train.losses import divergence
+from train.noise import Noise
+
+
+class Objective(ABC):
+    """The inner attack and the outer loss of a min-max problem."""
+
+    def inner(self, attack: Attack) -> Attack:
+        """The attack that training uses for an attack the user named."""
+        return attack
+
+    def adversary(
+        self,
+        network: nn.Module,
+        attack: Attack,
+        batch: Batch,
+        noise: Noise,
+        *,
+        train_mode: bool = False,
+    ) -> Tensor:
+        """Adversarial images of a batch, found on the network in eval mode without a trace.
+
+        With `train_mode` BatchNorm normalises by the batch during the attack, as some code does.
+        """
+        with undisturbed(network):
+            network.train(train_mode)
+            return self.inner(attack)(network, batch.x, batch.y, noise)
+
+    @abstractmethod
+    def loss(self, network: nn.Module, batch: Batch, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss, and the logits (B, classes) of the adversarial images x."""
+
+
+@dataclass(frozen=True)
+class Madry(Objective):
+    """Cross-entropy of the adversarial images alone (Madry et al. 2018)."""
+
+    def loss(self, network: nn.Module, batch: Batch, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy at x."""
+        logits = network(x)
+        return F.cross_entropy(logits, batch.y), logits
+
+
+@dataclass(frozen=True)
+class Trades(Objective):
+    """CE(x) + beta KL(p(x) || p(x')), gradient through both sides (Zhang et al. 2019, eq. 5).
+
+    BatchNorm sees the clean and the adversarial images as two batches, in this order.
+    """
+
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        if not self.beta >= 0:
+            raise InputError(f"beta of TRADES must not be negative, got {self.beta:g}")
+
+    def inner(self, attack: Attack) -> Attack:
+        """PGD on the divergence, with the budget and steps of `attack`."""
+        return KLPGD.like(attack)
+
+    def loss(self, network: nn.Module, batch: Batch, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of both terms."""
+        clean, logits = network(batch.x), network(x)
+        robust = divergence(clean, logits).mean()
+        return F.cross_entropy(clean, batch.y) + self.beta * robust, logits
+
+
+#: name -> objective
+OBJECTIVES: dict[str, type[Objective]] = {"at": Madry, "trades": Trades}
