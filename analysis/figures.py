@@ -21,6 +21,7 @@ from analysis.frequency_figures import (
     draw_spectrum,
 )
 from analysis.generator_figures import draw_generator
+from analysis.overfitting_figures import draw_cka, draw_overfitting, draw_trajectory
 from analysis.style import COLUMN, PAGE, PALETTE, SURFACE, style
 from models.errors import InputError, unknown
 
@@ -197,6 +198,9 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "fourier": draw_fourier,
     "corruptions": draw_corruptions,
     "spectral_bias": draw_spectral_bias,
+    "overfitting": draw_overfitting,
+    "trajectory": draw_trajectory,
+    "cka": draw_cka,
     "scan": draw_scan,
     "curve": draw_curve,
     "similarity": draw_similarity,

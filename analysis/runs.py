@@ -1,10 +1,11 @@
-"""Results of one training run put in the order of its epochs."""
+"""Metrics of training runs, and results of one run put in the order of its epochs."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import xarray as xr
 
@@ -26,3 +27,16 @@ def runs_by_epoch(results: Mapping[str, xr.Dataset]) -> dict[str, list[tuple[int
     for points in runs.values():
         points.sort(key=lambda point: point[0])
     return runs
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics file; InputError if it is missing, empty or malformed."""
+    if not path.is_file():
+        raise InputError(f"no such metrics file: {path}")
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise InputError(f"{path} is not a metrics file ({error})") from None
+    if not lines or not all(isinstance(line, dict) and "epoch" in line for line in lines):
+        raise InputError(f"{path} is not a metrics file: its lines need an epoch each")
+    return lines

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 from launch import launch
 
 from analysis.figures import draw, draw_training
+from analysis.overfitting_figures import draw_weights
+from analysis.runs import read_metrics
 from analysis.style import save_figure, style
 from landscape.result import load_result
 from models import InputError
@@ -22,7 +23,9 @@ def main(
     result: Files,
     label: Annotated[tuple[str, ...], "one label per file; none: the file names"] = (),
     out_file: Annotated[str | None, "figure; None: beside the first file"] = None,
-    against: Annotated[str | None, "Hessian results: rank, eps or epoch; None: rank"] = None,
+    against: Annotated[
+        str | None, "what to draw against: rank, eps, epoch, ...; CURE's metrics: updated, ..."
+    ] = None,
     overwrite: Annotated[bool, "replace an existing figure"] = False,
 ) -> None:
     """One figure from one or several results."""
@@ -40,8 +43,9 @@ def main(
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists; name another --out_file or pass --overwrite")
     if all(p.suffix == ".jsonl" for p in paths):
+        metrics = {n: read_metrics(p) for n, p in zip(names, paths, strict=True)}
         with style():
-            figure = draw_training({n: read_metrics(p) for n, p in zip(names, paths, strict=True)})
+            figure = draw_weights(metrics, against) if against else draw_training(metrics)
             save_figure(figure, target)
     else:
         options = {} if against is None else {"against": against}
@@ -49,16 +53,6 @@ def main(
         with style():
             save_figure(figure, target)
     print("wrote " + " and ".join(map(str, written)))
-
-
-def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics file; InputError if it is missing or malformed."""
-    if not path.is_file():
-        raise InputError(f"no such metrics file: {path}")
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError as error:
-        raise InputError(f"{path} is not a metrics file ({error})") from None
 
 
 if __name__ == "__main__":

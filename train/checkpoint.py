@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import warnings
@@ -21,6 +20,7 @@ from train.recipe import (
     Recipe,
     check_folder,
     check_same,
+    file_digest,
     normal_form,
     provenance,
     write_atomically,
@@ -82,9 +82,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no such checkpoint: {path}")
+    digest = file_digest(path)
     with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
         head = file.read(9)
     if head[8:9] == b"{":
         tensors, recipe = _read_safetensors(path)

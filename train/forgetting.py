@@ -68,8 +68,17 @@ def draw_masks(
     return masks
 
 
-def lowest(scores: Mapping[str, Tensor], fraction: float) -> dict[str, Tensor]:
-    """The round(fraction * entries) entries of lowest score of every tensor (bool)."""
+def lowest(
+    scores: Mapping[str, Tensor], fraction: float, *, together: bool = False
+) -> dict[str, Tensor]:
+    """The round(fraction * entries) entries of lowest score of every tensor (bool).
+
+    `together`: of all tensors as one.
+    """
+    if together:
+        flat = {"": torch.cat([s.flatten() for s in scores.values()])}
+        parts = lowest(flat, fraction)[""].split([s.numel() for s in scores.values()])
+        return {n: p.view_as(s) for (n, s), p in zip(scores.items(), parts, strict=True)}
     masks = {}
     for name, score in scores.items():
         mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)

@@ -64,6 +64,12 @@ def digest(recipe: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(normal_form(recipe), sort_keys=True).encode()).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """One line naming the first options in which two recipes differ; empty if they agree."""
     stored, wanted = normal_form(stored), normal_form(wanted)

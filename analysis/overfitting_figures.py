@@ -1,0 +1,146 @@
+"""Drawings of robust overfitting, of landscapes along runs, of features, of masked weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.style import COLUMN, PAGE, PALETTE, SURFACE
+from models.errors import InputError, unknown
+
+Results = Mapping[str, xr.Dataset]
+
+
+def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
+    """Robust test accuracy by epoch, mean over seeds with their range, and best beside last."""
+    del axes
+    figure, (curves, bars) = plt.subplots(1, 2, figsize=(PAGE, 2.6), layout="constrained",
+                                          width_ratios=(2, 1))  # fmt: skip
+    number = 0
+    for label, ds in results.items():
+        for method in ds["label"].values:
+            row, color = ds.sel(label=method), PALETTE[number % len(PALETTE)]
+            robust = row["robust"].values
+            alive = np.isfinite(robust).any(0)
+            x, y = ds["epoch"].values[alive], robust[:, alive]
+            name = str(method) if len(results) == 1 else f"{label}: {method}"
+            curves.plot(x, np.nanmean(y, 0), color=color, label=name)
+            curves.fill_between(x, np.nanmin(y, 0), np.nanmax(y, 0), color=color, alpha=0.15, lw=0)
+            for seed in range(ds.sizes["seed"]):
+                pair = [float(row[f"{w}_by_seed"][seed]) for w in ("best", "last")]
+                bars.plot([number - 0.12, number + 0.12], pair, "o-", color=color, ms=3, lw=0.8)
+            number += 1
+    curves.xaxis.set_major_locator(MaxNLocator(integer=True))
+    curves.set(xlabel="epoch", ylabel="robust test accuracy")
+    curves.legend(ncols=2, fontsize=6)
+    bars.set(xticks=[], xlabel="method (as coloured)", ylabel="best to last, each seed")
+    return figure
+
+
+def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
+    """Robust accuracy, curvature and flatness over the same epochs, a colour per run.
+
+    Solid: test; dotted: training accuracy on adversarial images. The best epoch is marked.
+    """
+    del axes
+    figure, grid = plt.subplots(2, 2, figsize=(PAGE, 4.2), layout="constrained", sharex=True)
+    accuracy, curvature, trace, flatness = grid.flat
+    for number, (label, ds) in enumerate(results.items()):
+        color = PALETTE[number % len(PALETTE)]
+        if "robust_test" in ds:
+            accuracy.plot(ds["every_epoch"], ds["robust_test"], color=color, label=label)
+            accuracy.plot(ds["every_epoch"], ds["robust_train"], color=color, lw=0.7, ls=":")
+        else:
+            accuracy.plot(ds["epoch"], ds["accuracy"], "o-", color=color, label=label)
+        if "best_epoch" in ds:
+            for place in grid.flat:
+                place.axvline(float(ds["best_epoch"]), color=color, lw=0.5, ls="--")
+        curvature.plot(ds["epoch"], ds["lambda_max"], "o-", color=color)
+        _banded(trace, ds, "trace", color)
+        _banded(flatness, ds, "flatness", color)
+        flatness.plot(ds["epoch"], ds["sharpness"], "x:", color=color, lw=0.7)
+    accuracy.set(ylabel="robust accuracy")
+    curvature.set(ylabel="largest eigenvalue", yscale="log")
+    trace.set(ylabel="trace", xlabel="epoch")
+    first = next(iter(results.values()))
+    flatness.set(ylabel="rise of the robust loss [nat]", xlabel="epoch",
+                 title=f"random, {first.attrs['radius']:g} of each filter (circles); "
+                 f"steepest, {first.attrs['ascent']:g} (crosses)")  # fmt: skip
+    flatness.title.set_fontsize(6)
+    accuracy.legend(fontsize=6)
+    for place in grid.flat:
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _banded(axes: Axes, ds: xr.Dataset, name: str, color) -> None:
+    axes.plot(ds["epoch"], ds[name], "o-", color=color)
+    low, high = ds[name] - ds[f"{name}_se"], ds[name] + ds[f"{name}_se"]
+    axes.fill_between(ds["epoch"], low, high, color=color, alpha=0.2, lw=0)
+
+
+def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
+    """CKA of every layer with every other, a heat map per result, and the diagonals together."""
+    del axes
+    diagonals = {label: ds for label, ds in results.items() if "diagonal" in ds}
+    columns = len(results) + bool(diagonals)
+    figure, grid = plt.subplots(1, columns, figsize=(2.6 * columns, 2.7), layout="constrained",
+                                squeeze=False)  # fmt: skip
+    for place, (label, ds) in zip(grid[0], results.items(), strict=False):
+        image = place.imshow(ds["cka"].T, vmin=0, vmax=1, origin="lower", cmap=SURFACE)
+        title = f"{label}, mean diagonal {float(ds['mean_diagonal']):.2f}" if "diagonal" in ds \
+            else label  # fmt: skip
+        place.set(title=title, xlabel=ds.attrs.get("first", "layer"),
+                  ylabel=ds.attrs.get("second", "layer"))  # fmt: skip
+    figure.colorbar(image, ax=grid[0, len(results) - 1], label="linear CKA", shrink=0.8)
+    if diagonals:
+        for number, (label, ds) in enumerate(diagonals.items()):
+            grid[0, -1].errorbar(range(ds.sizes["layer"]), ds["diagonal"], ds["diagonal_se"],
+                                 fmt="o-", capsize=1.5, label=label,
+                                 color=PALETTE[number % len(PALETTE)])  # fmt: skip
+        grid[0, -1].set(xlabel="layer", ylabel="CKA of equal layers", ylim=(None, 1.02))
+        grid[0, -1].legend(fontsize=6)
+    return figure
+
+
+def draw_weights(metrics: Mapping[str, list[dict]], what: str) -> Figure:
+    """A per-tensor quantity of the metrics (updated, changed, overlap, prominence) over epochs.
+
+    One map per run, tensors in the order of the network. Raises InputError if the metrics do not
+    hold it for every run.
+    """
+    held = {key for lines in metrics.values() for line in lines for key, value in line.items()
+            if isinstance(value, dict)}  # fmt: skip
+    if not held:
+        raise InputError(f"these metrics hold nothing per tensor to draw against {what!r}")
+    if what not in held:
+        raise unknown("--against for these metrics", what, held)
+    figure, grid = plt.subplots(1, len(metrics), squeeze=False, layout="constrained", sharey=True,
+                                figsize=(COLUMN + 2.2 * (len(metrics) - 1), 3.8))  # fmt: skip
+    tables = {}
+    for label, lines in metrics.items():
+        rows = [line for line in lines if line.get(what)]
+        if not rows:
+            raise InputError(f"{label}: the metrics hold no {what}")
+        values = np.array([list(line[what].values()) for line in rows]).T
+        tables[label] = (rows, np.ma.masked_less_equal(values, 0) if what == "prominence"
+                         else values)  # fmt: skip
+    low = min(v.min() for _, v in tables.values())
+    high = max(v.max() for _, v in tables.values())
+    norm = "log" if what == "prominence" else None
+    limits = {"vmin": low, "vmax": high} if what == "prominence" else {"vmin": 0, "vmax": 1}
+    for place, (label, (rows, values)) in zip(grid[0], tables.items(), strict=True):
+        edges = (rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5, len(values) - 0.5, -0.5)
+        image = place.imshow(values, aspect="auto", cmap=SURFACE, extent=edges, norm=norm, **limits)
+        place.set(title=label, xlabel="epoch")
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+        names = [n.removesuffix(".weight") for n in rows[0][what]]
+        place.set_yticks(range(len(names)), names, fontsize=4)
+    figure.colorbar(image, ax=grid, label=what, shrink=0.8)
+    return figure

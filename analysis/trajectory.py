@@ -1,0 +1,106 @@
+"""The landscape along a training run: curvature, distance and flatness, epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+import xarray as xr
+
+from landscape.curvature import Measures, measure
+from landscape.directions import random_direction
+from landscape.operators import Hessian
+from landscape.paths import PolygonalChain
+from landscape.point import Point, add, norm, subtract
+from landscape.problem import Problem
+from landscape.scan import scan
+from models.errors import InputError
+
+
+def trajectory(
+    epochs: Mapping[int, Problem],
+    initial: Point,
+    *,
+    topk: int = 1,
+    trace_products: int = 20,
+    radius: float = 0.1,
+    ascent: float = 0.01,
+    directions: int = 5,
+    tick: Callable[[int], None] | None = None,
+) -> xr.Dataset:
+    """Curvature, distance from the start and robust flatness of a run's networks, over `epoch`.
+
+    Of the robust loss with adversarial images frozen: `lambda_max` with its relative `residual`,
+    `trace` with `trace_se`. `loss` and `accuracy` under the problem's attack. `distance` from the
+    initial weights (l_2) and `relative_distance`. `flatness`: the rise of the robust loss, attacked
+    anew, under filter-normalised random directions of length `radius`, mean over `directions` with
+    its standard error `flatness_se` (Stutz et al. 2021, average case); `sharpness`: its rise where
+    every tensor moves by `ascent` ||w|| up its own gradient (Wu et al. 2020), the worst case to
+    first order. The directions are the same at every epoch. All losses in nat.
+    """
+    tick = tick or (lambda n: None)
+    rows = []
+    for problem in epochs.values():
+        origin, count = problem.origin, len(problem.images)
+        here = problem.scores()
+        frozen = problem.frozen()
+        hessian = Hessian(frozen)
+        found, _ = measure(hessian, Measures(topk=topk, trace_products=trace_products),
+                           problem.seed)  # fmt: skip
+        tick(count)
+        rises = []
+        for number in range(directions):
+            there = add(origin, random_direction(origin, problem.seed + number), radius)
+            rises.append(problem.scores(there).loss - here.loss)
+            tick(count)
+        moved = steepest(origin, hessian.gradient(), ascent)
+        walked = norm(subtract(origin, initial))
+        rows.append({
+            "lambda_max": float(found["eigenvalue"][0]), "residual": float(found["residual"][0]),
+            "trace": float(found["trace"]), "trace_se": float(found["trace_se"]),
+            "loss": here.loss, "loss_se": here.loss_se, "accuracy": here.accuracy,
+            "distance": walked, "relative_distance": walked / norm(initial),
+            "flatness": float(np.mean(rises)), "flatness_se": _error(rises),
+            "sharpness": problem.scores(moved).loss - here.loss,
+        })  # fmt: skip
+        tick(count)
+    units = {"loss": "nat", "flatness": "nat", "sharpness": "nat"}
+    return xr.Dataset(
+        {name: ("epoch", [row[name] for row in rows],
+                {"units": units[name]} if name in units else {}) for name in rows[0]},
+        coords={"epoch": list(epochs)},
+        attrs={"radius": radius, "ascent": ascent, "directions": directions},
+    )  # fmt: skip
+
+
+def steepest(origin: Point, gradient: Point, gamma: float) -> Point:
+    """Every tensor of two or more dimensions moved by gamma ||w|| along its own gradient."""
+    moved = {}
+    for name, w in origin.items():
+        length = gradient[name].norm()
+        step = gamma * w.norm() / length if w.ndim > 1 and length > 0 else torch.zeros_like(length)
+        moved[name] = w + step * gradient[name]
+    return moved
+
+
+def barrier(problem: Problem, start: Point, end: Point, points: int = 11) -> dict[str, float]:
+    """Largest rise of the problem's loss above the chord between two Points, and where (t).
+
+    BatchNorm statistics are recalibrated at every point, images attacked anew.
+    """
+    if points < 3:
+        raise InputError(f"a barrier needs 3 or more points on the path, got {points}")
+    t = np.linspace(0, 1, points)
+    ds = scan(problem, PolygonalChain((start, end)), {"t": t}, batchnorm="recalibrate",
+              description="best to last")  # fmt: skip
+    loss = ds["loss"].values[0]
+    rise = loss - ((1 - t) * loss[0] + t * loss[-1])
+    return {"barrier": float(rise.max()), "barrier_at": float(t[rise.argmax()])}
+
+
+def _error(samples: list[float]) -> float:
+    if len(samples) < 2:
+        return math.nan
+    return float(np.std(samples, ddof=1) / math.sqrt(len(samples)))

@@ -1,0 +1,67 @@
+"""Robust overfitting over runs: best, last and gap with intervals over seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import options as o
+from launch import launch
+
+from analysis.overfitting import overfitting, recovery
+from analysis.runs import read_metrics
+from landscape.result import claim, result_path, save_result, stamp
+from models import InputError
+from train.recipe import file_digest
+
+
+def main(
+    *,
+    metrics: Annotated[tuple[str, ...], "metrics of runs, A_seed0.jsonl,A_seed1.jsonl,..."],
+    label: Annotated[tuple[str, ...], "method of each run: equal labels are seeds of one"] = (),
+    out_file: Annotated[str, "result file (.nc)"] = "overfitting.nc",
+    overwrite: o.Overwrite = False,
+) -> None:
+    """Best epoch by the validation set, last epoch, gap = best - last (positive: overfitting).
+
+    Every network a run carries (stable, revision, average) is listed beside the trained one.
+    """
+    paths = [Path(p) for p in metrics]
+    names = list(label) or [p.stem for p in paths]
+    if not paths or len(names) != len(paths):
+        raise InputError("--metrics needs at least one file and --label one label per file")
+    lines = [read_metrics(p) for p in paths]
+    recipe = {"command": "analyze_overfitting", "labels": names,
+              "metrics": [file_digest(p) for p in paths]}  # fmt: skip
+    path = result_path(out_file)
+    ds = claim(path, recipe, overwrite)
+    if ds is None:
+        runs: dict[str, list] = {}
+        for name, found in zip(names, lines, strict=True):
+            runs.setdefault(name, []).append(found)
+        ds = stamp(overfitting(runs), "overfitting", recipe, metrics=",".join(map(str, paths)))
+        save_result(ds, path)
+    width = max(len(str(m)) for m in ds["label"].values)
+    print(f"{'method':{width}s}  robust best      last             gap              clean last  "
+          "NRR    seeds")  # fmt: skip
+    for method in ds["label"].values:
+        row = ds.sel(label=method)
+        shown = "  ".join(
+            f"{100 * float(row[c]):5.1f} +- {100 * float(row[f'{c}_ci']):5.1f}"
+            for c in ("best", "last", "gap")
+        )
+        seeds = int(row["best_by_seed"].notnull().sum())
+        print(f"{method!s:{width}s}  {shown}  {100 * float(row['clean_last']):5.1f}      "
+              f"{float(row['nrr_last']):.3f}  {seeds}")  # fmt: skip
+    if bool((ds["chosen_on_test_by_seed"] == 1).any()):
+        print("some best epochs were chosen on the test set: train with --val_fraction")
+    for name, found in zip(names, lines, strict=True):
+        epochs = recovery(found)
+        if len(epochs):
+            print(f"{name}: epochs to regain 99 % after forgetting: "
+                  + ", ".join(f"{e:g}" for e in epochs))  # fmt: skip
+    print(f"accuracies in %, +- the 95 % interval over seeds; result in {path}")
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,103 @@
+"""Curvature, distance and robust flatness along a training run, epoch by epoch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import build
+import options as o
+from launch import launch
+
+from analysis.overfitting import best_and_last, course
+from analysis.runs import read_metrics
+from analysis.trajectory import barrier, trajectory
+from landscape.point import select
+from landscape.result import claim, save_result, stamp
+from models import InputError
+from train.attacks import parse_attack
+from train.checkpoint import load_checkpoint
+from train.progress import progress
+from train.recipe import file_digest
+
+Epochs = Annotated[tuple[str, ...], "a run's checkpoints by epoch, NAME_1.ckpt,NAME_5.ckpt,..."]
+Best = Annotated[str | None, "checkpoint NAME_best.ckpt, for the barrier to the last epoch's"]
+
+
+def main(
+    *,
+    model2load: Epochs,
+    initial: Annotated[str, "checkpoint of the initial network, NAME_init.ckpt"],
+    network: o.Network,
+    machine: o.Machine,
+    attack: Annotated[str, "the attack of the robust loss"] = (
+        "name=pgd,threshold=8,step_size=2,iter_num=10,order=-1"
+    ),
+    metrics: Annotated[str | None, "the run's metrics (.jsonl), drawn along"] = None,
+    copy: Annotated[str, "which network the checkpoints are: '' or stable, average, ..."] = "",
+    best: Best = None,
+    subset: Annotated[str, "train or test: images of curvature and flatness"] = "train",
+    subset_size: o.SubsetSize = 500,
+    trace_products: Annotated[int, "products spent on each trace"] = 20,
+    radius: Annotated[float, "length of random directions, relative to each filter"] = 0.1,
+    ascent: Annotated[float, "length of the step up the gradient, relative to each tensor"] = 0.01,
+    directions: Annotated[int, "random directions"] = 5,
+    out_file: o.OutFile = None,
+) -> None:
+    """One row per checkpoint; --metrics puts robust accuracy beside it, --best the barrier."""
+    build.positive(directions=directions)
+    if not (radius > 0 and ascent > 0) or trace_products < 2:
+        raise InputError("--radius and --ascent must be positive, --trace_products at least 2")
+    attacker = parse_attack(attack)
+    lines = [] if metrics is None else read_metrics(Path(metrics))
+    subjects = [build.open_network(name, network) for name in model2load]
+    images = subjects[0].images(subset, subset_size)
+    problems = {}
+    for name, subject in zip(model2load, subjects, strict=True):
+        trained = subject.checkpoint.recipe or {}
+        epoch = trained.get("epoch", trained.get("epochs"))
+        if epoch is None or epoch in problems:
+            raise InputError(f"--model2load: {name} records no epoch, or one given before")
+        problems[epoch] = subject.problem(images, attacker, machine)
+    problems = dict(sorted(problems.items()))
+    last = problems[max(problems)]
+    first = load_checkpoint(initial)
+    start = select(first.tensors, last.origin, initial)
+    ends = build.open_network(best, network) if best else None
+    recipe = subjects[0].recipe("calc_trajectory", images, attacker, machine.seed)
+    recipe |= {
+        "checkpoint": [s.checkpoint.sha256 for s in subjects], "initial": first.sha256,
+        "best": ends and ends.checkpoint.sha256, "trace_products": trace_products, "copy": copy,
+        "metrics": metrics and file_digest(Path(metrics)),
+        "radii": [radius, ascent, directions],
+    }  # fmt: skip
+    path = build.output_path(out_file, model2load[-1], "trajectory")
+    ds = claim(path, recipe, machine.overwrite)
+    if ds is None:
+        with progress(len(problems) * (directions + 2) * len(images), "trajectory", "image") as bar:
+            ds = trajectory(problems, start, trace_products=trace_products, radius=radius,
+                            ascent=ascent, directions=directions, tick=bar.update)  # fmt: skip
+        if ends:
+            best_point = ends.problem(images, attacker, machine).origin
+            ds = ds.assign(barrier(last, best_point, last.origin))
+        if lines:
+            ds = ds.assign_coords(every_epoch=[line["epoch"] for line in lines])
+            ds["robust_test"] = ("every_epoch", course(lines, copy)["robust"])
+            ds["robust_train"] = ("every_epoch", [line["train_accuracy"] for line in lines])
+            ds["best_epoch"] = best_and_last(lines, copy)["best_epoch"]
+        save_result(stamp(ds, "trajectory", recipe, checkpoints=",".join(model2load)), path)
+    for epoch in ds["epoch"].values:
+        row = {k: float(v) for k, v in ds.sel(epoch=epoch).items() if v.ndim == 0}
+        print(f"epoch {epoch:4d}  robust loss {row['loss']:.3f}  lambda_max "
+              f"{row['lambda_max']:9.3f} (residual {row['residual']:.0e})  trace "
+              f"{row['trace']:9.1f} +- {row['trace_se']:.1f}  distance {row['distance']:.2f}  "
+              f"flatness {row['flatness']:.3f} +- {row['flatness_se']:.3f}  sharpness "
+              f"{row['sharpness']:.3f}")  # fmt: skip
+    if "barrier" in ds:
+        print(f"barrier from best to last: {float(ds['barrier']):.3f} nat at t = "
+              f"{float(ds['barrier_at']):.1f}")  # fmt: skip
+    print(f"result in {path}")
+
+
+if __name__ == "__main__":
+    launch(main)
