@@ -21,7 +21,12 @@ from analysis.frequency_figures import (
     draw_spectrum,
 )
 from analysis.generator_figures import draw_generator
-from analysis.overfitting_figures import draw_cka, draw_overfitting, draw_trajectory
+from analysis.overfitting_figures import (
+    draw_cka,
+    draw_overfitting,
+    draw_robustness,
+    draw_trajectory,
+)
 from analysis.style import COLUMN, PAGE, PALETTE, SURFACE, style
 from models.errors import InputError, unknown
 
@@ -201,6 +206,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "overfitting": draw_overfitting,
     "trajectory": draw_trajectory,
     "cka": draw_cka,
+    "robustness": draw_robustness,
     "scan": draw_scan,
     "curve": draw_curve,
     "similarity": draw_similarity,

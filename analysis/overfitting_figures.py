@@ -43,6 +43,20 @@ def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
     return figure
 
 
+def draw_robustness(results: Results, axes: Axes | None = None) -> Figure:
+    """Accuracy with its 95 % interval against the budget of the attack, a line per result."""
+    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    for number, (label, ds) in enumerate(results.items()):
+        color = PALETTE[number % len(PALETTE)]
+        ds = ds.sortby("eps")
+        axes.plot(ds["eps"], ds["accuracy"], "o-", color=color, label=label)
+        axes.fill_between(ds["eps"], ds["accuracy_low"], ds["accuracy_high"], color=color,
+                          alpha=0.2, lw=0)  # fmt: skip
+    axes.set(xlabel="budget of the attack [0,1]", ylabel="accuracy", ylim=(0, 1))
+    axes.legend()
+    return axes.figure
+
+
 def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
     """Robust accuracy, curvature and flatness over the same epochs, a colour per run.
 

@@ -8,7 +8,7 @@ import build
 import options as o
 from launch import launch
 
-from analysis.similarity import cka, layers_of
+from analysis.features import cka, layers_of
 from landscape.result import claim, save_result, stamp
 from models import InputError
 from train.progress import progress

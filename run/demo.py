@@ -259,7 +259,7 @@ class Lab:
         attack = PGD(eps=self.demo.eps, iterations=40)
         problem = self.problem(name, 1).on(images).under(attack)
         with progress(2 * len(images), f"PGD-40 on {name}", "image") as bar:
-            return robustness([problem], bar.update)
+            return robustness([problem], tick=bar.update)
 
 
 if __name__ == "__main__":

@@ -23,19 +23,27 @@ def main(
     subset_size: o.SubsetSize = None,
     out_file: Annotated[str | None, "result file (.nc); None: print only"] = None,
     attack: o.Attack = None,
+    adv_budget_list: o.Budgets = None,
 ) -> None:
-    """Accuracy with 95 % Wilson intervals and loss; the ensemble averages probabilities."""
+    """Accuracy with 95 % Wilson intervals and loss; the ensemble averages probabilities.
+
+    --adv_budget_list sweeps the strength of the attack.
+    """
     attacker = build.attack_of(attack)
+    budgets = build.budgets_of(adv_budget_list, attacker)
     subjects = [build.open_network(name, network, "cifar10", "lenet") for name in model2load]
     images = subjects[0].images("test", subset_size)
     problems = [subject.problem(images, attacker, machine) for subject in subjects]
     recipe = subjects[0].recipe("test_ensemble", images, attacker, machine.seed)
     recipe["checkpoint"] = [subject.checkpoint.sha256 for subject in subjects]
+    if adv_budget_list is not None:
+        recipe["budgets"] = budgets
     path = out_file and result_path(out_file)
     ds = claim(path, recipe, machine.overwrite) if path else None
     if ds is None:
-        with progress((2 if attacker else 1) * len(images), "evaluate", "image") as bar:
-            ds = robustness(problems, bar.update)
+        count = 1 + (len(budgets) if attacker else 0)
+        with progress(count * len(images), "evaluate", "image") as bar:
+            ds = robustness(problems, budgets, bar.update)
         stamp(ds, "robustness", recipe, checkpoints=",".join(model2load))
         if path:
             save_result(ds, path)
@@ -45,6 +53,7 @@ def main(
             f"{condition:11s} accuracy {float(row['accuracy']):.4f} "
             f"[{float(row['accuracy_low']):.4f}, {float(row['accuracy_high']):.4f}]  "
             f"loss {float(row['loss']):.4f} +- {float(row['loss_se']):.4f}"
+            + (f"  NRR {float(row['nrr']):.4f}" if condition != "clean" else "")
         )
     if path:
         print(f"result in {path}")

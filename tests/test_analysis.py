@@ -9,14 +9,17 @@ import xarray as xr
 from scipy.fft import dctn
 
 from analysis.distances import parameter_distance
+from analysis.features import cka
 from analysis.figures import FIGURES, draw, draw_training
 from analysis.filters import filter_spectrum, is_high
 from analysis.fourier import fourier_sensitivity, pass_curves
 from analysis.generator import study
+from analysis.overfitting import overfitting
 from analysis.perturbations import adversaries, similarity, similarity_matrix
 from analysis.report import table
 from analysis.robustness import robustness
 from analysis.style import save_figure
+from analysis.trajectory import trajectory
 from landscape.problem import Problem
 from landscape.result import stamp
 from models import InputError
@@ -189,6 +192,8 @@ def results_of_every_kind() -> dict[str, xr.Dataset]:
     names = ["a", "b"]
     square = (("subset", "set_a", "set_b"), np.full((2, 2, 2), 0.5))
     net = Problem(make_mlp(), make_images(12))
+    robust = [{"epoch": e, "train_accuracy": 0.5, "test_target_accuracy": 0.5 / e,
+               "test_clean_accuracy": 0.5} for e in (1, 2)]  # fmt: skip
     return {
         "hessian": xr.Dataset(
             {"eigenvalue": ("rank", [3.0, 2.0, -1.0]), "residual": ("rank", [0.1] * 3),
@@ -215,6 +220,10 @@ def results_of_every_kind() -> dict[str, xr.Dataset]:
             {"bias": ("network", rng.random(3), {"long_name": "high share"}),
              "accuracy": ("network", rng.random(3)), "accuracy_se": ("network", [0.01] * 3),
              "rho": 0.5, "rho_low": -0.2, "rho_high": 0.9}, {"network": ["a", "b", "c"]}),
+        "cka": cka(net, net, minibatch=4),
+        "trajectory": trajectory({1: net, 3: net}, net.origin),
+        "overfitting": overfitting({"AT": [robust, robust], "B": [robust]}),
+        "robustness": robustness([net.under(FGSM(eps=0.1))], [0.05, 0.1]),
     }  # fmt: skip
 
 
