@@ -14,10 +14,11 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.runs import runs_by_epoch
 from analysis.style import COLUMN, PALETTE, SURFACE
+from models.dct import dct_basis
 from models.errors import unknown
 
 Results = Mapping[str, xr.Dataset]
-AGAINST = ("layer", "epoch", "filters", "kernels")
+AGAINST = ("layer", "epoch", "filters", "kernels", "basis")
 
 
 def draw_fourier(results: Results, axes: Axes | None = None) -> Figure:
@@ -114,9 +115,26 @@ def draw_spectrum(results: Results, axes: Axes | None = None, *, against: str = 
         raise unknown("--against for spectra", against, AGAINST)
     if against == "layer":
         return draw_shares(results, axes)
-    return {"epoch": draw_course, "filters": draw_filters, "kernels": draw_kernels}[against](
-        results
-    )
+    drawings = {
+        "epoch": draw_course, "filters": draw_filters, "kernels": draw_kernels, "basis": draw_basis
+    }  # fmt: skip
+    return drawings[against](results)
+
+
+def draw_basis(results: Results) -> Figure:
+    """All basis images of every kernel size in the results (Lukasik et al. 2023, figure 2)."""
+    sizes = sorted({int(k) for ds in results.values() for k in ds["kernel_size"].values})
+    figure = plt.figure(figsize=(2.1 * len(sizes), 2.3), layout="constrained")
+    parts = np.atleast_1d(figure.subfigures(1, len(sizes)))
+    for size, part in zip(sizes, parts, strict=True):
+        part.suptitle(f"K = {size}", fontsize=8)
+        basis = dct_basis(size)
+        for i, j in np.ndindex(size, size):
+            place = part.add_subplot(size, size, j * size + i + 1)  # i to the right, j downwards
+            top = float(basis[i, j].abs().max())
+            place.imshow(basis[i, j], vmin=-top, vmax=top, cmap="RdBu_r")
+            place.set(xticks=[], yticks=[])
+    return figure
 
 
 def draw_shares(results: Results, axes: Axes | None = None) -> Figure:

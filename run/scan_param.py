@@ -9,6 +9,7 @@ import options as o
 from directions_from import load_direction
 from launch import launch
 
+from landscape.bands import BANDS, band_direction
 from landscape.batchnorm import POLICIES
 from landscape.directions import random_direction
 from landscape.paths import Plane
@@ -20,7 +21,9 @@ from train.checkpoint import claim_checkpoint, save_checkpoint
 from train.specs import convert, number, parse_spec
 
 Axis = Annotated[str | None, "min=-1,max=1,step=0.05,adv_calc_freq=1; any key may be left out"]
-Mode = Annotated[str, "random directions: normalized (= filter), layer, or random (= none)"]
+Mode = Annotated[
+    str, "random directions: normalized (= filter), layer, random (= none); low or high frequencies"
+]
 Adversary = Annotated[
     str | None, "moving, frozen, anchored or max; None: anchored if adv_calc_freq > 1, else moving"
 ]
@@ -49,7 +52,8 @@ def main(
 ) -> None:
     """Loss, its standard error and accuracy on a grid; a scan that was cut off is completed."""
     attacker = build.attack_of(attack)
-    modes = {"normalized": "filter", "filter": "filter", "layer": "layer", "random": "none"}
+    modes = {"normalized": "filter", "filter": "filter", "layer": "layer", "random": "none",
+             **{band: band for band in BANDS}}  # fmt: skip
     if vec_sample_mode not in modes:
         raise unknown("--vec_sample_mode", vec_sample_mode, modes)
     if batchnorm not in POLICIES:
@@ -72,11 +76,12 @@ def main(
     directions, digests = [], []
     for place, source in enumerate([load_vec1, load_vec2][: len(axes)]):
         if source is None:
-            v = random_direction(
-                problem.origin, machine.seed + place, modes[vec_sample_mode], vec_bias, vec_scale
-            )
-            drawn = f"{modes[vec_sample_mode]}, 1-D {vec_bias}, scale {vec_scale:g}"
-            digests.append(f"{drawn}, seed {machine.seed + place}")
+            mode_of, seed = modes[vec_sample_mode], machine.seed + place
+            if mode_of in BANDS:
+                v = band_direction(problem.origin, seed, mode_of, vec_scale)
+            else:
+                v = random_direction(problem.origin, seed, mode_of, vec_bias, vec_scale)
+            digests.append(f"{mode_of}, 1-D {vec_bias}, scale {vec_scale:g}, seed {seed}")
         else:
             v, digest = load_direction(source, problem.origin, place)
             digests.append(digest)

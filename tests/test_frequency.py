@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from analysis.filters import filter_spectrum
+from landscape.bands import band_direction, band_of
 from models import InputError, build_model
 from models.blocks import input_sizes
 from models.dct import (
@@ -190,6 +191,25 @@ def test_training_lowers_the_high_frequencies_of_the_penalised_layers():
     assert len(values) == 1 + 8 * 9
     _, signal = trained(0.01, "SD")
     np.testing.assert_allclose(signal, with_it, atol=0.02)
+
+
+@pytest.mark.parametrize("band", ["low", "high"])
+def test_directions_of_one_band_move_that_band_by_the_layer_s_norm(band):
+    network = build_model("resnet9", (3, 32, 32), width=1)
+    point = {n: p.detach() for n, p in network.named_parameters()}
+    direction = band_direction(point, 0, band, 0.5)
+    for name, d in direction.items():
+        if d.ndim != 4:
+            assert not d.any()
+            continue
+        assert d.norm().item() == pytest.approx(0.5 * point[name].norm().item(), rel=1e-5)
+        power = norms(analyse(d))
+        high = torch.tensor([[max(i, j) > 1.5 for j in range(3)] for i in range(3)])
+        assert power[~high if band == "high" else high].max() < 1e-6 * power.max()
+    kernels = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(band_of(kernels, "low") + band_of(kernels, "high"), kernels)
+    with pytest.raises(InputError, match="no square kernel"):
+        band_direction({"w": torch.ones(2, 2)}, 0, band)
 
 
 def test_refusals():
