@@ -64,8 +64,8 @@ def draw_course(results: Results) -> Figure:
     robust.set_ylabel("accuracy")
     gap.set_ylabel("difference of accuracies")
     aligned.set_ylabel("cosine")
-    transfer.legend()
-    robust.legend()
+    transfer.figure.legend(*transfer.get_legend_handles_labels(), loc="outside lower center",
+                           ncols=len(results) + 2)  # fmt: skip
     return figure
 
 
