@@ -1,7 +1,8 @@
-"""Cost of a training step: APART and FGSM beside PGD-10, in one run.
+"""Cost of a training step: APART and FGSM beside PGD-10, CURE and FOMO beside TRADES, in one run.
 
     python benchmarks/training.py                 # small PreAct ResNet18, embedded MNIST
     python benchmarks/training.py --width 4 --images FILE.npz
+    python benchmarks/training.py --only PGD-10,TRADES,CURE,FOMO
 
 Same network, images, batches and threads; methods take turns batch by batch. A step is loss,
 backward and everything the method does around them, optimiser included.
@@ -20,10 +21,15 @@ import torch
 
 from models import build_model
 from train.attacks import PGD
+from train.average import Average
+from train.cycles import Cycles
 from train.datasets import load_images
-from train.methods import Adversarial, Apart, Standard, Step
+from train.methods import Adversarial, Apart, Cure, Fomo, Standard, Step
+from train.objectives import Trades
 from train.optimizers import parse_optimizer
 from train.schedules import Constant
+
+BASES = ("PGD-10", "TRADES")
 
 
 def main() -> None:
@@ -32,6 +38,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--only", default="", help="methods to time, by name; PGD-10 is always")
     options = parser.parse_args()
     images = load_images(options.images, "train").subset(options.batch_size * options.steps)
     network = build_model("preact", images.image_shape, width=options.width)
@@ -42,14 +49,31 @@ def main() -> None:
     def apart(**parts) -> Apart:
         return Apart(copy.deepcopy(network), images, pgd, augment=True, **scalars, **parts)
 
+    cycles = Cycles(3, warmup=0, relearn=1, consolidate=1)
+    fresh = lambda seed: copy.deepcopy(network)  # noqa: E731
     methods = {
         "plain": Standard(copy.deepcopy(network)),
         "FGSM": apart(memory=False, block_noise=False, step=eps),
         "APART": apart(),
         "PGD-10": Adversarial(copy.deepcopy(network), pgd),
-    }
+        "TRADES": Adversarial(copy.deepcopy(network), pgd, objective=Trades(5.0)),
+        "TRADES + EMA": Adversarial(
+            other := copy.deepcopy(network), pgd, objective=Trades(5.0), average=Average(other)
+        ),
+        "CURE": Cure(copy.deepcopy(network), pgd),
+        "CURE without mask": Cure(copy.deepcopy(network), pgd, variant="none"),
+        "FOMO on TRADES": Fomo(
+            copy.deepcopy(network), pgd, cycles, fresh, objective=Trades(5.0),
+            consolidation="iter_all",
+        ),
+    }  # fmt: skip
+    wanted = {"PGD-10", *options.only.split(",")} if options.only else set(methods)
+    methods = {name: method for name, method in methods.items() if name in wanted}
     spec = parse_optimizer("name=sgd,lr=0.01")
     optimizers = {n: spec.build(m.network.parameters()) for n, m in methods.items()}
+    for name, method in methods.items():
+        method.attach(optimizers[name])
+        method.start_epoch(0)
     seconds = {name: [] for name in methods}
     for number, batch in enumerate(images.batches(options.batch_size)):
         step = Step(0, 0.0, number, 0)
@@ -60,15 +84,17 @@ def main() -> None:
             loss, _ = method.loss(batch, step)
             method.backward(loss)
             optimizers[name].step()
+            method.after_step(step)
             if number:  # the first one warms up
                 seconds[name].append(time.perf_counter() - began)
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, "
           f"{torch.get_num_threads()} threads, preact w={options.width}, batch "
           f"{options.batch_size}, {images.name}")  # fmt: skip
-    base = statistics.median(seconds["PGD-10"])
-    for name, times in seconds.items():
-        middle = statistics.median(times)
-        print(f"{name}: {middle:.3f} s per step, {middle / base:.3f} of PGD-10's")
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    for name, middle in medians.items():
+        ratios = ", ".join(f"{middle / medians[base]:.3f} of {base}'s" for base in BASES
+                           if base in medians)  # fmt: skip
+        print(f"{name}: {middle:.3f} s per step, {ratios}")
 
 
 if __name__ == "__main__":
