@@ -128,12 +128,33 @@ class Subject:
     test_images: Images
 
     def images(self, subset: str, size: int | None = None) -> Images:
-        """The examples of --subset and --subset_size; a size above the set's takes it all."""
+        """The examples of --subset and --subset_size; a size above the set's takes it all.
+
+        `trained` are those the checkpoint's recipe was trained on; InputError if it cannot tell.
+        """
         positive(subset_size=size)
         images = self.test_images
-        if subset != "test":
+        if subset == "trained":
+            images = self._trained_images()
+        elif subset != "test":
             images = load_images(self.dataset, subset, self.data_dir)
         return images.subset(size and min(size, len(images)))
+
+    def _trained_images(self) -> Images:
+        recipe = self.checkpoint.recipe or {}
+        data, held_out = recipe.get("data", {}), recipe.get("validation")
+        count = data.get("examples", 0) + (held_out["examples"] if held_out else 0)
+        images = load_images(self.dataset, "train", self.data_dir)
+        if 0 < count <= len(images):
+            images = images.subset(count, recipe.get("seed", 0))
+            if held_out:
+                images, _ = images.split(held_out["examples"] / count)
+        if images.sha256 != data.get("sha256"):
+            raise InputError(
+                f"--subset trained: {self.checkpoint.path} does not record which images it was "
+                f"trained on, or they are not in {self.dataset}; use train or test"
+            )
+        return images
 
     def recipe(self, command: str, images: Images, attack: Attack | None, seed: int) -> Recipe:
         """The part of a recipe that all diagnostics of a network share."""

@@ -36,7 +36,7 @@ def main(
     metrics: Annotated[str | None, "the run's metrics (.jsonl), drawn along"] = None,
     copy: Annotated[str, "which network the checkpoints are: '' or stable, average, ..."] = "",
     best: Best = None,
-    subset: Annotated[str, "train or test: images of curvature and flatness"] = "train",
+    subset: o.Subset = "trained",
     subset_size: o.SubsetSize = 500,
     trace_products: Annotated[int, "products spent on each trace"] = 20,
     radius: Annotated[float, "length of random directions, relative to each filter"] = 0.1,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 DataDir = Annotated[str | None, "folder of the torchvision sets; None: the user's cache folder"]
 SubsetSize = Annotated[int | None, "use a fixed random subset of this many examples; None: all"]
-Subset = Annotated[str, "train or test"]
+Subset = Annotated[str, "train, test, or trained: the images the checkpoint was trained on"]
 Model2Load = Annotated[str, "checkpoint: ours, or a state dict of others"]
 Attack = Annotated[
     str | None, "e.g. name=pgd,step_size=0.01,threshold=0.1,iter_num=20,order=-1; None: clean"

@@ -118,7 +118,7 @@ def trainer_of(options: o.Training, dataset: str) -> Trainer:
 def robust_parts(robust: o.Robust, trainer: Trainer, network: nn.Module) -> dict[str, Any]:
     """Objective, weight perturbation and judge of an adversarial Method; raises InputError."""
     if trainer.attack is None:
-        raise InputError("--objective, --awp_gamma and --judge need --attack")
+        raise InputError("--objective, --awp_gamma, --average and --judge need --attack")
     if robust.objective not in OBJECTIVES:
         raise unknown("--objective", robust.objective, OBJECTIVES)
     if robust.awp_gamma < 0:

@@ -30,6 +30,7 @@ from models import InputError, build_model
 from tests.conftest import make_conv_bn, make_images, make_mlp
 from train.anytime import chunks, forget_between, join, replayed
 from train.attacks import PGD
+from train.checkpoint import load_checkpoint
 from train.evaluation import evaluate
 
 ATTACK = PGD(eps=0.1, iterations=3)
@@ -341,6 +342,13 @@ def test_the_commands_of_overfitting(run_files, tmp_path):
     ds = xr.load_dataset(tmp_path / "t.nc", engine="h5netcdf")
     lines = [json.loads(x) for x in (tmp_path / "runs/a.jsonl").read_text().splitlines()]
     assert ds["robust_test"].values.tolist() == [x["test_target_accuracy"] for x in lines]
+    assert json.loads(ds.attrs["recipe"])["data"]["examples"] == 20
+    run_files("calc_trajectory", "--model2load", "runs/a_2.ckpt", "--initial",
+              "runs/a_init.ckpt", "--out_file", "u.nc", "--attack",
+              "name=pgd,threshold=0.1,iter_num=2,order=-1", check=True)  # fmt: skip
+    recipe = json.loads(xr.load_dataset(tmp_path / "u.nc", engine="h5netcdf").attrs["recipe"])
+    trained = load_checkpoint(tmp_path / "runs/a.ckpt").recipe
+    assert recipe["data"]["sha256"] == trained["data"]["sha256"]  # the very images, 48 of them
     out = run_files("analyze_overfitting", "--metrics", "runs/a.jsonl,runs/a.jsonl", "--label",
                     "AT,AT", "--out_file", "o.nc", check=True).stdout  # fmt: skip
     assert "AT" in out
