@@ -12,11 +12,11 @@ from torch import nn
 
 from landscape.problem import Problem
 from landscape.result import result_path
-from models import InputError, build_model, check_model_type
+from models import InputError, build_model, check_model_type, unknown
 from train.attacks import Attack, parse_attack
 from train.checkpoint import Checkpoint, load_checkpoint
 from train.data import Images
-from train.datasets import check_dataset, load_images
+from train.datasets import SUBSETS, check_dataset, load_images
 from train.recipe import Recipe
 from train.schedules import check_not_negative, parse_schedule
 from train.specs import convert, number, parse_spec
@@ -133,6 +133,8 @@ class Subject:
         `trained` are those the checkpoint's recipe was trained on; InputError if it cannot tell.
         """
         positive(subset_size=size)
+        if subset not in (*SUBSETS, "trained"):
+            raise unknown("--subset", subset, (*SUBSETS, "trained"))
         images = self.test_images
         if subset == "trained":
             images = self._trained_images()
