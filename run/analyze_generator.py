@@ -43,22 +43,18 @@ def main(
         raise InputError(f"--cycle_epochs must be positive, got {cycle_epochs:g}")
     strong = parse_attack(attack)
     own = FGSM(eps=strong.eps) if generator is None else parse_attack(generator, "--generator")
-    subjects = [build.open_network(name, network) for name in model2load]
+    subjects = build.by_epoch(model2load, network)
+    first = next(iter(subjects.values()))
     judge = build.open_network(reference, network)
-    images = subjects[0].images("test", subset_size)
-    train = subjects[0].images("train", train_size)
-    problems = {}
-    for name, subject in zip(model2load, subjects, strict=True):
-        trained = subject.checkpoint.recipe or {}
-        epoch = trained.get("epoch", trained.get("epochs"))
-        if epoch is None or epoch in problems:
-            raise InputError(f"--model2load: {name} records no epoch, or one given before")
-        problems[epoch] = subject.problem(images, None, machine)
-    problems = dict(sorted(problems.items()))
-    recipe = subjects[0].recipe("analyze_generator", images, strong, machine.seed)
-    recipe |= {"checkpoint": [s.checkpoint.sha256 for s in subjects], "generator": repr(own),
-               "reference": judge.checkpoint.sha256, "train": train.sha256, "tiles": tiles,
-               "ignore": ignore}  # fmt: skip
+    images = first.images("test", subset_size)
+    train = first.images("train", train_size)
+    problems = {epoch: s.problem(images, None, machine) for epoch, s in subjects.items()}
+    recipe = first.recipe("analyze_generator", images, strong, machine.seed)
+    recipe |= {
+        "checkpoint": [s.checkpoint.sha256 for s in subjects.values()], "generator": repr(own),
+        "reference": judge.checkpoint.sha256, "train": train.sha256, "tiles": tiles,
+        "ignore": ignore,
+    }  # fmt: skip
     path = build.output_path(out_file, model2load[-1], "generator")
     ds = claim(path, recipe, machine.overwrite)
     if ds is None:

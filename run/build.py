@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,19 @@ def open_network(
     if load:
         checkpoint.load_into(module)
     return Subject(module, model, dataset, checkpoint, network.data_dir, images)
+
+
+def by_epoch(names: Sequence[str], network: o.Network) -> dict[int, Subject]:
+    """A run's checkpoints in the order of their epochs; InputError for one without, or twice."""
+    found: dict[int, Subject] = {}
+    for name in names:
+        subject = open_network(name, network)
+        trained = subject.checkpoint.recipe or {}
+        epoch = trained.get("epoch", trained.get("epochs"))
+        if epoch is None or epoch in found:
+            raise InputError(f"--model2load: {name} records no epoch, or one given before")
+        found[epoch] = subject
+    return dict(sorted(found.items()))
 
 
 def data_recipe(images: Images, dataset: str) -> Recipe:

@@ -50,23 +50,17 @@ def main(
         raise InputError("--radius and --ascent must be positive, --trace_products at least 2")
     attacker = parse_attack(attack)
     lines = [] if metrics is None else read_metrics(Path(metrics))
-    subjects = [build.open_network(name, network) for name in model2load]
-    images = subjects[0].images(subset, subset_size)
-    problems = {}
-    for name, subject in zip(model2load, subjects, strict=True):
-        trained = subject.checkpoint.recipe or {}
-        epoch = trained.get("epoch", trained.get("epochs"))
-        if epoch is None or epoch in problems:
-            raise InputError(f"--model2load: {name} records no epoch, or one given before")
-        problems[epoch] = subject.problem(images, attacker, machine)
-    problems = dict(sorted(problems.items()))
+    subjects = build.by_epoch(model2load, network)
+    subject = next(iter(subjects.values()))
+    images = subject.images(subset, subset_size)
+    problems = {epoch: s.problem(images, attacker, machine) for epoch, s in subjects.items()}
     last = problems[max(problems)]
     first = load_checkpoint(initial)
     start = select(first.tensors, last.origin, initial)
     ends = build.open_network(best, network) if best else None
-    recipe = subjects[0].recipe("calc_trajectory", images, attacker, machine.seed)
+    recipe = subject.recipe("calc_trajectory", images, attacker, machine.seed)
     recipe |= {
-        "checkpoint": [s.checkpoint.sha256 for s in subjects], "initial": first.sha256,
+        "checkpoint": [s.checkpoint.sha256 for s in subjects.values()], "initial": first.sha256,
         "best": ends and ends.checkpoint.sha256, "trace_products": trace_products, "copy": copy,
         "metrics": metrics and file_digest(Path(metrics)),
         "radii": [radius, ascent, directions],

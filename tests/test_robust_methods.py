@@ -695,7 +695,9 @@ def test_equal_attacks_are_run_once_and_leave_no_trace(monkeypatch):
     monkeypatch.setattr(PGD, "perturb", lambda *a: calls.append(1) or original(*a))
     attacks = {"target": ATTACK, "scheduled": PGD(eps=0.1, iterations=2), "zero": ATTACK.at(0.0),
                "none": None}  # fmt: skip
-    scores = judged(network.float(), make_images(9), attacks, batch_size=9, seed=0, device="cpu")
+    scores = judged(
+        {"": network.float()}, make_images(9), attacks, batch_size=9, seed=0, device="cpu"
+    )
     assert len(calls) == 1
     assert scores["target"] is scores["scheduled"]
     assert scores["zero"] is scores["clean"]

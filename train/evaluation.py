@@ -73,7 +73,7 @@ def evaluate(
 
 
 def judged(
-    network: nn.Module,
+    networks: Mapping[str, nn.Module],
     images: Images,
     attacks: Mapping[str, Attack | None],
     *,
@@ -81,24 +81,24 @@ def judged(
     seed: int,
     device: torch.device | str,
 ) -> dict[str, Scores]:
-    """Scores of a network in training by name: `clean`, and each attack's; no trace is left.
+    """Scores of networks in training, which are left without a trace.
 
-    Equal attacks are run once; None is left out, a budget of 0 is the clean score.
+    By name of the network and condition: `clean`, and each attack's; the name "" is left out, the
+    others stand before it ("stable_clean"). Equal attacks are run once; None is left out, a budget
+    of 0 is the clean score.
     """
     options = {"batch_size": batch_size, "seed": seed, "device": device}
-    with undisturbed(network):
-        clean = evaluate(network, images, **options)
-        found: dict[Attack, Scores] = {}
-        scores = {"clean": clean}
-        for name, attack in attacks.items():
-            if attack is None:
-                continue
-            if attack.eps == 0:
-                scores[name] = clean
-                continue
-            if attack not in found:
-                found[attack] = evaluate(network, images, attack, **options)
-            scores[name] = found[attack]
+    scores = {}
+    for prefix, network in networks.items():
+        found: dict[Attack | None, Scores] = {}
+        with undisturbed(network):
+            for name, attack in {"clean": None, **attacks}.items():
+                if attack is None and name != "clean":
+                    continue
+                key = attack if attack is not None and attack.eps else None
+                if key not in found:
+                    found[key] = evaluate(network, images, key, **options)
+                scores[f"{prefix}_{name}" if prefix else name] = found[key]
     return scores
 
 

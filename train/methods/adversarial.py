@@ -102,10 +102,10 @@ class Adversarial(Method):
         if scheduled.eps == self.attack.eps:
             scheduled = self.judge
         attacks = {"target": self.judge, "scheduled": scheduled}
-        scores = judged(self.network, images, attacks, **options)
+        scores = judged({"": self.network}, images, attacks, **options)
         if self.average is not None:
-            found = judged(self.average.network, images, {"target": self.judge}, **options)
-            scores |= {f"average_{name}": score for name, score in found.items()}
+            others = {"average": self.average.network}
+            scores |= judged(others, images, {"target": self.judge}, **options)
         return scores
 
     def copies(self) -> Kept:

@@ -145,7 +145,7 @@ class Apart(Method):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Scores on clean images and under the evaluation attack; the plain network."""
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        return judged(self.network, images, {"target": self.attack}, **options)
+        return judged({"": self.network}, images, {"target": self.attack}, **options)
 
     def settings(self, step: Step) -> dict[str, float]:
         """The generator's trace over the epoch: means over its examples, radii as shares of eps."""

@@ -241,12 +241,10 @@ class Cure(Method):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Scores of the network and of the revision model."""
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        attacks = {"target": self.judge}
-        scores = judged(self.network, images, attacks, **options)
+        networks = {"": self.network}
         if self.revision.seen:
-            found = judged(self.revision.network, images, attacks, **options)
-            scores |= {f"revision_{name}": score for name, score in found.items()}
-        return scores
+            networks["revision"] = self.revision.network
+        return judged(networks, images, {"target": self.judge}, **options)
 
     def copies(self) -> Kept:
         """The revision model, once there is one."""

@@ -192,12 +192,10 @@ class Fomo(Method):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Scores of the active and, once there is one, of the stable network."""
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        attacks = {"target": self.judge}
-        scores = judged(self.network, images, attacks, **options)
+        networks = {"": self.network}
         if self.stable.seen:
-            found = judged(self.stable.network, images, attacks, **options)
-            scores |= {f"stable_{name}": score for name, score in found.items()}
-        return scores
+            networks["stable"] = self.stable.network
+        return judged(networks, images, {"target": self.judge}, **options)
 
     def copies(self) -> Kept:
         """The stable network, from the end of the warm-up on."""

@@ -71,7 +71,7 @@ class Frequency(Method):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Clean scores, and those under the attack."""
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        return judged(self.network, images, {"target": self.attack}, **options)
+        return judged({"": self.network}, images, {"target": self.attack}, **options)
 
     def settings(self, step: Step) -> dict[str, float]:
         """Strength * penalty, and N_ij of every DCT layer, penalised or not."""

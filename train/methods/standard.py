@@ -25,4 +25,4 @@ class Standard(Method):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Clean scores."""
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        return judged(self.network, images, {}, **options)
+        return judged({"": self.network}, images, {}, **options)
