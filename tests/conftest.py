@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -82,5 +83,31 @@ def run_command(tmp_path):
         if check:
             assert done.returncode == 0, done.stderr
         return done
+
+    return run
+
+
+@pytest.fixture
+def refuse(tmp_path, monkeypatch, capsys):
+    """Run a command in this process, which must refuse; returns its one line on stderr.
+
+    Bad input is turned away before anything is computed or written: both are checked.
+    """
+
+    def run(command: str, *options: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(ROOT / "run"))
+        monkeypatch.setattr(sys, "argv", [f"{command}.py", *map(str, options)])
+        launch = importlib.import_module("launch").launch
+        main = importlib.import_module(command).main
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            launch(main)
+        said = capsys.readouterr()
+        assert stop.value.code == 2
+        assert said.err.count("\n") == 1
+        assert not said.out
+        assert not list(tmp_path.iterdir())
+        return said.err
 
     return run

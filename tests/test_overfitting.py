@@ -335,16 +335,17 @@ def run_files(run_command):
 
 def test_the_commands_of_overfitting(run_files, tmp_path):
     attack = ("--attack", "name=pgd,threshold=0.1,iter_num=2,order=-1", "--subset_size", 20)
-    out = run_files("calc_trajectory", "--model2load", "runs/a_1.ckpt,runs/a_2.ckpt", "--initial",
-                    "runs/a_init.ckpt", "--best", "runs/a_best.ckpt", "--metrics", "runs/a.jsonl",
-                    "--out_file", "t.nc", *attack, check=True).stdout  # fmt: skip
+    out = run_files("calc_trajectory", "--trace_products", 4, "--directions", 2, "--model2load",
+                    "runs/a_1.ckpt,runs/a_2.ckpt", "--initial", "runs/a_init.ckpt", "--best",
+                    "runs/a_best.ckpt", "--metrics", "runs/a.jsonl", "--out_file", "t.nc", *attack,
+                    check=True).stdout  # fmt: skip
     assert "barrier from best to last" in out
     ds = xr.load_dataset(tmp_path / "t.nc", engine="h5netcdf")
     lines = [json.loads(x) for x in (tmp_path / "runs/a.jsonl").read_text().splitlines()]
     assert ds["robust_test"].values.tolist() == [x["test_target_accuracy"] for x in lines]
     assert json.loads(ds.attrs["recipe"])["data"]["examples"] == 20
-    run_files("calc_trajectory", "--model2load", "runs/a_2.ckpt", "--initial",
-              "runs/a_init.ckpt", "--out_file", "u.nc", "--attack",
+    run_files("calc_trajectory", "--trace_products", 2, "--model2load", "runs/a_2.ckpt",
+              "--initial", "runs/a_init.ckpt", "--out_file", "u.nc", "--attack",
               "name=pgd,threshold=0.1,iter_num=2,order=-1", check=True)  # fmt: skip
     recipe = json.loads(xr.load_dataset(tmp_path / "u.nc", engine="h5netcdf").attrs["recipe"])
     trained = load_checkpoint(tmp_path / "runs/a.ckpt").recipe
@@ -376,9 +377,5 @@ def test_the_commands_of_overfitting(run_files, tmp_path):
         ("train_lure", ("--attack", "name=fgsm,threshold=0.1"), "clean data"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_on_disk(command, line, expected, run_command, tmp_path):
-    done = run_command(command, *line)
-    assert done.returncode == 2, done.stdout
-    assert expected in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+def test_bad_input_is_one_line_and_nothing_on_disk(command, line, expected, refuse):
+    assert expected in refuse(command, *line)
