@@ -47,7 +47,7 @@ def trajectory(
         here = problem.scores()
         frozen = problem.frozen()
         hessian = Hessian(frozen)
-        found, _ = measure(hessian, Measures(topk=topk, trace_products=trace_products),
+        found, *_ = measure(hessian, Measures(topk=topk, trace_products=trace_products),
                            problem.seed)  # fmt: skip
         tick(count)
         rises = []

@@ -18,7 +18,7 @@ from landscape.problem import Problem
 from landscape.pyhessian_check import pyhessian_eigenpairs, pyhessian_trace
 from landscape.spectrum import ENDS, eigenpairs_dataset, top_eigenpairs
 from landscape.total_hessian import TotalHessian, refined
-from landscape.trace import ESTIMATORS, estimate_trace
+from landscape.trace import ESTIMATORS, estimate_diagonal, estimate_trace
 from models.errors import InputError, unknown
 
 #: operator -> what its matrix is
@@ -129,8 +129,11 @@ def operator_of(
     return GaussNewton(frozen, curvature=curvature, **options)
 
 
-def measure(operator: Operator, wanted: Measures, seed: int) -> tuple[xr.Dataset, np.ndarray]:
-    """The numbers asked for and the eigenvectors (P, k)."""
+def measure(
+    operator: Operator, wanted: Measures, seed: int
+) -> tuple[xr.Dataset, np.ndarray, list[Point]]:
+    """The numbers asked for, the eigenvectors (P, k), and the diagonal with its error if asked."""
+    diagonal: list[Point] = []
     began, parts, vectors = time.perf_counter(), [], np.empty((operator.shape[0], 0))
     if wanted.topk:
         k = min(wanted.topk, operator.shape[0])
@@ -160,6 +163,8 @@ def measure(operator: Operator, wanted: Measures, seed: int) -> tuple[xr.Dataset
                 seed=seed,
             )
         parts.append(xr.Dataset({"trace": trace.mean, "trace_se": trace.se}))
+    if wanted.diagonal_products:
+        diagonal += estimate_diagonal(operator, products=wanted.diagonal_products, seed=seed)
     ds = xr.merge(parts, compat="override")
     ds["mean_loss"] = operator.loss()
     ds["parameters"] = operator.shape[0]
@@ -170,4 +175,4 @@ def measure(operator: Operator, wanted: Measures, seed: int) -> tuple[xr.Dataset
         ds[name] = ((), getattr(operator, name, np.nan), {"long_name": meaning})
     ds["products"] = operator.products
     ds["seconds"] = time.perf_counter() - began
-    return ds, vectors
+    return ds, vectors, diagonal

@@ -15,7 +15,6 @@ from landscape.input_hessian import InputHessian
 from landscape.journal import Journal
 from landscape.problem import Problem
 from landscape.result import claim, save_result, stamp
-from landscape.trace import estimate_diagonal
 from models import InputError
 from train.checkpoint import claim_checkpoint, save_checkpoint
 from train.data import Images
@@ -71,7 +70,7 @@ class Cell:
                 tick=bar.update, **options,
             )  # fmt: skip
         journal = Journal(operator, self.part.with_suffix(".products"), self.recipe)
-        ds, vectors = measure(journal, setting.measures, problem.seed)
+        ds, vectors, diagonal = measure(journal, setting.measures, problem.seed)
         points = []
         for (target, wanted), vector in zip(self.vectors, vectors.T, strict=False):
             if setting.operator == "input":
@@ -79,10 +78,7 @@ class Cell:
             else:
                 point = operator.embed(torch.from_numpy(vector.copy()))
             points.append((target, wanted, point))
-        if self.diagonals:
-            count = setting.measures.diagonal_products
-            both = estimate_diagonal(journal, products=count, seed=problem.seed)
-            points += [(*file, point) for file, point in zip(self.diagonals, both, strict=True)]
+        points += [(*file, point) for file, point in zip(self.diagonals, diagonal, strict=True)]
         if leader():
             for target, wanted, point in points:
                 save_checkpoint(target, {n: t.float().cpu() for n, t in point.items()}, wanted)

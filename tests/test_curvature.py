@@ -38,7 +38,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("torn", [0, 5])
 def test_a_killed_measurement_repeats_its_products_and_ends_the_same(tmp_path, monkeypatch, torn):
-    straight, vectors = measure(Journal(hessian(), tmp_path / "a", {"n": 1}), WANTED, 0)
+    straight, vectors, _ = measure(Journal(hessian(), tmp_path / "a", {"n": 1}), WANTED, 0)
     product, calls = Operator.matmat, []
 
     def failing(self, v):
@@ -54,7 +54,7 @@ def test_a_killed_measurement_repeats_its_products_and_ends_the_same(tmp_path, m
     with (tmp_path / "b").open("ab") as file:
         file.write(b"x" * torn)  # a record the kill tore
     journal = Journal(hessian(), tmp_path / "b", {"n": 1})
-    again, same = measure(journal, WANTED, 0)
+    again, same, _ = measure(journal, WANTED, 0)
     assert journal.replayed == 9
     assert np.array_equal(vectors, same)
     xr.testing.assert_identical(straight.drop_vars("seconds"), again.drop_vars("seconds"))
@@ -207,6 +207,13 @@ def test_what_a_killed_run_left_is_refused_at_once_or_dropped(checkpoint, run_co
     assert not part.exists()
 
 
+def test_the_diagonal_alone(checkpoint, run_command):
+    line = command(checkpoint, "e.nc", "--topk", "0", "--diagonal_products", "4")
+    run_command("calc_hessian", *line, check=True)
+    assert int(load_result(checkpoint.with_name("e.nc"))["products"].squeeze()) == 4
+    assert checkpoint.with_name("e_diagonal.ckpt").exists()
+
+
 def test_the_diagonal_is_written_as_a_point(checkpoint, run_command):
     line = command(checkpoint, "d.nc", "--topk", "0", "--diagonal_products", "4",
                    "--trace_products", "4")  # fmt: skip
@@ -216,6 +223,7 @@ def test_the_diagonal_is_written_as_a_point(checkpoint, run_command):
     assert diagonal.keys() == error.keys()
     assert all((e >= 0).all() for e in error.values())
     ds = load_result(checkpoint.with_name("d.nc"))
+    assert int(ds["products"].squeeze()) == 8  # those of the diagonal count
     total = sum(t.double().sum().item() for t in diagonal.values())
     spread = sum(e.double().square().sum().item() for e in error.values()) ** 0.5
     assert abs(total - float(ds["trace"].squeeze())) < 10 * (
@@ -242,7 +250,7 @@ def test_two_processes_give_the_numbers_of_one(checkpoint, run_command):
 
 
 def test_density_and_eigenvalues_share_a_figure():
-    ds, _ = measure(hessian(), WANTED, 0)
+    ds, *_ = measure(hessian(), WANTED, 0)
     figure = draw_hessian({"a": ds, "b": ds})
     assert [a.get_xlabel() for a in figure.axes] == ["rank", "eigenvalue"]
     with pytest.raises(InputError, match="one budget"):
