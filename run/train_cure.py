@@ -13,7 +13,7 @@ from trainer import Trainer, place, robust_parts, start
 
 from models import InputError, unknown
 from train.checkpoint import load_checkpoint
-from train.freezing import train_only
+from train.freezing import check_stages, train_only
 from train.methods import Adversarial, Cure, Standard
 from train.methods.cure import VARIANTS
 
@@ -85,7 +85,7 @@ def main(
     }  # fmt: skip
     if cure_variant == "freeze":
         options = {"stem": not freeze_stem, "reinitialise": reinit, "reinitialise_bn": reinit_bn}
-        train_only(network, blocks, **{**options, "reinitialise": False})  # refuses bad names
+        check_stages(network, blocks)
         method = Adversarial(network, trainer.attack, device=trainer.device, judge=judge_attack)
         recipe["freeze"] = [list(blocks), options]
     else:

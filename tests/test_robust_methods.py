@@ -732,10 +732,11 @@ def test_the_commands_write_every_network(run_command, tmp_path):
     done = run_command("train_cure", *RUN, "--epoch_num", 1, "--model_name", "cure", check=True)
     assert done.stdout.count("already trained") == 2
     run_command("train_cure", *RUN, "--epoch_num", 1, "--model_name", "freeze", "--cure_variant",
-                "freeze", "--blocks", "2,3", "--natural", "runs/cure_natural.ckpt",
-                "--reinit", "False", check=True)  # fmt: skip
-    frozen = load_checkpoint(tmp_path / "runs/freeze.ckpt").tensors
-    assert torch.equal(frozen["layer4.0.conv1.weight"], natural.tensors["layer4.0.conv1.weight"])
+                "freeze", "--blocks", "2,3", check=True)  # fmt: skip
+    steps = [load_checkpoint(tmp_path / f"runs/{n}.ckpt").tensors["layer4.0.conv1.weight"]
+             for n in ("freeze_natural_init", "freeze_natural", "freeze")]  # fmt: skip
+    assert not torch.equal(steps[0], steps[1])  # natural training trains every stage
+    assert torch.equal(steps[1], steps[2])
     run_command("train_normal", *RUN, "--epoch_num", 1, "--model_name", "t", "--objective",
                 "trades", "--average", "ema", "--awp_gamma", "0.01", check=True)  # fmt: skip
     assert (tmp_path / "runs/t_average.ckpt").exists()

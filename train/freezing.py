@@ -11,6 +11,14 @@ from models.errors import unknown
 from models.stages import CLASSIFIER, STEM, stages
 
 
+def check_stages(network: nn.Module, chosen: Sequence[str]) -> None:
+    """Raise InputError for a stage that the network does not have."""
+    found = stages(network)
+    for name in chosen:
+        if name not in found:
+            raise unknown("stage to train", name, found)
+
+
 def train_only(
     network: nn.Module,
     chosen: Sequence[str],
@@ -28,10 +36,8 @@ def train_only(
     follow the data, as in the study of Gowda et al. 2024 (figures 2b and 11). Raises InputError
     for an unknown stage.
     """
+    check_stages(network, chosen)
     found = stages(network)
-    for name in chosen:
-        if name not in found:
-            raise unknown("stage to train", name, found)
     kept = {*chosen, *((STEM,) if stem else ())}
     for name, members in found.items():
         for member in members:
