@@ -34,7 +34,9 @@ def main(
         "name=pgd,threshold=8,step_size=2,iter_num=10,order=-1"
     ),
     metrics: Annotated[str | None, "the run's metrics (.jsonl), drawn along"] = None,
-    copy: Annotated[str, "which network the checkpoints are: '' or stable, average, ..."] = "",
+    copy: Annotated[
+        str | None, "which network it is: stable, average, revision; None: the trained one"
+    ] = None,
     best: Best = None,
     subset: o.Subset = "trained",
     subset_size: o.SubsetSize = 500,
@@ -76,9 +78,9 @@ def main(
             ds = ds.assign(barrier(last, best_point, last.origin))
         if lines:
             ds = ds.assign_coords(every_epoch=[line["epoch"] for line in lines])
-            ds["robust_test"] = ("every_epoch", course(lines, copy)["robust"])
+            ds["robust_test"] = ("every_epoch", course(lines, copy or "")["robust"])
             ds["robust_train"] = ("every_epoch", [line["train_accuracy"] for line in lines])
-            ds["best_epoch"] = best_and_last(lines, copy)["best_epoch"]
+            ds["best_epoch"] = best_and_last(lines, copy or "")["best_epoch"]
         save_result(stamp(ds, "trajectory", recipe, checkpoints=",".join(model2load)), path)
     for epoch in ds["epoch"].values:
         row = {k: float(v) for k, v in ds.sel(epoch=epoch).items() if v.ndim == 0}
