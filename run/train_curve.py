@@ -49,6 +49,8 @@ def main(
         )
     if not (model2load[0] and model2load[-1]):
         raise InputError("--model2load: the first and the last control point need a checkpoint")
+    if training.val_fraction:
+        raise InputError("--val_fraction is for networks: a curve is judged in its middle alone")
     network = o.Network(dataset, training.data_dir, model_type, width, bias, normalize)
     subject = build.open_network(model2load[0], network)
     origin = point_of(subject.network)

@@ -373,6 +373,11 @@ def test_the_commands_of_overfitting(run_files, tmp_path):
         ("analyze_overfitting", ("--metrics", "a.jsonl", "--label", "a,b"), "one label per file"),
         ("train_lure", ("--dataset", "mnist5k", "--model_type", "lenet"), "chunks of 6250"),
         ("train_lure", ("--snip_size", "20"), "0..1"),
+        (
+            "train_curve",
+            ("--fix_points", "1,0,1", "--model2load", "a,,b", "--val_fraction", "0.1"),
+            "--val_fraction is for networks",
+        ),
         ("train_lure", ("--forget", "some"), "one of snip"),
         ("train_lure", ("--attack", "name=fgsm,threshold=0.1"), "clean data"),
     ],
