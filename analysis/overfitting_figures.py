@@ -17,29 +17,38 @@ from models.errors import InputError, unknown
 Results = Mapping[str, xr.Dataset]
 
 
+def _look(number: int) -> dict:
+    """Colour and line style of the n-th line: the palette once solid, then dashed."""
+    return {"color": PALETTE[number % len(PALETTE)],
+            "ls": ("-", "--", "-.")[number // len(PALETTE) % 3]}  # fmt: skip
+
+
 def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
-    """Robust test accuracy by epoch, mean over seeds with their range, and best beside last."""
+    """Robust test accuracy by epoch, mean over seeds with their range; best to last of each."""
     del axes
-    figure, (curves, bars) = plt.subplots(1, 2, figsize=(PAGE, 2.6), layout="constrained",
-                                          width_ratios=(2, 1))  # fmt: skip
-    number = 0
-    for label, ds in results.items():
-        for method in ds["label"].values:
-            row, color = ds.sel(label=method), PALETTE[number % len(PALETTE)]
-            robust = row["robust"].values
-            alive = np.isfinite(robust).any(0)
-            x, y = ds["epoch"].values[alive], robust[:, alive]
-            name = str(method) if len(results) == 1 else f"{label}: {method}"
-            curves.plot(x, np.nanmean(y, 0), color=color, label=name)
-            curves.fill_between(x, np.nanmin(y, 0), np.nanmax(y, 0), color=color, alpha=0.15, lw=0)
-            for seed in range(ds.sizes["seed"]):
-                pair = [float(row[f"{w}_by_seed"][seed]) for w in ("best", "last")]
-                bars.plot([number - 0.12, number + 0.12], pair, "o-", color=color, ms=3, lw=0.8)
-            number += 1
+    title = lambda name, label: str(label) if len(results) == 1 else f"{name}: {label}"  # noqa: E731
+    rows = [(title(name, label), ds["epoch"], ds.sel(label=label))
+            for name, ds in results.items() for label in ds["label"].values]  # fmt: skip
+    figure, (curves, ends) = plt.subplots(
+        1, 2, figsize=(PAGE, 3.2), layout="constrained", sharey=True, width_ratios=(3, 2)
+    )
+    for number, (name, epochs, row) in enumerate(rows):
+        look, robust = _look(number), row["robust"].values
+        alive = np.isfinite(robust).any(0)
+        x, y = epochs.values[alive], robust[:, alive]
+        curves.plot(x, np.nanmean(y, 0), label=name, **look)
+        curves.fill_between(x, np.nanmin(y, 0), np.nanmax(y, 0), color=look["color"], alpha=0.15,
+                            lw=0)  # fmt: skip
+        for seed in range(row.sizes["seed"]):
+            pair = [float(row[f"{w}_by_seed"][seed]) for w in ("best", "last")]
+            ends.plot([number - 0.2, number + 0.2], pair, "o-", color=look["color"], ms=2.5, lw=0.8)
     curves.xaxis.set_major_locator(MaxNLocator(integer=True))
     curves.set(xlabel="epoch", ylabel="robust test accuracy")
-    curves.legend(ncols=2, fontsize=6)
-    bars.set(xticks=[], xlabel="method (as coloured)", ylabel="best to last, each seed")
+    ends.set_xticks(range(len(rows)), [name for name, _, _ in rows], rotation=60, ha="right",
+                    fontsize=6)  # fmt: skip
+    ends.set(title="best (left) to last, each seed")
+    figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=5,
+                  fontsize=6)  # fmt: skip
     return figure
 
 
@@ -60,34 +69,36 @@ def draw_robustness(results: Results, axes: Axes | None = None) -> Figure:
 def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
     """Robust accuracy, curvature and flatness over the same epochs, a colour per run.
 
-    Solid: test; dotted: training accuracy on adversarial images. The best epoch is marked.
+    Accuracy: test solid, training (adversarial images) dotted, the best epoch as a star. Flatness:
+    random directions with circles, steepest with crosses, on a scale linear around 0.
     """
     del axes
-    figure, grid = plt.subplots(2, 2, figsize=(PAGE, 4.2), layout="constrained", sharex=True)
+    figure, grid = plt.subplots(2, 2, figsize=(PAGE, 4.6), layout="constrained", sharex=True)
     accuracy, curvature, trace, flatness = grid.flat
     for number, (label, ds) in enumerate(results.items()):
-        color = PALETTE[number % len(PALETTE)]
+        look = _look(number)
+        color = look["color"]
         if "robust_test" in ds:
-            accuracy.plot(ds["every_epoch"], ds["robust_test"], color=color, label=label)
+            accuracy.plot(ds["every_epoch"], ds["robust_test"], label=label, **look)
             accuracy.plot(ds["every_epoch"], ds["robust_train"], color=color, lw=0.7, ls=":")
+            best = ds["robust_test"].sel(every_epoch=ds["best_epoch"])
+            accuracy.plot(ds["best_epoch"], best, "*", color=color, ms=7)
         else:
-            accuracy.plot(ds["epoch"], ds["accuracy"], "o-", color=color, label=label)
-        if "best_epoch" in ds:
-            for place in grid.flat:
-                place.axvline(float(ds["best_epoch"]), color=color, lw=0.5, ls="--")
-        curvature.plot(ds["epoch"], ds["lambda_max"], "o-", color=color)
+            accuracy.plot(ds["epoch"], ds["accuracy"], marker="o", label=label, **look)
+        curvature.plot(ds["epoch"], ds["lambda_max"], marker="o", **look)
         _banded(trace, ds, "trace", color)
         _banded(flatness, ds, "flatness", color)
         flatness.plot(ds["epoch"], ds["sharpness"], "x:", color=color, lw=0.7)
-    accuracy.set(ylabel="robust accuracy")
+    accuracy.set(ylabel="robust accuracy (training dotted)")
     curvature.set(ylabel="largest eigenvalue", yscale="log")
-    trace.set(ylabel="trace", xlabel="epoch")
+    trace.set(ylabel="trace", xlabel="epoch", yscale="log")
     first = next(iter(results.values()))
-    flatness.set(ylabel="rise of the robust loss [nat]", xlabel="epoch",
-                 title=f"random, {first.attrs['radius']:g} of each filter (circles); "
-                 f"steepest, {first.attrs['ascent']:g} (crosses)")  # fmt: skip
-    flatness.title.set_fontsize(6)
-    accuracy.legend(fontsize=6)
+    flatness.set(ylabel="rise of the robust loss [nat]", xlabel="epoch")
+    flatness.set_yscale("symlog", linthresh=0.01)
+    flatness.set_title(f"random, {first.attrs['radius']:g} of each filter (circles); "
+                       f"steepest, {first.attrs['ascent']:g} (crosses)", fontsize=6)  # fmt: skip
+    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=5,
+                  fontsize=7)  # fmt: skip
     for place in grid.flat:
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

@@ -242,7 +242,7 @@ def test_figures_are_drawn():
     ds = overfitting(runs)
     ds.attrs["kind"] = "overfitting"
     figure = draw({"a": ds})
-    labels = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    labels = [t.get_text() for t in figure.legends[0].get_texts()]
     assert labels == ["AT", "B"]
     lines = [{"epoch": 1, "updated": {"conv.weight": 0.7, "bn.weight": 0.5}},
              {"epoch": 2, "updated": {"conv.weight": 0.6, "bn.weight": 0.4}}]  # fmt: skip

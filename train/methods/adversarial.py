@@ -103,14 +103,16 @@ class Adversarial(Method):
             scheduled = self.judge
         attacks = {"target": self.judge, "scheduled": scheduled}
         scores = judged({"": self.network}, images, attacks, **options)
-        if self.average is not None:
+        if self.average is not None and self.average.seen:
             others = {"average": self.average.network}
             scores |= judged(others, images, {"target": self.judge}, **options)
         return scores
 
     def copies(self) -> Kept:
-        """The average, if there is one."""
-        return {} if self.average is None else {"average": self.average.network.state_dict()}
+        """The average, once it has begun."""
+        if self.average is None or not self.average.seen:
+            return {}
+        return {"average": self.average.network.state_dict()}
 
     def state(self) -> dict:
         """The average."""
