@@ -24,9 +24,7 @@ def main(
     reference: Annotated[str, "fixed checkpoint, e.g. the last of a PGD-trained run"],
     network: o.Network,
     machine: o.Machine,
-    attack: Annotated[str, "the strong attack"] = (
-        "name=pgd,threshold=8,step_size=2,iter_num=20,order=-1"
-    ),
+    attack: Annotated[str, "the strong attack"] = o.PGD20,
     generator: Generator = None,
     subset_size: o.SubsetSize = None,
     train_size: Annotated[int, "training images for the gap of own and strong attack"] = 1000,

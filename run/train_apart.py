@@ -20,7 +20,7 @@ from train.specs import resolve_budgets
 METHODS = ("apart", "fgsm", "fgsm_plus", "pgd")
 DEFAULTS = o.Training(
     epoch_num=30, optim="name=sgd,lr=0.2,momentum=0.9,weight_decay=2e-4",
-    attack="name=pgd,threshold=8,step_size=2,iter_num=20,order=-1",
+    attack=o.PGD20,
 )  # fmt: skip
 NETWORK = o.Fresh(dataset="cifar10", model_type="preact", width=16)
 Method = Annotated[str, "apart; or fgsm, fgsm_plus (learnable step), pgd as baselines"]

@@ -17,19 +17,13 @@ from train.freezing import check_stages, train_only
 from train.methods import Adversarial, Cure, Standard
 from train.methods.cure import VARIANTS
 
-DEFAULTS = o.Training(
-    optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=5e-4",
-    lr_schedule="name=jump,start_v=0.1,power=0.1,min_jump_pt=100,jump_freq=50",
-    attack="name=pgd,threshold=8,step_size=2,iter_num=10,order=-1", val_fraction=0.1,
-)  # fmt: skip
 NETWORK = o.Fresh(dataset="cifar10", model_type="resnet", width=16)
-JUDGE = "name=pgd,threshold=8,step_size=2,iter_num=20,order=-1"
 Natural = Annotated[str | None, "checkpoint of the natural network to start from"]
 
 
 def main(
     *,
-    training: o.Training = DEFAULTS,
+    training: o.Training = o.LONG_RUN,
     fresh: o.Fresh = NETWORK,
     output: o.Output,
     natural: Natural = None,
@@ -57,7 +51,7 @@ def main(
     reinit: Annotated[bool, "freeze: draw these stages anew"] = True,
     reinit_bn: Annotated[bool, "freeze: their BatchNorm too"] = False,
     freeze_stem: Annotated[bool, "freeze: the stem too"] = False,
-    judge: Annotated[str | None, "attack of the evaluation; None: --attack"] = JUDGE,
+    judge: Annotated[str | None, "attack of the evaluation; None: --attack"] = o.PGD20,
 ) -> None:
     """Natural training, then CURE from its weights; NAME_revision.ckpt is the revision model.
 

@@ -15,18 +15,13 @@ from train.cycles import Cycles, PhaseRate
 from train.methods import Fomo
 from train.schedules import Constant
 
-DEFAULTS = o.Training(
-    optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=5e-4",
-    lr_schedule="name=jump,start_v=0.1,power=0.1,min_jump_pt=100,jump_freq=50",
-    attack="name=pgd,threshold=8,step_size=2,iter_num=10,order=-1", val_fraction=0.1,
-)  # fmt: skip
 NETWORK = o.Fresh(dataset="cifar10", model_type="preact", width=16)
-JUDGE = o.Robust(judge="name=pgd,threshold=8,step_size=2,iter_num=20,order=-1")
+JUDGE = o.Robust(judge=o.PGD20)
 
 
 def main(
     *,
-    training: o.Training = DEFAULTS,
+    training: o.Training = o.LONG_RUN,
     fresh: o.Fresh = NETWORK,
     output: o.Output,
     robust: o.Robust = JUDGE,
