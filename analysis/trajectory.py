@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 import xarray as xr
 
 from landscape.curvature import Measures, measure
+from landscape.density import mean_and_error
 from landscape.directions import random_direction
 from landscape.operators import Hessian
 from landscape.paths import PolygonalChain
@@ -23,7 +23,6 @@ def trajectory(
     epochs: Mapping[int, Problem],
     initial: Point,
     *,
-    topk: int = 1,
     trace_products: int = 20,
     radius: float = 0.1,
     ascent: float = 0.01,
@@ -32,7 +31,7 @@ def trajectory(
 ) -> xr.Dataset:
     """Curvature, distance from the start and robust flatness of a run's networks, over `epoch`.
 
-    Of the robust loss with adversarial images frozen: `lambda_max` with its relative `residual`,
+    Of the robust loss, adversarial images frozen: `lambda_max` with `residual` ||Hv - lambda v||,
     `trace` with `trace_se`. `loss` and `accuracy` under the problem's attack. `distance` from the
     initial weights (l_2) and `relative_distance`. `flatness`: the rise of the robust loss, attacked
     anew, under filter-normalised random directions of length `radius`, mean over `directions` with
@@ -44,10 +43,10 @@ def trajectory(
     rows = []
     for problem in epochs.values():
         origin, count = problem.origin, len(problem.images)
-        here = problem.scores()
         frozen = problem.frozen()
+        here = frozen.scores()  # on the images just found: the attack runs once
         hessian = Hessian(frozen)
-        found, *_ = measure(hessian, Measures(topk=topk, trace_products=trace_products),
+        found, *_ = measure(hessian, Measures(trace_products=trace_products),
                            problem.seed)  # fmt: skip
         tick(count)
         rises = []
@@ -55,6 +54,7 @@ def trajectory(
             there = add(origin, random_direction(origin, problem.seed + number), radius)
             rises.append(problem.scores(there).loss - here.loss)
             tick(count)
+        flatness, flatness_se = mean_and_error(np.array(rises))
         moved = steepest(origin, hessian.gradient(), ascent)
         walked = norm(subtract(origin, initial))
         rows.append({
@@ -62,7 +62,7 @@ def trajectory(
             "trace": float(found["trace"]), "trace_se": float(found["trace_se"]),
             "loss": here.loss, "loss_se": here.loss_se, "accuracy": here.accuracy,
             "distance": walked, "relative_distance": walked / norm(initial),
-            "flatness": float(np.mean(rises)), "flatness_se": _error(rises),
+            "flatness": flatness, "flatness_se": flatness_se,
             "sharpness": problem.scores(moved).loss - here.loss,
         })  # fmt: skip
         tick(count)
@@ -98,9 +98,3 @@ def barrier(problem: Problem, start: Point, end: Point, points: int = 11) -> dic
     loss = ds["loss"].values[0]
     rise = loss - ((1 - t) * loss[0] + t * loss[-1])
     return {"barrier": float(rise.max()), "barrier_at": float(t[rise.argmax()])}
-
-
-def _error(samples: list[float]) -> float:
-    if len(samples) < 2:
-        return math.nan
-    return float(np.std(samples, ddof=1) / math.sqrt(len(samples)))

@@ -93,8 +93,7 @@ def forget_between(
         saliency = snip(network, images, device=device)
         masks = lowest({n: saliency[n] for n in weights}, fraction, together=True)
     else:
-        scoped = forgettable(network) if rule == "llf" else classifier_of(network)
-        weights = dict(scoped)
+        weights = forgettable(network) if rule == "llf" else classifier_of(network)
         masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}
     values = new_values(weights, "fresh", fresh=fresh, seed=seed, cycle=chunk, stable={})
     forget(weights, masks, values)
