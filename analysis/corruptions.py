@@ -15,7 +15,7 @@ from landscape.problem import Problem
 from models.errors import InputError, unknown
 from train.data import Images
 from train.evaluation import evaluate
-from train.noise import stream
+from train.noise import Purpose, stream
 
 GROUPS = ("noise", "blur", "weather", "digital")
 _SEEDED = ("impulse_noise", "glass_blur")  # take a seed; the others draw from numpy's global state
@@ -64,7 +64,8 @@ def corrupted(images: Images, name: str, severity: int, seed: int = 0) -> Images
     state = np.random.get_state()  # noqa: NPY002 (the package draws from the global state)
     try:
         for n, (image, index) in enumerate(zip(pixels, images.index.tolist(), strict=True)):
-            draw = stream(seed, 0xC0, index, 8 * every.index(name) + severity).integers(2**31)
+            cell = 8 * every.index(name) + severity
+            draw = stream(seed, Purpose.CORRUPTION, index, cell).integers(2**31)
             np.random.seed(int(draw))  # noqa: NPY002
             options = {"seed": int(draw)} if name in _SEEDED else {}
             picture = np.ascontiguousarray(image.permute(1, 2, 0).numpy())

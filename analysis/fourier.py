@@ -11,7 +11,8 @@ import xarray as xr
 from torch import Tensor
 
 from landscape.problem import Problem
-from train.noise import stream
+from train.losses import predicted
+from train.noise import Purpose, stream
 
 #: share of the Nyquist frequency that a filter keeps
 CUTOFFS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
@@ -47,20 +48,19 @@ def fourier_sensitivity(
     predict = problem.predict(problem.origin)
     wrong = np.zeros((height, width))
     cells = _half_plane(height, width)
-    signs = np.stack([
-        stream(problem.seed, 0xF0F, int(i)).integers(2, size=(len(cells), channels)) * 2 - 1
-        for i in problem.images.index
-    ])  # fmt: skip
+    shape = (len(cells), channels)
+    draws = [stream(problem.seed, Purpose.FOURIER, int(i)) for i in problem.images.index]
+    signs = np.stack([draw.integers(2, size=shape) * 2 - 1 for draw in draws])
     clean, done = 0, 0
     waves = [plane_wave(height, width, *cell) for cell in cells]
     for batch in problem.batches(problem.dtype):
         r = torch.from_numpy(signs[done : done + len(batch.y)]).to(batch.x)
         done += len(batch.y)
         with torch.no_grad():
-            clean += int((predict(batch.x).argmax(1) != batch.y).sum())
+            clean += int((predicted(predict(batch.x)) != batch.y).sum())
             for number, ((row, column), wave) in enumerate(zip(cells, waves, strict=True)):
                 shift = strength * r[:, number, :, None, None] * wave.to(batch.x)
-                guess = predict((batch.x + shift).clamp(0, 1)).argmax(1)
+                guess = predicted(predict((batch.x + shift).clamp(0, 1)))
                 wrong[row, column] += int((guess != batch.y).sum())
                 if tick is not None:
                     tick(len(batch.y))
@@ -96,10 +96,10 @@ def pass_curves(problem: Problem, cutoffs: Sequence[float] = CUTOFFS, tick=None)
     clean = 0
     for batch in problem.batches(problem.dtype):
         with torch.no_grad():
-            clean += int((predict(batch.x).argmax(1) == batch.y).sum())
+            clean += int((predicted(predict(batch.x)) == batch.y).sum())
             for n, c in enumerate(cutoffs):
                 for row, x in enumerate((band(batch.x, c), band(batch.x, c, high=True))):
-                    hits[row, n] += int((predict(x).argmax(1) == batch.y).sum())
+                    hits[row, n] += int((predicted(predict(x)) == batch.y).sum())
                     if tick is not None:
                         tick(len(batch.y))
     count = len(problem.images)

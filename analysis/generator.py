@@ -18,7 +18,8 @@ from train.attacks import Attack
 from train.attacks.base import Predict
 from train.data import Images
 from train.evaluation import attacked, evaluate
-from train.noise import Noise
+from train.losses import predicted
+from train.noise import Noise, Purpose
 from train.taps import tapped
 
 
@@ -127,7 +128,7 @@ def alignment(problem: Problem, eps: float) -> dict[str, float]:
     predict = problem.predict(problem.origin)
     cosines: list[list[Tensor]] = []
     for batch in problem.batches(problem.dtype):
-        noise = eps * Noise(problem.seed, batch.index).uniform(batch.x)
+        noise = eps * Noise(problem.seed, batch.index, purpose=Purpose.ALIGNMENT).uniform(batch.x)
         pairs = []
         for x in (batch.x, (batch.x + noise).clamp(0, 1)):
             x = x.detach().requires_grad_()
@@ -183,7 +184,8 @@ def _levels(reference: Problem, like: Problem, eps: float, strong: Attack) -> di
     """Accuracies of the reference under noise of two kinds and under the strong attack."""
     predict = reference.predict(reference.origin)
     draws = torch.cat([
-        Noise(like.seed, batch.index).uniform(batch.x).cpu() for batch in like.batches()
+        Noise(like.seed, batch.index, purpose=Purpose.RANDOM_SIGNS).uniform(batch.x).cpu()
+        for batch in like.batches()
     ])  # fmt: skip
     options = {"batch_size": like.batch_size, "seed": like.seed, "device": like.device,
                "dtype": reference.dtype}  # fmt: skip
@@ -202,7 +204,7 @@ def _hits(predict: Predict, problem: Problem, delta: Tensor) -> Tensor:
         for batch in problem.batches(problem.dtype):
             part = delta[done : done + len(batch.y)].to(batch.x)
             done += len(batch.y)
-            found.append((predict((batch.x + part).clamp(0, 1)).argmax(1) == batch.y).cpu())
+            found.append((predicted(predict((batch.x + part).clamp(0, 1))) == batch.y).cpu())
     return torch.cat(found)
 
 

@@ -16,6 +16,8 @@ from models.errors import InputError
 from train.attacks import Attack
 from train.data import Images
 from train.evaluation import attacked
+from train.losses import predicted
+from train.noise import another_seed
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,12 @@ def _adversaries(
     clean: list[Tensor] = []
     for draw in range(draws):
         deltas, guesses = [], []
-        for batch, x in attacked(predict, images, attack, seed=problem.seed + draw, **options):
+        seed = another_seed(problem.seed, draw)
+        for batch, x in attacked(predict, images, attack, seed=seed, **options):
             with torch.no_grad():
-                guesses.append(predict(x).argmax(1).cpu())
+                guesses.append(predicted(predict(x)).cpu())
                 if draw == 0:
-                    clean.append(predict(batch.x).argmax(1).cpu())
+                    clean.append(predicted(predict(batch.x)).cpu())
             deltas.append((x - batch.x).cpu())
             tick(len(batch.y))
         found.append(torch.cat(deltas))

@@ -9,7 +9,7 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from models.errors import InputError
-from train.noise import stream
+from train.noise import Purpose, stream
 
 MEASURES = ("high_share", "centroid", "entropy")
 
@@ -44,7 +44,7 @@ def spectral_bias(
     x = np.array([network_spectrum(spectra[n])[measure] for n in names])
     y, error = np.array([robustness[n] for n in names]).T
     found = spearmanr(x, y)
-    picks = stream(seed, 0xB007).integers(len(names), size=(draws, len(names)))
+    picks = stream(seed, Purpose.BOOTSTRAP).integers(len(names), size=(draws, len(names)))
     samples = [
         spearmanr(x[p], y[p]).statistic for p in picks if np.ptp(x[p]) > 0 and np.ptp(y[p]) > 0
     ]

@@ -51,7 +51,7 @@ def trajectory(
         tick(count)
         rises = []
         for number in range(directions):
-            there = add(origin, random_direction(origin, problem.seed + number), radius)
+            there = add(origin, random_direction(origin, problem.seed, number=number), radius)
             rises.append(problem.scores(there).loss - here.loss)
             tick(count)
         flatness, flatness_se = mean_and_error(np.array(rises))

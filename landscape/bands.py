@@ -23,14 +23,16 @@ def band_of(kernels: Tensor, band: str) -> Tensor:
     return synthesise(analyse(kernels) * (high if band == "high" else ~high))
 
 
-def band_direction(point: Point, seed: int, band: str, scale: float = 1.0) -> Point:
+def band_direction(
+    point: Point, seed: int, band: str, scale: float = 1.0, *, number: int = 0
+) -> Point:
     """A Gaussian direction within one band, of each kernel tensor's own norm times `scale`.
 
     Square kernels of 3 x 3 and more move, everything else stays, so that the loss along `low` and
     along `high` compares equal relative steps of the same layers. The draw is that of
     `random_direction`, before the projection. Raises InputError for a network without such kernels.
     """
-    drawn = random_direction(point, seed, "none")
+    drawn = random_direction(point, seed, "none", number=number)
     direction, found = {}, False
     for name, w in point.items():
         direction[name] = torch.zeros_like(w)

@@ -23,7 +23,7 @@ from train.data import Batch, Images
 from train.evaluation import Scores, evaluate
 from train.guard import undisturbed
 from train.methods import Method, Step
-from train.noise import Noise, stream
+from train.noise import Noise, Purpose, stream
 
 
 class Knots(nn.Module):
@@ -117,13 +117,13 @@ class CurveTraining(Method):
 
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         """Mean (adversarial) cross-entropy of the batch at a random place of the curve."""
-        t = stream(step.seed, 0xC0, step.number).random()
+        t = stream(step.seed, Purpose.CURVE, step.number).random()
         point = self.path(t)
         x = batch.x
         if self.attack is not None:
             here = {n: w.detach() for n, w in point.items()}
             with undisturbed(self.base):
-                noise = Noise(step.seed, batch.index, step.epoch)
+                noise = Noise(step.seed, batch.index, step.epoch, Purpose.TRAINING_ATTACK)
                 x = self.attack(self._predict(here), x, batch.y, noise)
         self.base.train()
         logits = functional_call(self.base, self._state(point), (x,))

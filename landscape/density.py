@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from landscape.memory import free_bytes
 from landscape.operators import Products
 from models.errors import InputError
-from train.noise import stream
+from train.noise import Purpose, stream
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def lanczos_quadrature(
         )
     values, weights = np.zeros((probes, steps)), np.zeros((probes, steps))
     for number in range(probes):
-        signs = stream(seed, 0x51C, number).integers(2, size=size) * 2.0 - 1
+        signs = stream(seed, Purpose.DENSITY, number).integers(2, size=size) * 2.0 - 1
         alpha, beta = _lanczos(operator, signs / np.sqrt(size), steps)
         ritz, vectors = eigh_tridiagonal(alpha, beta)
         values[number, : len(ritz)], weights[number, : len(ritz)] = ritz, vectors[0] ** 2

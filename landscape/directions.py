@@ -10,7 +10,7 @@ from torch import Tensor
 
 from landscape.point import Point, norm, subtract
 from models.errors import unknown
-from train.noise import stream
+from train.noise import Purpose, stream
 
 NORMALIZATIONS = ("filter", "layer", "none")
 #: what a normalised random direction does to 1-D tensors (biases, BatchNorm)
@@ -23,8 +23,12 @@ def random_direction(
     normalization: str = "filter",
     one_dimensional: str = "zero",
     scale: float = 1.0,
+    *,
+    number: int = 0,
 ) -> Point:
     """A Gaussian direction at a Point, a function of the seed and the parameters' names.
+
+    `number` counts the directions of one seed: they are independent of each other.
 
     `filter` gives every filter (row of the first axis) the norm of the weights' filter, `layer`
     every tensor the norm of the tensor (Li et al. 2018, section 4), `none` leaves N(0, 1). Under
@@ -37,7 +41,8 @@ def random_direction(
         raise unknown("policy for 1-D tensors", one_dimensional, ONE_DIMENSIONAL)
     direction = {}
     for name, weight in point.items():
-        draws = stream(seed, zlib.crc32(name.encode())).standard_normal(weight.numel())
+        own = stream(seed, Purpose.DIRECTION, number, zlib.crc32(name.encode()))
+        draws = own.standard_normal(weight.numel())
         d = torch.from_numpy(draws.astype(np.float64)).view(weight.shape).to(weight)
         if normalization != "none":
             d = _normalize(d, weight, normalization, one_dimensional)

@@ -14,7 +14,7 @@ from landscape.problem import Problem
 from models.errors import InputError, unknown
 from train.data import Batch
 from train.losses import cross_entropy, sample_labels
-from train.noise import stream
+from train.noise import Purpose, stream
 
 #: what stands between the Jacobians
 CURVATURES = {
@@ -91,6 +91,6 @@ class GaussNewton(Operator):
     def _drawn(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
         """Labels per sample, each a function of the seed and the example alone."""
         seed = self.problem.seed
-        rows = [stream(seed, 0xF15, i).random(self.samples) for i in batch.index.tolist()]
-        uniform = torch.from_numpy(np.stack(rows))
+        own = [stream(seed, Purpose.FISHER_LABELS, i) for i in batch.index.tolist()]
+        uniform = torch.from_numpy(np.stack([draw.random(self.samples) for draw in own]))
         return [sample_labels(outputs.detach(), u.to(outputs.device)) for u in uniform.unbind(1)]

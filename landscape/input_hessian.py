@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from landscape.kernels import exact, second_order
+from landscape.kernels import second_order
 from landscape.operators import Products
 from landscape.problem import Problem
 from train.losses import LOSSES
+from train.precision import exact
 
 
 class InputHessian(Products):

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from train.precision import exact
+
 _convolution = torch.ops.aten.convolution
 _convolution_backward = torch.ops.aten.convolution_backward
 
@@ -27,21 +29,6 @@ def second_order() -> Iterator[None]:
     """Evaluate with kernels that have fast second derivatives; values are the same."""
     with exact(), sdpa_kernel(SDPBackend.MATH), _Replacements():
         yield
-
-
-@contextmanager
-def exact() -> Iterator[None]:
-    """Full precision inside: cuDNN's convolutions run in TF32 unless forbidden.
-
-    Who wants TF32 sets `torch.set_float32_matmul_precision("high")`, which is obeyed for both.
-    """
-    wanted = torch.get_float32_matmul_precision() != "highest"
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = wanted
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 class _Replacements(TorchFunctionMode):

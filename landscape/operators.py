@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from landscape.distributed import all_count, all_sum
-from landscape.kernels import exact, second_order
+from landscape.kernels import second_order
 from landscape.memory import free_bytes, held_by_graphs
 from landscape.point import Point, unflatten
 from landscape.problem import Problem
 from models.errors import InputError
 from train.data import Batch
 from train.losses import LOSSES
+from train.precision import exact
 
 Tick = Callable[[int], None]
 #: memory that one product needs beside the kept graphs, in graphs of its batch (measured)

@@ -14,6 +14,7 @@ from landscape.operators import Hessian
 from landscape.spectrum import Eigenpairs, product_of
 from landscape.trace import Estimate
 from models.errors import InputError
+from train.noise import Purpose, number_of, seeded
 
 
 def _tool(operator: Hessian):
@@ -39,10 +40,9 @@ def _quiet(seed: int):
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
-        torch.random.fork_rng(devices=[]),
+        seeded(number_of(seed, Purpose.PYHESSIAN)),
     ):
         warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
         yield
 
 

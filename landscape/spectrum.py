@@ -18,7 +18,7 @@ from landscape.memory import free_bytes
 from landscape.operators import Hessian, dense
 from landscape.problem import Problem
 from models.errors import InputError, unknown
-from train.noise import stream
+from train.noise import Purpose, stream
 
 #: end of the spectrum -> meaning
 ENDS = {"LA": "largest", "SA": "smallest", "LM": "largest magnitude"}
@@ -124,7 +124,7 @@ def _lanczos(
     """Lanczos vectors stay in float64 on the host, whatever the dtype of the products."""
     size = course.operator.shape[0]
     linear = LinearOperator((size, size), matvec=course.product, dtype=np.float64)
-    start = stream(seed, 0xE16).standard_normal(size)
+    start = stream(seed, Purpose.LANCZOS_START).standard_normal(size)
     # ARPACK wakes BLAS threads that then spin against torch's own
     with threadpool_limits(limits=1, user_api="blas"):
         try:

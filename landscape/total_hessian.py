@@ -16,7 +16,7 @@ from landscape.problem import Problem
 from models.errors import InputError
 from train.attacks.norms import INF, row_norm
 from train.data import Batch
-from train.noise import stream
+from train.noise import Purpose, stream
 
 _SETTLED = 0.1  # relative gradient left along an l_2 ball up to which a maximum counts as found
 _FEELS = 1e-4  # share of the largest gradient from which a free pixel is held by a kink
@@ -94,7 +94,8 @@ class TotalHessian(Operator):
         else:
             settled = where.stationarity < _SETTLED
         graph = _Graph(gradient, by_image, x, where, settled)
-        noise = [stream(0, 0x70, int(i)).standard_normal(x[0].numel()) for i in batch.index]
+        own = [stream(0, Purpose.STRICTNESS, int(i)) for i in batch.index]
+        noise = [draw.standard_normal(x[0].numel()) for draw in own]
         probe = torch.stack([torch.from_numpy(n) for n in noise]).to(x).view_as(x)
         _, strict = self._solve(graph, self._curvature(graph, where.tangent(probe)))
         regular = settled & strict

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from landscape.density import mean_and_error
 from landscape.operators import Operator
 from landscape.point import Point
 from models.errors import InputError, unknown
+from train.noise import Purpose, number_of, seeded
 
 #: name -> (estimator of curvlinops, products of one independent estimate)
 ESTIMATORS: dict[str, tuple[Callable[..., Tensor], int]] = {
@@ -59,7 +59,7 @@ def estimate_trace(
     if each >= operator.shape[0]:
         estimate, each = ESTIMATORS["hutchinson"]
     repeats = _repeats(products, each)
-    with _seeded(seed, 0x7ACE):
+    with seeded(number_of(seed, Purpose.TRACE)):
         samples = [estimate(_OnHost(operator), each).item() for _ in range(repeats)]
     return Estimate(*mean_and_error(np.array(samples)), repeats * each)
 
@@ -74,7 +74,7 @@ def estimate_diagonal(
     count = _repeats(products, 1)
     total = torch.zeros(operator.shape[0], dtype=torch.float64)
     square = torch.zeros_like(total)
-    with _seeded(seed, 0xD1A6):
+    with seeded(number_of(seed, Purpose.DIAGONAL)):
         for _ in range(count):
             sample = hutchinson_diag(_OnHost(operator), 1).double()
             total, square = total + sample, square + sample.square()
@@ -87,11 +87,3 @@ def _repeats(products: int, each: int) -> int:
     if products < 2 * each:
         raise InputError(f"a standard error needs at least {2 * each} products, got {products}")
     return products // each
-
-
-@contextmanager
-def _seeded(seed: int, salt: int) -> Iterator[None]:
-    """Torch's global generator, which curvlinops draws from, seeded inside and restored after."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed * 65537 + salt)
-        yield

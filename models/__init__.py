@@ -31,7 +31,10 @@ MODELS: dict[tuple[str, tuple[int, int, int]], Callable[..., nn.Module]] = {
     ("efficientnet_b0", (3, 32, 32)): cifar_efficientnet_b0,
 }
 
-__all__ = ["MODELS", "InputError", "Normalize", "build_model", "check_model_type", "unknown"]
+__all__ = [
+    "MODELS", "InputError", "Normalize", "add_normalization", "build_model", "check_model_type",
+    "unknown",
+]  # fmt: skip
 
 
 def check_model_type(model_type: str, image_shape: Sequence[int]) -> None:

@@ -122,7 +122,7 @@ def decompose(
             "to write in the DCT basis"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed reseeds CUDA for good
         for name in found:
             layer = DctConv2d(network.get_submodule(name), kind, init)
             network.set_submodule(name, layer, strict=True)

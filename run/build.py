@@ -18,6 +18,7 @@ from train.attacks import Attack, parse_attack
 from train.checkpoint import Checkpoint, load_checkpoint
 from train.data import Images
 from train.datasets import SUBSETS, check_dataset, load_images
+from train.noise import STREAMS, Purpose, check_seed, number_of, seeded
 from train.recipe import Recipe
 from train.schedules import check_not_negative, parse_schedule
 from train.specs import convert, number, parse_spec
@@ -45,13 +46,6 @@ def positive(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < 1:
             raise InputError(f"--{name} must be at least 1, got {value}")
-
-
-def seeded(seed: int) -> int:
-    """Check a seed; InputError for a negative one."""
-    if seed < 0:
-        raise InputError(f"--seed must be 0 or more, got {seed}")
-    return seed
 
 
 def attack_of(text: str | None) -> Attack | None:
@@ -105,8 +99,7 @@ def normalization_of(text: str | None) -> dict[str, list[float]] | None:
 def fresh_network(model: dict[str, Any], seed: int) -> nn.Module:
     """A newly initialised network from the `model` part of a recipe."""
     norm = model.get("normalize")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeded(seed))
+    with seeded(number_of(seed, Purpose.INITIAL_WEIGHTS)):
         return build_model(
             model["model_type"],
             model["image_shape"],
@@ -149,7 +142,7 @@ class Subject:
         count = data.get("examples", 0) + (held_out["examples"] if held_out else 0)
         images = load_images(self.dataset, "train", self.data_dir)
         if 0 < count <= len(images):
-            images = images.subset(count, recipe.get("seed", 0))
+            images = images.subset(count)
             if held_out:
                 images, _ = images.split(held_out["examples"] / count)
         if images.sha256 != data.get("sha256"):
@@ -168,6 +161,7 @@ class Subject:
             "data": data_recipe(images, self.dataset),
             "attack": None if attack is None else repr(attack),
             "seed": seed,
+            "streams": STREAMS,
         }
 
     def problem(self, images: Images, attack: Attack | None, machine: o.Machine) -> Problem:
@@ -177,7 +171,7 @@ class Subject:
             self.network,
             images,
             attack,
-            seed=seeded(machine.seed),
+            seed=check_seed(machine.seed),
             batch_size=machine.batch_size,
             device=device_of(machine.gpu),
         )

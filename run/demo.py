@@ -31,6 +31,7 @@ from train.checkpoint import load_checkpoint
 from train.datasets import load_images
 from train.loop import RunFiles, fit
 from train.methods import Adversarial, Method, Standard
+from train.noise import STREAMS, another_seed
 from train.optimizers import parse_optimizer
 from train.progress import progress
 from train.recipe import normal_form
@@ -95,6 +96,7 @@ class Lab:
         recipe = {
             "command": "demo", "run": name, "model": self.model,
             "data": build.data_recipe(self.train, "mnist5k"), "epochs": epochs, "seed": seed,
+            "streams": STREAMS,
             "attack": repr(getattr(method, "attack", None)),
             "eps_schedule": repr(getattr(method, "eps_schedule", None)),
         }  # fmt: skip
@@ -112,7 +114,7 @@ class Lab:
         """The stored result of this recipe, or a fresh one; half-done grids are completed."""
         path = self.folder / f"{name}.nc"
         recipe = {
-            "command": "demo", "result": name, "demo": repr(self.quantities()),
+            "command": "demo", "result": name, "demo": repr(self.quantities()), "streams": STREAMS,
             "attack": repr(self.attack), "probe": repr(self.probe), "model": self.model,
             "data": build.data_recipe(self.train, "mnist5k"), "checkpoints": self.checkpoints,
         }  # fmt: skip
@@ -189,7 +191,7 @@ class Lab:
         for name, schedule, seed, epochs in (
             ("constant", None, demo.seed, half),
             ("PAS", ramp, demo.seed, demo.epoch_num),
-            ("PAS_2", ramp, demo.seed + 1, demo.epoch_num),
+            ("PAS_2", ramp, another_seed(demo.seed, 1), demo.epoch_num),
         ):
             self.say(f"training: PGD-{demo.iter_num}, eps {demo.eps:g}, {name}")
             method = Adversarial(build.fresh_network(self.model, seed), self.attack, schedule)
@@ -208,7 +210,7 @@ class Lab:
     def surface(self, name: str, cells, save) -> xr.Dataset:
         """Clean and adversarial loss over a filter-normalised random plane."""
         problem = self.problem(name, self.demo.scan_size)
-        plane = [random_direction(problem.origin, self.demo.seed + k) for k in (1, 2)]
+        plane = [random_direction(problem.origin, self.demo.seed, number=k) for k in (0, 1)]
         axis = grid(-1, 1, 2 / max(1, self.demo.scan_points - 1), "scan_points")
         ds = scan(
             problem.under(self.probe), Plane([problem.origin, *plane]), {"x1": axis, "x2": axis},

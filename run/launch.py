@@ -26,6 +26,7 @@ import fire
 from fire.decorators import SetParseFn
 
 from models.errors import InputError, unknown
+from train.locks import release_all
 from train.specs import convert
 
 REQUIRED = inspect.Parameter.empty
@@ -66,6 +67,8 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
     except KeyboardInterrupt:
         print(f"{command}: interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
+    finally:
+        release_all()
 
 
 def keep_freed_pages() -> None:

@@ -33,7 +33,7 @@ def main(
     subject = build.open_network(model2load, network)
     origin = point_of(subject.network)
     if vec2load is None:
-        direction = unit(random_direction(origin, build.seeded(machine.seed), "none"))
+        direction = unit(random_direction(origin, machine.seed, "none"))
         source = f"gaussian, norm 1, seed {machine.seed}"
     else:
         direction, source = load_direction(vec2load, origin, eigenvec_idx)

@@ -76,12 +76,14 @@ def main(
     directions, digests = [], []
     for place, source in enumerate([load_vec1, load_vec2][: len(axes)]):
         if source is None:
-            mode_of, seed = modes[vec_sample_mode], machine.seed + place
+            mode_of, seed = modes[vec_sample_mode], machine.seed
             if mode_of in BANDS:
-                v = band_direction(problem.origin, seed, mode_of, vec_scale)
+                v = band_direction(problem.origin, seed, mode_of, vec_scale, number=place)
             else:
-                v = random_direction(problem.origin, seed, mode_of, vec_bias, vec_scale)
-            digests.append(f"{mode_of}, 1-D {vec_bias}, scale {vec_scale:g}, seed {seed}")
+                v = random_direction(
+                    problem.origin, seed, mode_of, vec_bias, vec_scale, number=place
+                )
+            digests.append(f"{mode_of}, 1-D {vec_bias}, scale {vec_scale:g}, seed {seed}, {place}")
         else:
             v, digest = load_direction(source, problem.origin, place)
             digests.append(digest)

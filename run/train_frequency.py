@@ -12,6 +12,7 @@ from models import InputError
 from models.dct import dct_layers, decompose
 from train.methods import Frequency
 from train.methods.frequency import depth_rule
+from train.noise import Purpose, number_of
 
 DEFAULTS = o.Training(
     epoch_num=125, batch_size=256, optim="name=adamw,lr=0.01,weight_decay=0.01",
@@ -47,7 +48,9 @@ def main(
     if reg_diff_all and (reg_all_freq or reg_diff):
         raise InputError("--reg_diff_all replaces --reg_all_freq and --reg_diff: name one")
     trainer, model, plain = start(fresh, training, output)
-    network = decompose(plain, basis_filter, init_scale, min_kernel_size, training.seed)
+    network = decompose(
+        plain, basis_filter, init_scale, min_kernel_size, number_of(training.seed, Purpose.DCT)
+    )
     layers = depth_rule(len(dct_layers(network)), reg_depth)
     kind = "decay" if reg_diff_all else "all" if reg_all_freq else "highest"
     strength = l2_lambda if l2_reg else 0.0

@@ -17,6 +17,7 @@ from train.data import Images
 from train.datasets import load_images
 from train.loop import RunFiles, fit
 from train.methods import Method
+from train.noise import STREAMS, check_seed
 from train.objectives import OBJECTIVES, Trades
 from train.optimizers import OptimizerSpec, parse_optimizer
 from train.recipe import Recipe, normal_form
@@ -89,6 +90,7 @@ class Trainer:
             "attack": repr(self.attack),
             "augment": self.augment,
             "seed": self.options.seed,
+            "streams": STREAMS,
         }
 
 
@@ -96,6 +98,7 @@ def trainer_of(options: o.Training, dataset: str) -> Trainer:
     """Check the options of a training command and load its images; raises InputError."""
     build.positive(batch_size=options.batch_size, subset_size=options.subset_size)
     build.positive(eval_size=options.eval_size)
+    check_seed(options.seed)
     if options.epoch_num < 0:
         raise InputError(f"--epoch_num must be 0 or more, got {options.epoch_num}")
     optimizer, attack = parse_optimizer(options.optim), build.attack_of(options.attack)
@@ -105,7 +108,7 @@ def trainer_of(options: o.Training, dataset: str) -> Trainer:
     device = build.device_of(options.gpu)
     test = load_images(dataset, "test", options.data_dir).subset(options.eval_size)
     images = load_images(dataset, "train", options.data_dir)
-    images = images.subset(options.subset_size, build.seeded(options.seed))
+    images = images.subset(options.subset_size)
     augment = dataset.startswith("cifar") if options.augment is None else options.augment
     validation = None
     if options.val_fraction:

@@ -27,7 +27,7 @@ from train.loop import RunFiles, fit
 from train.losses import divergence
 from train.methods import Adversarial, Cure, Fomo, Step
 from train.methods.cure import VARIANTS
-from train.noise import Noise
+from train.noise import Noise, Purpose
 from train.objectives import Madry, Trades
 from train.optimizers import parse_optimizer
 from train.prominence import update_masks
@@ -150,7 +150,7 @@ def test_training_with_weight_perturbation_descends_at_the_moved_weights():
     batch = next(data.batches(12))
     loss, _ = method.loss(batch, Step(0, 0.0, 0, 0))
     method.backward(loss)
-    x = Madry().adversary(twin, ATTACK, batch, Noise(0, batch.index, 0))
+    x = Madry().adversary(twin, ATTACK, batch, Noise(0, batch.index, 0, Purpose.TRAINING_ATTACK))
     moved = WeightPerturbation(twin, 0.1)
     moved.perturb(lambda: F.cross_entropy(twin(x), batch.y))
     F.cross_entropy(twin(x), batch.y).backward()
@@ -378,7 +378,7 @@ def test_the_consistency_is_added_to_the_objective():
     method = fomo(network, strength=2.0, both=True)
     method.start_epoch(1)
     batch = next(images(6).batches(6))
-    x = Madry().adversary(network, ATTACK, batch, Noise(0, batch.index, 1))
+    x = Madry().adversary(network, ATTACK, batch, Noise(0, batch.index, 1, Purpose.TRAINING_ATTACK))
     twin = copy.deepcopy(network).train()
     loss, logits = method.loss(batch, Step(1, 1.0, 0, 0))
     stable = method.stable.network
@@ -474,7 +474,12 @@ def test_alpha_ranks_by_one_gradient_alone(alpha, which):
     loss, _ = method.loss(batch, Step(0, 0.0, 0, 0))
     scores = method._scores(loss)
     twin = preact()
-    x = method.attack(copy.deepcopy(twin).eval(), batch.x, batch.y, Noise(0, batch.index, 0))
+    x = method.attack(
+        copy.deepcopy(twin).eval(),
+        batch.x,
+        batch.y,
+        Noise(0, batch.index, 0, Purpose.TRAINING_ATTACK),
+    )
     twin.train()
     clean, logits = twin(batch.x), twin(x)
     chosen = F.cross_entropy(clean if which == "clean" else logits, batch.y)

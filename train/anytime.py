@@ -10,7 +10,7 @@ from torch import nn
 from models.errors import InputError, unknown
 from train.data import Images
 from train.forgetting import forget, forgettable, lowest, new_values
-from train.noise import stream
+from train.noise import Purpose, another_seed, generator_of, stream
 from train.saliency import snip
 
 REPLAYS = ("full", "none", "one", "buffer")
@@ -24,7 +24,7 @@ def chunks(images: Images, size: int, number: int, seed: int) -> list[Images]:
             f"{number} chunks of {size} do not fit: chunks hold 10 or more examples, and "
             f"{images.name} has {len(images)}"
         )
-    order = torch.from_numpy(stream(seed, 0xC4C4).permutation(len(images)))
+    order = torch.from_numpy(stream(seed, Purpose.CHUNKS).permutation(len(images)))
     return [images.take(part.sort().values) for part in order[: size * number].split(size)]
 
 
@@ -38,7 +38,10 @@ def replayed(parts: Sequence[Images], replay: str, buffer_size: int, seed: int) 
         raise unknown("--replay", replay, REPLAYS)
     chosen = {"full": parts, "none": parts[-1:], "one": parts[-2:]}.get(replay)
     if chosen is None:
-        kept = [p.subset(min(buffer_size, len(p)), seed + n) for n, p in enumerate(parts[:-1])]
+        kept = [
+            p.subset(min(buffer_size, len(p)), another_seed(seed, n))
+            for n, p in enumerate(parts[:-1])
+        ]
         chosen = [*kept, parts[-1]]
     return join(chosen)
 
@@ -83,7 +86,7 @@ def forget_between(
         return sum(p.numel() for p in network.parameters())
     weights = forgettable(network, "all", shortcut=True)
     if rule == "shrink_perturb":
-        generator = torch.Generator().manual_seed(int(stream(seed, 0xF062, chunk).integers(2**31)))
+        generator = generator_of(seed, Purpose.SHRINK_PERTURB, chunk)
         with torch.no_grad():
             for w in weights.values():
                 noise = torch.randn(w.shape, generator=generator).to(w)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from train.data import Batch
-from train.noise import stream
+from train.noise import Purpose, stream
 
 PADDING = 4
 
@@ -26,7 +26,7 @@ class Crop(NamedTuple):
     def draw(cls, index: Tensor, seed: int, epoch: int) -> Crop:
         """A function of the seed, the epoch and each example's place in the data set alone."""
         shape = (2 * PADDING + 1, 2 * PADDING + 1, 2)
-        draws = [stream(seed, 0xA06, epoch, i).integers(shape) for i in index.tolist()]
+        draws = [stream(seed, Purpose.CROP, epoch, i).integers(shape) for i in index.tolist()]
         return cls(*torch.from_numpy(np.stack(draws)).unbind(1))
 
     def apply(self, padded: Tensor) -> Tensor:

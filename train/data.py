@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.errors import InputError
-from train.noise import stream
+from train.noise import Purpose, stream
 
 
 class Batch(NamedTuple):
@@ -77,7 +77,7 @@ class Images:
             return self
         if not 1 <= size <= len(self):
             raise InputError(f"{self.name}: a subset needs 1..{len(self)} examples, got {size}")
-        chosen = np.sort(stream(seed, 0xDA7A).permutation(len(self))[:size])
+        chosen = np.sort(stream(seed, Purpose.SUBSET).permutation(len(self))[:size])
         return self.take(torch.from_numpy(chosen))
 
     def split(self, fraction: float) -> tuple[Images, Images]:
@@ -86,7 +86,7 @@ class Images:
         if not 0 < fraction < 1 or count == len(self):
             raise InputError(f"{self.name}: a split needs a fraction between 0 and 1 that leaves "
                              f"examples on both sides, got {fraction:g}")  # fmt: skip
-        order = torch.from_numpy(stream(0, 0x5A11).permutation(len(self)))
+        order = torch.from_numpy(stream(0, Purpose.SPLIT).permutation(len(self)))
         return self.take(order[count:].sort().values), self.take(order[:count].sort().values)
 
     def batches(
@@ -106,4 +106,4 @@ class Images:
 
     def shuffled(self, seed: int, epoch: int) -> Tensor:
         """The order of one training epoch: a function of the seed and the epoch alone."""
-        return torch.from_numpy(stream(seed, 0x5F1E, epoch).permutation(len(self)))
+        return torch.from_numpy(stream(seed, Purpose.ORDER, epoch).permutation(len(self)))

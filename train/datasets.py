@@ -13,7 +13,7 @@ import torch
 from models.errors import InputError, unknown
 from models.torchvision_import import import_torchvision
 from train.data import Images
-from train.noise import stream
+from train.noise import Purpose, stream
 
 #: torchvision sets by name: (class, number of classes)
 TORCHVISION = {
@@ -65,7 +65,7 @@ def _mnist5k(subset: str) -> Images:
     pixels, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
     chosen = []
     for digit in range(10):
-        places = stream(0, 0x5000, digit).permutation(np.flatnonzero(labels == digit))
+        places = stream(0, Purpose.MNIST5K, digit).permutation(np.flatnonzero(labels == digit))
         chosen.append(places[:400] if subset == "train" else places[400:])
     # interleave the classes, so that every prefix is nearly balanced
     index = np.stack(chosen, axis=1).ravel()

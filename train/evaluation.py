@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from train.attacks import Attack, Predict
 from train.data import Batch, Images
 from train.guard import undisturbed
-from train.losses import Loss, cross_entropy
+from train.losses import Loss, cross_entropy, predicted
 from train.noise import Noise
+from train.precision import exact
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ def evaluate(
     losses, correct = [], []
     options = {"batch_size": batch_size, "seed": seed, "device": device, "dtype": dtype}
     for batch, x in attacked(predict, images, attack, **options):
-        with torch.no_grad():
+        with torch.no_grad(), exact():
             logits = predict(x)
-            losses.append(loss(logits, batch.y).double().cpu())
-            correct.append((logits.argmax(1) == batch.y).cpu())
+        losses.append(loss(logits, batch.y).double().cpu())
+        correct.append((predicted(logits) == batch.y).cpu())
         if tick is not None:
             tick(len(batch.y))
     return Scores(torch.cat(losses), torch.cat(correct))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.errors import InputError, unknown
 from models.stages import CLASSIFIER, STEM, later, stages
-from train.noise import stream
+from train.noise import Purpose, number_of, stream
 
 SCOPES = ("later", "last_stage", "first", "all")
 INITS = ("fresh", "rewind", "zero", "stable")
@@ -55,7 +55,7 @@ def draw_masks(
 
     `exact`: round(fraction * entries) of every tensor; else every entry with this probability.
     """
-    generator = stream(seed, 0xF060, cycle)
+    generator = stream(seed, Purpose.FORGETTING_MASK, cycle)
     masks = {}
     for name, w in weights.items():
         if exact:
@@ -106,7 +106,7 @@ def new_values(
         return {name: torch.zeros_like(w) for name, w in weights.items()}
     if init == "stable":
         return {name: stable[name].to(w) for name, w in weights.items()}
-    number = seed if init == "rewind" else int(stream(seed, 0xF061, cycle).integers(2**31))
+    number = seed if init == "rewind" else number_of(seed, Purpose.FORGETTING_VALUES, cycle)
     source = fresh(number).state_dict()
     return {name: source[name].to(w) for name, w in weights.items()}
 

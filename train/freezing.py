@@ -9,6 +9,7 @@ from torch import nn
 
 from models.errors import unknown
 from models.stages import CLASSIFIER, STEM, stages
+from train.noise import Purpose, generator_of
 
 
 def check_stages(network: nn.Module, chosen: Sequence[str]) -> None:
@@ -44,22 +45,26 @@ def train_only(
             network.get_parameter(member).requires_grad_(name in kept)
     if not reinitialise:
         return
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed, Purpose.FREEZING)
     for name in chosen:
         for path in dict.fromkeys(m.rpartition(".")[0] for m in found[name] if name != STEM):
             _draw(network.get_submodule(path), generator, name == CLASSIFIER, reinitialise_bn)
 
 
 def _draw(module: nn.Module, generator: torch.Generator, classifier: bool, bn: bool) -> None:
+    """Draw on the CPU, whatever the device: the same numbers everywhere."""
     with torch.no_grad():
         if isinstance(module, nn.BatchNorm2d):
             if bn:
                 module.reset_parameters()
         elif isinstance(module, nn.Linear) and classifier:
-            module.weight.normal_(0, 0.01, generator=generator)
+            drawn = torch.empty(module.weight.shape).normal_(0, 0.01, generator=generator)
+            module.weight.copy_(drawn)
             if module.bias is not None:
                 module.bias.zero_()
         else:
+            drawn = torch.empty(module.weight.shape)
             nn.init.kaiming_uniform_(
-                module.weight, mode="fan_out", nonlinearity="relu", generator=generator
+                drawn, mode="fan_out", nonlinearity="relu", generator=generator
             )
+            module.weight.copy_(drawn)

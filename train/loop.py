@@ -15,7 +15,9 @@ from models.errors import InputError
 from train.augment import crop_and_flip
 from train.checkpoint import save_checkpoint, stored_recipe
 from train.data import Images
+from train.losses import predicted
 from train.methods.base import Kept, Method, Step
+from train.noise import Purpose, number_of
 from train.optimizers import OptimizerSpec
 from train.progress import progress
 from train.recipe import Recipe, check_folder, check_same, write_atomically
@@ -118,7 +120,7 @@ def fit(
     if resume is not None:
         start = _restore(resume, method, optim)
     else:
-        torch.manual_seed(seed)
+        torch.manual_seed(number_of(seed, Purpose.TRAINING))  # dropout
         if files is not None:
             files.save("_init.ckpt", method.weights(), 0)
     metrics, steps_per_epoch = start.metrics, -(-len(images) // batch_size)
@@ -150,7 +152,7 @@ def fit(
                 method.backward(loss)
                 optim.step()
                 method.after_step(step)
-                position.add(loss.item(), (logits.argmax(1) == batch.y).sum().item(), len(batch.y))
+                position.add(loss.item(), (predicted(logits) == batch.y).sum().item(), len(batch.y))
                 bar.update(len(batch.y))
                 bar.set_postfix(epoch=epoch + 1, loss=f"{position.loss:.3f}", refresh=False)
                 if files is not None and time.monotonic() - saved > state_seconds:

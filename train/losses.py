@@ -26,6 +26,14 @@ def divergence(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Tens
     return (p.exp() * (p - q)).sum(1) * temperature**2
 
 
+def predicted(logits: Tensor) -> Tensor:
+    """The predicted class (N,) of logits (N, C), -1 where one is NaN or infinite.
+
+    argmax calls a row of NaN class 0, which would count as right for every example of class 0.
+    """
+    return logits.argmax(1).where(logits.isfinite().all(1), -1)
+
+
 def sample_labels(logits: Tensor, uniform: Tensor) -> Tensor:
     """Labels (N,) drawn from softmax(logits) by inversion of uniform numbers (N,) in [0,1)."""
     below = logits.softmax(1).cumsum(1) <= uniform[:, None].to(logits)

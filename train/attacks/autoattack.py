@@ -8,8 +8,6 @@ attacks always work on `chunk` examples at a time: physical batch size changes n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +20,8 @@ from torch import Tensor
 from models.errors import InputError, unknown
 from train.attacks.base import Attack, Predict
 from train.attacks.norms import INF, project
-from train.noise import Noise
+from train.losses import predicted
+from train.noise import Noise, seeded
 
 CHUNK = 100
 
@@ -31,17 +30,9 @@ def _norm(order: float) -> str:
     return "Linf" if order == INF else "L2"
 
 
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Give the library the global generator it insists on, and hand it back as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
 def _fooled(predict: Predict, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
-        return predict(x).argmax(1) != y
+        return predicted(predict(x)) != y
 
 
 def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -87,7 +78,7 @@ class APGD(Attack):
         worst = x
         fooled = _fooled(predict, x, y)
         best_loss = torch.full_like(x[:, 0, 0, 0], -torch.inf)
-        with _seeded(noise.batch_seed(), x.device):
+        with seeded(noise.batch_seed(), x.device):
             for _ in range(self.restarts):
                 best, _, losses, misclassified = attack.attack_single_run(x, y)
                 best = _within(best, x, self.eps, self.order)
@@ -130,7 +121,7 @@ class Square(Attack):
             device=x.device,
         )
         attack.init_hyperparam(x)
-        with torch.no_grad(), _seeded(noise.batch_seed(), x.device):
+        with torch.no_grad(), seeded(noise.batch_seed(), x.device):
             worst, (smallest, _) = x, attack.margin_and_loss(x, y)
             for _ in range(self.restarts):
                 _, found = attack.attack_single_run(x, y)
@@ -159,7 +150,7 @@ class AutoAttack(Attack):
         )
         attack.apgd_targeted.n_target_classes = min(9, classes - 1)
         attack.fab.n_target_classes = min(9, classes - 1)
-        with _seeded(noise.batch_seed(), x.device):
+        with seeded(noise.batch_seed(), x.device):
             found, _ = attack.run_standard_evaluation(x, y, batch_size=len(x))
         found = _within(found, x, self.eps, self.order)
         robust = ~_fooled(predict, found, y)

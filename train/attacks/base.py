@@ -12,8 +12,10 @@ from torch import Tensor
 from models.errors import InputError
 from train.attacks.norms import INF, check_order
 from train.noise import Noise, noise_for
+from train.precision import exact
 
 Predict = Callable[[Tensor], Tensor]
+_ROUNDING = 1e-6  # of images that were scaled in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +44,30 @@ class Attack(ABC):
     def __call__(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise | int = 0) -> Tensor:
         """Adversarial images (N, C, H, W) for clean x in [0,1] and labels y (N,).
 
-        `noise` is a seed or the examples' noise. eps = 0 returns x itself.
+        `noise` is a seed or the examples' noise. eps = 0 returns x itself. Raises InputError for
+        pixels outside [0,1].
         """
         if self.eps == 0:
             return x
-        return self.perturb(predict, x.detach(), y, noise_for(x, noise)).detach()
+        check_range(x)
+        with exact():
+            return self.perturb(predict, x.detach(), y, noise_for(x, noise)).detach()
 
     @abstractmethod
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The search itself, for eps > 0."""
+
+
+def check_range(x: Tensor) -> None:
+    """Raise InputError for images outside [0,1] or not finite: eps and clipping mean nothing there.
+
+    Loaders often deliver normalised images, on which a clip to [0,1] moves pixels by far more than
+    eps.
+    """
+    low, high = (float(v) for v in x.aminmax())
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+        raise InputError(
+            f"attacks need images in [0,1], got pixels from {low:.4g} to {high:.4g}; leave the "
+            "images in [0,1] and normalise inside the network: --normalize mean=..,std=.., or "
+            "models.add_normalization(network, mean, std)"
+        )

@@ -10,7 +10,7 @@ from train.average import Average
 from train.data import Batch, Images
 from train.evaluation import Scores, judged
 from train.methods.base import Kept, Method, Step
-from train.noise import Noise
+from train.noise import Noise, Purpose
 from train.objectives import Madry, Objective
 from train.schedules import Schedule
 from train.weight_perturbation import WeightPerturbation
@@ -63,7 +63,7 @@ class Adversarial(Method):
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         """Mean loss of the objective, and the logits of the adversarial batch."""
         attack = self.attack_at(step)
-        noise = Noise(step.seed, batch.index, step.epoch)
+        noise = Noise(step.seed, batch.index, step.epoch, Purpose.TRAINING_ATTACK)
         x = self.objective.adversary(self.network, attack, batch, noise)
         if self.awp is not None:
             self.awp.perturb(lambda: self.objective.loss(self.network, batch, x)[0])

@@ -14,7 +14,7 @@ from train.augment import PADDING, Crop
 from train.data import Batch, Images
 from train.evaluation import Scores, judged
 from train.methods.base import Method, Step
-from train.noise import stream
+from train.noise import Purpose, stream
 from train.schedules import Schedule
 from train.taps import disturbed, tapped
 
@@ -224,8 +224,6 @@ def _first_memory(images: Images, padding: int, seed: int) -> Tensor:
     """1e-3 N(0,1) per example, a function of the seed and its place in the data set alone."""
     channels, height, width = images.image_shape
     shape = (channels, height + 2 * padding, width + 2 * padding)
-    rows = [
-        torch.from_numpy(stream(seed, 0xA9A7, int(i)).standard_normal(shape, dtype="float32"))
-        for i in images.index
-    ]
+    own = [stream(seed, Purpose.GENERATOR_MEMORY, int(i)) for i in images.index]
+    rows = [torch.from_numpy(draw.standard_normal(shape, dtype="float32")) for draw in own]
     return 1e-3 * torch.stack(rows)

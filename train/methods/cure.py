@@ -17,7 +17,7 @@ from train.evaluation import Scores, judged
 from train.guard import undisturbed
 from train.losses import divergence
 from train.methods.base import Kept, Method, Step
-from train.noise import Noise, stream
+from train.noise import Noise, Purpose, stream
 from train.prominence import SCOPES, update_masks
 
 #: what is kept of every masked tensor, as means over the steps of an epoch
@@ -137,7 +137,7 @@ class Cure(Method):
             logits = self.network(batch.x)
             return F.cross_entropy(logits, batch.y), logits
         with undisturbed(self.network):
-            noise = Noise(step.seed, batch.index, step.epoch)
+            noise = Noise(step.seed, batch.index, step.epoch, Purpose.TRAINING_ATTACK)
             x = self.attack(self.network, batch.x, batch.y, noise)
         clean, logits = self.network(batch.x), self.network(x)
         natural, robust = F.cross_entropy(clean, batch.y), F.cross_entropy(logits, batch.y)
@@ -209,7 +209,7 @@ class Cure(Method):
         if step.epoch < self.warmup:
             return
         self._t += 1
-        if stream(step.seed, 0xC0E, step.number).random() < self.rate:
+        if stream(step.seed, Purpose.REVISION, step.number).random() < self.rate:
             self.revision.update(1 - min(1 - 1 / (self._t + 1), self.decay))
 
     def _running(self) -> dict[str, dict[str, Tensor]]:

@@ -17,7 +17,7 @@ from train.evaluation import Scores, judged
 from train.forgetting import INITS, draw_masks, forget, forgettable, lowest, new_values
 from train.losses import divergence
 from train.methods.base import Kept, Method, Step
-from train.noise import Noise
+from train.noise import Noise, Purpose
 from train.objectives import Madry, Objective
 from train.saliency import snip
 from train.weight_perturbation import WeightPerturbation
@@ -138,7 +138,7 @@ class Fomo(Method):
 
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         """The objective's mean loss and, in relearning, the consistency; adversarial logits."""
-        noise = Noise(step.seed, batch.index, step.epoch)
+        noise = Noise(step.seed, batch.index, step.epoch, Purpose.TRAINING_ATTACK)
         x = self.objective.adversary(
             self.network, self.attack, batch, noise, train_mode=self.train_mode
         )

@@ -1,0 +1,24 @@
+"""Full precision unless the user asks for less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Full precision inside: cuDNN's convolutions run in TF32 unless forbidden.
+
+    Who wants TF32 sets `torch.set_float32_matmul_precision("high")`, which is obeyed for both.
+    Nothing is changed on the way out.
+    """
+    wanted = torch.get_float32_matmul_precision() != "highest"
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
