@@ -13,6 +13,7 @@ from torch import Tensor
 from models import build_model
 from models.blocks import input_sizes
 from models.errors import InputError
+from train.precision import exact
 
 
 def convolutions(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -40,7 +41,10 @@ def map_sizes(model: Mapping | None) -> dict[str, int]:
     with torch.random.fork_rng(devices=[]):
         network = build_model(model["model_type"], model["image_shape"], width=model["width"],
                               bias=model["bias"], num_classes=model["num_classes"])  # fmt: skip
-    return {f"{n}.weight": size for n, size in input_sizes(network, model["image_shape"]).items()}
+    with exact():
+        return {
+            f"{n}.weight": size for n, size in input_sizes(network, model["image_shape"]).items()
+        }
 
 
 def filter_spectrum(

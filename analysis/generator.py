@@ -20,6 +20,7 @@ from train.data import Images
 from train.evaluation import attacked, evaluate
 from train.losses import predicted
 from train.noise import Noise, Purpose
+from train.precision import exact
 from train.taps import tapped
 
 
@@ -115,6 +116,7 @@ def _is_high(height: int, width: int) -> Tensor:
     return (rows[:, None] > 0.25) | (columns[None, :] > 0.25)
 
 
+@exact()
 def alignment(problem: Problem, eps: float) -> dict[str, float]:
     """Mean cosine of loss gradients at x and x + U(-eps, eps) (Andriushchenko and Flammarion 2020).
 

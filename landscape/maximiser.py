@@ -9,6 +9,7 @@ from torch import Tensor
 
 from train.attacks.norms import INF, row_norm
 from train.losses import cross_entropy
+from train.precision import exact
 
 
 def columns(v: Tensor) -> Tensor:
@@ -44,6 +45,7 @@ def onto_ball_and_box(x: Tensor, moved: Tensor, eps: float, order: float) -> Ten
     return x + at(torch.where(inside, 0, high))
 
 
+@exact()
 def refine(
     predict, x: Tensor, y: Tensor, start: Tensor, *, eps: float, order: float, iterations: int = 60
 ) -> Tensor:

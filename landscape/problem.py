@@ -16,6 +16,7 @@ from train.attacks import Attack, Predict
 from train.data import Batch, Images
 from train.evaluation import Scores, attacked, evaluate
 from train.losses import LOSSES
+from train.precision import exact
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Problem:
             **{k: b.to(dtype) if b.is_floating_point() else b for k, b in buffers.items()},
             **point,
         }
-        return lambda x: functional_call(self.network, state, (x,))
+        return exact()(lambda x: functional_call(self.network, state, (x,)))
 
     def scores(
         self, point: Point | None = None, buffers: Mapping[str, Tensor] | None = None, tick=None

@@ -15,6 +15,7 @@ import inspect
 import io
 import logging
 import os
+import re
 import sys
 import types
 import typing
@@ -50,8 +51,14 @@ class Option:
         return self.kind.__name__
 
 
-def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
-    """Run `main` with the command line; exit status 2 and one line on stderr for bad input."""
+def launch(
+    main: Callable[..., None], argv: Sequence[str] | None = None, *, shared: bool = False
+) -> None:
+    """Run `main` with the command line; exit status 2 and one line on stderr for bad input.
+
+    `shared`: the command shares its work between the processes of torchrun; others refuse more
+    than one, which would all do the same and write the same files.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = os.path.basename(sys.argv[0])
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
@@ -60,15 +67,28 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
         return
     keep_freed_pages()
     try:
+        if not shared:
+            _check_alone(command)
         main(**arguments(main, argv))
     except (InputError, OSError) as error:
-        print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{command}: interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
     finally:
         release_all()
+
+
+def _check_alone(command: str) -> None:
+    """Raise InputError under torchrun with several processes."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world.isdigit() and int(world) > 1:
+        raise InputError(
+            f"{command} does not share its work between processes; start it without torchrun "
+            "(calc_hessian is the command that does)"
+        )
 
 
 def keep_freed_pages() -> None:
@@ -171,10 +191,12 @@ def _check_flags(options: dict[str, Option], argv: Sequence[str]) -> None:
 def _typed(text: str, option: Option, name: str) -> Any:
     if text == "None" and option.optional:
         return None
+    if not text.strip():
+        raise InputError(f"option --{name} needs a value ({option.type_name}), got an empty one")
     if typing.get_origin(option.kind) is tuple:
         element = typing.get_args(option.kind)[0]
-        if element is str:  # blanks are meaningful: a,,b
-            return tuple(text.split(","))
+        if element is str:  # blanks are meaningful: a,,b; \, is a comma within a name
+            return tuple(part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text))
         parts = text.strip("()[] ").split(",")
         return tuple(convert(part.strip(), element, f"--{name}") for part in parts if part.strip())
     return convert(text, option.kind, f"--{name}")

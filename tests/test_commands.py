@@ -21,7 +21,7 @@ from models import build_model
 from train.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = sorted(p.stem for p in (ROOT / "run").glob("*.py") if "launch(main)" in p.read_text())
+COMMANDS = sorted(p.stem for p in (ROOT / "run").glob("*.py") if "launch(main" in p.read_text())
 REQUIRED = {
     "train_normal", "selfcheck", "calc_hessian", "scan_param", "train_curve", "scan_curve",
     "generate_adversary", "analyze_adversary", "perturb_param", "calc_param_distance",

@@ -19,6 +19,7 @@ from train.losses import predicted
 from train.methods.base import Kept, Method, Step
 from train.noise import Purpose, number_of
 from train.optimizers import OptimizerSpec
+from train.precision import exact
 from train.progress import progress
 from train.recipe import Recipe, check_folder, check_same, write_atomically
 from train.schedules import Constant, Schedule
@@ -82,6 +83,7 @@ def read_state(path: Path) -> dict:
         raise InputError(f"{path} cannot be read ({type(error).__name__}); remove it") from None
 
 
+@exact()
 def fit(
     method: Method,
     images: Images,

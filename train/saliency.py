@@ -8,8 +8,10 @@ from torch.nn import functional as F
 
 from train.data import Images
 from train.guard import undisturbed
+from train.precision import exact
 
 
+@exact()
 def snip(
     network: nn.Module,
     images: Images,

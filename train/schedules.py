@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from models.errors import InputError
-from train.specs import build_named
+from train.specs import Unit, build_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,10 +262,13 @@ def check_not_negative(schedule: Schedule, epochs: int, what: str) -> None:
 _BUDGETS = {"start_v", "slope", "low_v", "up_v", "eps_min", "eps_max", "min", "max"}
 
 
-def parse_schedule(text: str, what: str, *, budget: bool = False) -> Schedule:
+def parse_schedule(
+    text: str, what: str, *, budget: bool = False, beside: Unit = Unit.UNSET
+) -> Schedule:
     """Build a schedule from its spec; with `budget` its values are radii with settled units.
 
-    Raises InputError for an unknown name or key, mixed units and negative budgets.
+    `beside` is the unit of the command's --attack. Raises InputError for an unknown name or key,
+    unclear units and negative budgets.
     """
     return build_named(
         SCHEDULES,
@@ -274,4 +277,5 @@ def parse_schedule(text: str, what: str, *, budget: bool = False) -> Schedule:
         what,
         budgets=_BUDGETS if budget else set(),
         signed=frozenset({"slope"}),
+        beside=beside,
     )

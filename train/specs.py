@@ -2,7 +2,7 @@
 
 A spec names one thing from a registry and its options; lists inside a spec use colons
 (`ckpt_list=0:100`). Budgets (radii and steps in pixel space) have their unit settled once for the
-whole spec, never value by value, because a ramp in 1/255 passes through values below 1.
+whole command, by --attack, never value by value: a ramp in 1/255 passes through values below 1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from fractions import Fraction
+from enum import Enum
 from typing import Any
 
 from models.errors import InputError, unknown
@@ -32,9 +32,10 @@ def parse_spec(text: str, what: str) -> dict[str, str]:
 
 
 def number(text: str, what: str) -> float:
-    """Parse a finite number or a fraction such as 8/255."""
+    """Parse a finite number or a quotient of two, such as 8/255 or 0.25/255."""
+    above, slash, below = text.partition("/")
     try:
-        value = float(Fraction(text)) if "/" in text else float(text)
+        value = float(above) / float(below) if slash else float(text)
     except (ValueError, ZeroDivisionError):
         raise InputError(f"{what} must be a number or a fraction, got {text!r}") from None
     if not math.isfinite(value):
@@ -42,36 +43,102 @@ def number(text: str, what: str) -> float:
     return value
 
 
-def resolve_budgets(
-    spec: Mapping[str, str], keys: set[str], what: str, signed: frozenset[str] = frozenset()
-) -> dict[str, float]:
-    """Return the budgets among `keys` as fractions of [0,1], with one unit for the whole spec.
+def whole(text: str, what: str) -> int:
+    """Parse a whole number of at most 2^63 - 1 in size; 1e3 is one."""
+    try:
+        value = int(text)  # exactly: a float holds no seed above 2^53
+    except ValueError:
+        try:
+            value = number(text, what)
+        except InputError:
+            value = math.nan
+        if not float(value).is_integer():
+            raise InputError(f"{what} must be a whole number, got {text!r}") from None
+        value = int(value)
+    if abs(value) >= 2**63:
+        raise InputError(f"{what} must be below 2^63 in size, got {text!r}")
+    return value
 
-    If any budget exceeds 1, all bare numbers are in 1/255; otherwise all are fractions of [0,1].
-    Explicit fractions (8/255) are what they say. Raises InputError for an explicit fraction beside
-    a bare number above 1, for a bare 1 with nothing above 1 beside it, and for a negative budget
-    (keys in `signed`, such as a slope, may be negative).
+
+class Unit(Enum):
+    """How the budgets of a spec are written, and so how bare numbers beside them are read."""
+
+    UNSET = "no budget that would settle it"
+    FRACTION = "fractions of [0,1]"
+    GREY = "1/255"
+    EXPLICIT = "explicit fractions such as 8/255"
+
+
+def unit_of(spec: Mapping[str, str], keys: set[str], what: str) -> Unit:
+    """How a spec writes its budgets, those among `keys`; 0 has no unit."""
+    values = {k: number(v, f"{what}: {k}") for k, v in spec.items() if k in keys}
+    bare = [v for k, v in values.items() if v and "/" not in spec[k]]
+    if bare:
+        return Unit.GREY if any(abs(v) > 1 for v in bare) else Unit.FRACTION
+    return Unit.EXPLICIT if any(values.values()) else Unit.UNSET
+
+
+def resolve_budgets(
+    spec: Mapping[str, str],
+    keys: set[str],
+    what: str,
+    signed: frozenset[str] = frozenset(),
+    beside: Unit = Unit.UNSET,
+) -> dict[str, float]:
+    """Return the budgets among `keys` as fractions of [0,1], with one unit for the whole command.
+
+    The unit of bare numbers is that of --attack where it has one (`beside`). Otherwise, if any
+    budget of the spec exceeds 1, all its bare numbers are in 1/255; else all are fractions of
+    [0,1]. Explicit fractions (8/255) are what they say. Raises InputError for a negative budget
+    (keys in `signed`, such as a slope, may be negative) and wherever the unit is not clear: an
+    explicit fraction beside a bare number above 1; a bare 1 with nothing above 1 beside it; bare
+    numbers above 1 beside an --attack in fractions; other bare numbers beside an explicit --attack.
     """
     values = {k: number(v, f"{what}: {k}") for k, v in spec.items() if k in keys}
     for key, value in values.items():
         if value < 0 and key not in signed:
             raise InputError(f"{what}: {key} is a budget and must not be negative, got {spec[key]}")
-    bare = {k: v for k, v in values.items() if "/" not in spec[k]}
-    explicit = sorted(set(values) - set(bare))
-    in_255 = any(abs(v) > 1 for v in bare.values())
-    if in_255 and explicit:
-        large = next(k for k, v in bare.items() if abs(v) > 1)
+    bare = {k: v for k, v in values.items() if v and "/" not in spec[k]}
+    own = unit_of(spec, keys, what)
+    unit = own if beside in (Unit.UNSET, Unit.EXPLICIT) else beside
+    if bare:
+        _check_clear(spec, values, bare, what, own, beside)
+    grey = 1 / 255 if unit is Unit.GREY else 1.0
+    return {k: v * grey if k in bare else v for k, v in values.items()}
+
+
+def _check_clear(
+    spec: Mapping[str, str],
+    values: Mapping[str, float],
+    bare: Mapping[str, float],
+    what: str,
+    own: Unit,
+    beside: Unit,
+) -> None:
+    """Raise InputError if bare numbers of a spec could be read in two units."""
+    key = max(bare, key=lambda k: abs(bare[k]))
+    text = spec[key]
+    explicit = next((k for k in sorted(values) if k not in bare and values[k]), None)
+    if beside is Unit.FRACTION and own is Unit.GREY:
         raise InputError(
-            f"{what}: mixed units, {explicit[0]}={spec[explicit[0]]} beside {large}={spec[large]}; "
-            f"write {large}={spec[large]}/255, or all of them as bare numbers in 1/255"
+            f"{what}: {key}={text} is above 1, but --attack is in fractions of [0,1]; "
+            f"write {key}={text}/255, or both in 1/255"
         )
-    for key, value in bare.items():
-        if abs(value) == 1 and not in_255:
-            raise InputError(
-                f"{what}: {key}={spec[key]} is ambiguous; "
-                f"write {key}=1/255 for one grey level or {key}=255/255 for the whole range"
-            )
-    return {k: v / 255 if in_255 and k in bare else v for k, v in values.items()}
+    if beside is Unit.EXPLICIT and own is Unit.FRACTION:
+        raise InputError(
+            f"{what}: the unit of {key}={text} is not clear beside an --attack in explicit "
+            f"fractions; write {key}={text}/255 for grey levels or {key}={text}/1 for the range"
+        )
+    if own is Unit.GREY and explicit and beside is not Unit.GREY:
+        raise InputError(
+            f"{what}: mixed units, {explicit}={spec[explicit]} beside {key}={text}; "
+            f"write {key}={text}/255, or all of them as bare numbers in 1/255"
+        )
+    if beside is Unit.UNSET and own is Unit.FRACTION and abs(bare[key]) == 1:
+        raise InputError(
+            f"{what}: {key}={text} is ambiguous; "
+            f"write {key}=1/255 for one grey level or {key}=255/255 for the whole range"
+        )
 
 
 def convert(text: str, annotation: Any, what: str) -> Any:
@@ -86,13 +153,7 @@ def convert(text: str, annotation: Any, what: str) -> Any:
             raise InputError(f"{what} must be one of 0, 1, true, false, got {text!r}")
         return table[text.lower()]
     if annotation is int:
-        try:
-            value = number(text, what)
-        except InputError:
-            value = math.nan
-        if not value.is_integer():
-            raise InputError(f"{what} must be a whole number, got {text!r}")
-        return int(value)
+        return whole(text, what)
     if annotation is float:
         return number(text, what)
     if typing.get_origin(annotation) is tuple:
@@ -121,16 +182,18 @@ def build(
     signed: frozenset[str] = frozenset(),
     aliases: Mapping[str, str] = types.MappingProxyType({}),
     ignored: set[str] = frozenset(),
+    beside: Unit = Unit.UNSET,
 ) -> Any:
     """Build the frozen dataclass `cls` from a spec, checking every key and type.
 
     `aliases` maps the spec's vocabulary to field names, `ignored` are keys of the reference's
-    vocabulary that never had an effect. Missing and unknown keys raise InputError.
+    vocabulary that never had an effect, `beside` is the unit of the command's --attack. Fields with
+    metadata spec=False are not the user's to set. Missing and unknown keys raise InputError.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("spec", f.init)}
     hints = typing.get_type_hints(cls)
     keys = {aliases_of(name, aliases): name for name in fields}
-    radii = resolve_budgets(spec, budgets, what, signed)
+    radii = resolve_budgets(spec, budgets, what, signed, beside)
     options: dict[str, Any] = {}
     for key, text in spec.items():
         if key == "name" or key in ignored:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from models.errors import InputError
 from train.attacks.autoattack import APGD, AutoAttack, Square
 from train.attacks.base import Attack, Predict
 from train.attacks.ensemble import mixture
 from train.attacks.kl import KLPGD
 from train.attacks.pgd import FGSM, PGD
-from train.specs import build_named
+from train.specs import Unit, build_named, parse_spec, unit_of
 
 #: spec name -> attack
 ATTACKS: dict[str, type[Attack]] = {
@@ -22,21 +25,36 @@ ATTACKS: dict[str, type[Attack]] = {
 # the vocabulary of Liu et al. 2020 -> ours; the ignored keys had no effect there either
 _ALIASES = {"threshold": "eps", "iter_num": "iterations", "loss_type": "loss"}
 _IGNORED = {"alpha", "window_size_factor"}
+_BUDGETS = {"threshold", "step_size"}
 
-__all__ = ["ATTACKS", "FGSM", "KLPGD", "PGD", "Attack", "Predict", "mixture", "parse_attack"]
+__all__ = [
+    "ATTACKS", "FGSM", "KLPGD", "PGD", "Attack", "Predict", "check_budget", "mixture",
+    "parse_attack",
+]  # fmt: skip
 
 
-def parse_attack(text: str, what: str = "--attack") -> Attack:
+def check_budget(attack: Attack, eps: float, what: str) -> None:
+    """Raise InputError, naming the option `what`, for a budget that the attack cannot take."""
+    try:
+        attack.at(eps)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
+
+
+def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -> Attack:
     """Build an attack from its spec, e.g. name=pgd,step_size=2,threshold=8,iter_num=10,order=-1.
 
-    Raises InputError for unknown names and keys, wrong types, mixed units, negative budgets.
+    `beside` is the unit of another attack that settles it for the command. Raises InputError for
+    unknown names and keys, wrong types, unclear units, negative budgets and l_inf radii above 1.
     """
-    return build_named(
+    attack = build_named(
         ATTACKS,
         text,
         "attack",
         what,
-        budgets={"threshold", "step_size"},
+        budgets=_BUDGETS,
         aliases=_ALIASES,
         ignored=_IGNORED,
+        beside=beside,
     )
+    return replace(attack, unit=unit_of(parse_spec(text, what), _BUDGETS, what))

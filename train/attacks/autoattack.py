@@ -60,6 +60,8 @@ class APGD(Attack):
             raise unknown("loss_type of attack apgd", self.loss, ("ce", "dlr"))
         if self.iterations < 1 or self.restarts < 1:
             raise InputError("attack apgd: iter_num and restarts must be at least 1")
+        if not 0 < self.rho < 1:
+            raise InputError(f"attack apgd: rho must lie between 0 and 1, got {self.rho:g}")
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """A misclassified iterate where one was met, else the iterate of largest loss."""
@@ -108,6 +110,10 @@ class Square(Attack):
         super().__post_init__()
         if self.iterations < 1 or self.restarts < 1:
             raise InputError("attack square: iter_num and restarts must be at least 1")
+        if not 0 < self.p_init <= 1:
+            raise InputError(
+                f"attack square: p_init must lie in 0..1, above 0, got {self.p_init:g}"
+            )
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The point of smallest margin among x and all iterates."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from models.errors import InputError
 from train.attacks.norms import INF, check_order
 from train.noise import Noise, noise_for
 from train.precision import exact
+from train.specs import Unit
 
 Predict = Callable[[Tensor], Tensor]
 _ROUNDING = 1e-6  # of images that were scaled in float32
@@ -28,6 +29,8 @@ class Attack(ABC):
 
     eps: float
     order: float = INF
+    #: how the user wrote eps: bare numbers elsewhere in the command are read alike
+    unit: Unit = field(default=Unit.UNSET, repr=False, compare=False, metadata={"spec": False})
 
     #: examples attacked together where random numbers are shared by a batch; None: any number
     chunk: ClassVar[int | None] = None
@@ -36,6 +39,11 @@ class Attack(ABC):
         object.__setattr__(self, "order", check_order(self.order))
         if not self.eps >= 0:
             raise InputError(f"attack threshold must not be negative, got {self.eps:g}")
+        if self.order == INF and self.eps > 1:
+            raise InputError(
+                f"an l_inf threshold is a share of the pixel range, at most 1, got {self.eps:g}; "
+                f"write {self.eps:g}/255 for grey levels"
+            )
 
     def at(self, eps: float) -> Attack:
         """The same attack with another budget."""

@@ -14,8 +14,8 @@ INF, L2 = math.inf, 2.0
 
 
 def check_order(order: float) -> float:
-    """Return inf or 2; the reference writes inf as any number <= 0. Otherwise InputError."""
-    if order == INF or order <= 0:
+    """Return inf (written inf or, as in the reference, -1) or 2; otherwise InputError."""
+    if order in (INF, -1):
         return INF
     if order == L2:
         return L2

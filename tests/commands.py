@@ -1,0 +1,123 @@
+"""Every command once, on tiny networks and few images, in one process: a chain for other tests."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+PGD = "name=pgd,threshold=0.1,step_size=0.05,iter_num=2"
+ADAM = "name=adam,lr=1e-3"
+_TRAIN = (
+    "--out_folder runs --epoch_num 2 --subset_size 24 --batch_size 12 --eval_size 6 --width 1 "
+    f"--dataset tiny.npz --model_type lenet --optim {ADAM} --attack {PGD}"
+)
+_LOOK = "--subset_size 8 --batch_size 5"
+
+#: command lines in an order in which each finds what it needs; {} is where the results lie
+CHAIN = (
+    f"train_normal --model_name at {_TRAIN} --val_fraction 0.25 --average ema --average_from 1 "
+    f"--awp_gamma 0.01 --judge None --objective trades --epoch_ckpts 1,2 --augment True",
+    f"train_normal --model_name swa {_TRAIN} --average swa --seed 1",
+    f"train_cure --model_name cure {_TRAIN} --natural_epochs 1 --judge None --conserve strict",
+    f"train_cure --model_name blocks {_TRAIN} --natural_epochs 0 --judge None "
+    "--cure_variant freeze --blocks 1",
+    f"train_fomo --model_name fomo {_TRAIN} --fomo_warmup 0 --fomo_relearn 1 --judge None "
+    "--fomo_select snip --fomo_cr_on both",
+    f"train_apart --model_name apart {_TRAIN} --augment True --nocycle_momentum".replace(
+        "lenet", "resnet9"
+    ),
+    f"train_frequency --model_name dct {_TRAIN} --basis_filter SD --init_scale kaiming_normal "
+    "--reg_diff True",
+    f"train_lure --model_name lure {_TRAIN} --meta_batch_size 12 --meta_batch_number 2".replace(
+        f" --attack {PGD}", ""
+    ),
+    "train_curve --model_name curve --out_folder runs --fix_points 1,0,1 "
+    f"--model2load runs/at.ckpt,,runs/swa.ckpt --epoch_num 1 --subset_size 12 --attack {PGD}",
+    f"scan_curve --model2load runs/curve.ckpt --step_size 0.5 --subset_size 6 --attack {PGD}",
+    f"calc_hessian --model2load runs/at.ckpt {_LOOK} --topk 2 --attack {PGD} --adversary total "
+    "--density_probes 2 --density_steps 4 --trace_products 4 --diagonal_products 3 "
+    "--out_file runs/total",
+    f"calc_hessian --model2load runs/apart.ckpt {_LOOK} --topk 1 --max_iter 2 --weight_decay 0.1 "
+    "--blocks classifier.* --batchnorm recalibrate --out_file runs/bn",
+    f"calc_hessian --model2load runs/at.ckpt {_LOOK} --operator mc_fisher --blocks fc2.* "
+    f"--attack {PGD} --adversary refined --out_file runs/fisher",
+    f"calc_hessian --model2load runs/at.ckpt {_LOOK} --operator ggn --blocks conv1.* "
+    f"--attack {PGD},order=2 --out_file runs/ggn",
+    "calc_hessian --model2load runs/at.ckpt --subset_size 2 --operator input --out_file runs/input",
+    f"scan_param --model2load runs/at.ckpt {_LOOK} --vec1_scan step=1 --vec2_scan step=1,max=0 "
+    f"--load_vec1 runs/total.nc --attack {PGD} --adv_budget_list 0,0.1 --adversary max",
+    "scan_param --model2load runs/apart.ckpt --subset_size 4 --vec1_scan step=1 "
+    "--vec_sample_mode low --batchnorm recalibrate",
+    "perturb_param --model2load runs/at.ckpt --vec_scale 0.5 --model_name moved",
+    "calc_param_distance --ckpt_file1 runs/at.ckpt --ckpt_file2 runs/moved.ckpt "
+    "--out_file runs/distance",
+    f"generate_adversary --model2load runs/at.ckpt --subset_size 6 --attack {PGD} --out_file adv/a",
+    f"generate_adversary --model2load runs/swa.ckpt --subset_size 6 --attack {PGD} "
+    "--out_file adv/b",
+    "analyze_adversary --folder adv",
+    f"test_ensemble --model2load runs/at.ckpt,runs/swa.ckpt {_LOOK} --attack {PGD} "
+    "--adv_budget_list 0.05,0.1 --out_file runs/ensemble",
+    f"test_ensemble --model2load runs/at.ckpt {_LOOK} --out_file runs/apgd "
+    "--attack name=apgd,threshold=0.1,iter_num=2,restarts=1",
+    f"test_ensemble --model2load runs/at.ckpt {_LOOK} --out_file runs/square "
+    "--attack name=square,threshold=0.1,iter_num=3",
+    "calc_filter_spectrum --model2load runs/at.ckpt --initial runs/at_init.ckpt",
+    "calc_fourier --model2load runs/at.ckpt --subset_size 3 --cutoffs 0.5",
+    f"calc_cka --model2load runs/at.ckpt --subset_size 6 --attack {PGD} --minibatch 4",
+    "calc_cka --model2load runs/at.ckpt --subset_size 6 --second runs/swa.ckpt --minibatch 4 "
+    "--out_file runs/cka2",
+    "calc_trajectory --model2load runs/at_1.ckpt,runs/at_2.ckpt --initial runs/at_init.ckpt "
+    f"--subset_size 6 --attack {PGD} --directions 2 --trace_products 2 --best runs/at_best.ckpt "
+    "--metrics runs/at.jsonl --subset train",
+    "analyze_generator --model2load runs/at_1.ckpt,runs/at_2.ckpt --reference runs/swa.ckpt "
+    f"--subset_size 6 --train_size 6 --attack {PGD}",
+    "analyze_overfitting --metrics runs/at.jsonl,runs/swa.jsonl --out_file runs/overfitting",
+    "test_corruptions --model2load runs/at.ckpt --subset_size 2 --corruptions gaussian_noise "
+    "--severities 1,5",
+    "plot --result runs/at.jsonl",
+)
+
+
+def tiny_set(folder: Path) -> None:
+    """tiny.npz: 40 training and 10 test images of 3 x 32 x 32 in ten classes."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 40), ("test", 10)):
+        arrays[f"{part}_images"] = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+        arrays[f"{part}_labels"] = np.arange(count) % 10
+    np.savez(folder / "tiny.npz", **arrays)
+
+
+@contextlib.contextmanager
+def in_folder(folder: Path) -> Iterator[None]:
+    """The working folder, with run/ importable, as for `python run/COMMAND.py`."""
+    before = Path.cwd()
+    os.chdir(folder)
+    sys.path.insert(0, str(ROOT / "run"))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(ROOT / "run"))
+        os.chdir(before)
+
+
+def call(line: str) -> tuple[int, str, str]:
+    """Run a command line in this process: exit status, stdout, stderr. Errors pass through."""
+    launch = importlib.import_module("launch").launch
+    command, *argv = line.split()
+    main = importlib.import_module(command).main
+    said, error, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(said):
+        try:
+            launch(main, argv)
+        except SystemExit as stop:
+            status = stop.code
+    return status, said.getvalue(), error.getvalue()
