@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parent.parent
 PGD = "name=pgd,threshold=0.1,step_size=0.05,iter_num=2"
@@ -21,7 +24,7 @@ _TRAIN = (
 )
 _LOOK = "--subset_size 8 --batch_size 5"
 
-#: command lines in an order in which each finds what it needs; {} is where the results lie
+#: command lines in an order in which each finds what it needs
 CHAIN = (
     f"train_normal --model_name at {_TRAIN} --val_fraction 0.25 --average ema --average_from 1 "
     f"--awp_gamma 0.01 --judge None --objective trades --epoch_ckpts 1,2 --augment True",
@@ -70,6 +73,11 @@ CHAIN = (
     f"test_ensemble --model2load runs/at.ckpt {_LOOK} --out_file runs/square "
     "--attack name=square,threshold=0.1,iter_num=3",
     "calc_filter_spectrum --model2load runs/at.ckpt --initial runs/at_init.ckpt",
+    "calc_filter_spectrum --model2load runs/swa.ckpt",
+    "calc_filter_spectrum --model2load runs/cure.ckpt",
+    "analyze_spectral_bias --spectra "
+    "runs/at_spectrum.nc,runs/swa_spectrum.nc,runs/cure_spectrum.nc --robustness "
+    "runs/ensemble.nc,runs/apgd.nc,runs/square.nc --out_file runs/bias",
     "calc_fourier --model2load runs/at.ckpt --subset_size 3 --cutoffs 0.5",
     f"calc_cka --model2load runs/at.ckpt --subset_size 6 --attack {PGD} --minibatch 4",
     "calc_cka --model2load runs/at.ckpt --subset_size 6 --second runs/swa.ckpt --minibatch 4 "
@@ -121,3 +129,32 @@ def call(line: str) -> tuple[int, str, str]:
         except SystemExit as stop:
             status = stop.code
     return status, said.getvalue(), error.getvalue()
+
+
+class Precision(TorchDispatchMode):
+    """Notes the operations that would run in TF32 on a CUDA device."""
+
+    def __init__(self):
+        super().__init__()
+        self.rounded: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "convolution" in str(func) and torch.backends.cudnn.allow_tf32:
+            self.rounded.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def run_chain(folder: Path, modes=(), gpu=None) -> dict[str, set[str]]:
+    """Run every command in a folder; by command line, what `Precision` noted."""
+    tiny_set(folder)
+    noted = {}
+    with in_folder(folder), pytest.MonkeyPatch.context() as patch:
+        if gpu is not None:
+            patch.setattr("build.device_of", lambda _: gpu)
+        for line in CHAIN:
+            with contextlib.ExitStack() as stack:
+                found = [stack.enter_context(mode()) for mode in modes]
+                status, _, error = call(line)
+            assert status == 0, f"{line}: {error}"
+            noted[line] = set().union(*(getattr(mode, "rounded", ()) for mode in found))
+    return noted

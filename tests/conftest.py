@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.commands import Precision, run_chain
 from train.data import Images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,3 +112,17 @@ def refuse(tmp_path, monkeypatch, capsys):
         return said.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def chain_noted(tmp_path_factory):
+    """Every command once on the CPU: the folder, and what `Precision` noted by command line."""
+    folder = tmp_path_factory.mktemp("chain")
+    assert torch.backends.cudnn.allow_tf32  # as torch has it by default
+    return folder, run_chain(folder, (Precision,))
+
+
+@pytest.fixture(scope="session")
+def every_result(chain_noted):
+    """A folder with results of every command; do not write into it."""
+    return chain_noted[0]

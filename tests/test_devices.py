@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.commands import CHAIN, ROOT, call, in_folder, tiny_set
+from tests.commands import ROOT, run_chain
 from tests.fake_device import DEVICE, Accelerator, OnDevice
 from train.checkpoint import load_checkpoint
 
 
-class _Precision(TorchDispatchMode):
-    """Notes the operations that would run in TF32 on a CUDA device."""
-
-    def __init__(self):
-        super().__init__()
-        self.rounded: set[str] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if "convolution" in str(func) and torch.backends.cudnn.allow_tf32:
-            self.rounded.add(str(func))
-        return func(*args, **(kwargs or {}))
-
-
-def run_chain(folder: Path, modes=(), gpu=None) -> dict[str, set[str]]:
-    """Run every command in a folder; by command line, what `_Precision` noted."""
-    tiny_set(folder)
-    noted = {}
-    with in_folder(folder), pytest.MonkeyPatch.context() as patch:
-        if gpu is not None:
-            patch.setattr("build.device_of", lambda _: gpu)
-        for line in CHAIN:
-            with contextlib.ExitStack() as stack:
-                found = [stack.enter_context(mode()) for mode in modes]
-                status, _, error = call(line)
-            assert status == 0, f"{line}: {error}"
-            noted[line] = set().union(*(getattr(mode, "rounded", ()) for mode in found))
-    return noted
-
-
-@pytest.fixture(scope="module")
-def on_cpu(tmp_path_factory):
-    """The chain on the CPU, with TF32 allowed as torch allows it by default."""
-    folder = tmp_path_factory.mktemp("cpu")
-    assert torch.backends.cudnn.allow_tf32
-    return folder, run_chain(folder, (_Precision,))
-
-
-def test_every_command_computes_on_the_device_with_the_numbers_of_the_cpu(on_cpu, tmp_path):
+def test_every_command_computes_on_the_device_with_the_numbers_of_the_cpu(every_result, tmp_path):
     """Sees a tensor left on the host, a CPU generator or numpy() on any command's device path."""
-    reference, _ = on_cpu
+    reference = every_result
     run_chain(tmp_path, (Accelerator,), DEVICE)
     found = 0
     for path in sorted(reference.rglob("*")):
@@ -77,9 +37,9 @@ def test_every_command_computes_on_the_device_with_the_numbers_of_the_cpu(on_cpu
     assert found > 40
 
 
-def test_no_command_rounds_to_tf32_unasked(on_cpu):
+def test_no_command_rounds_to_tf32_unasked(chain_noted):
     """Sees a convolution, forward or backward, outside `exact()`; torch allows TF32 by default."""
-    _, noted = on_cpu
+    _, noted = chain_noted
     assert not {line.split()[0]: ops for line, ops in noted.items() if ops}
     assert torch.backends.cudnn.allow_tf32  # and the user's own setting is left alone
 
