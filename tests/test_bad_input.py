@@ -96,3 +96,26 @@ def test_every_option_of_every_command_refuses_what_it_cannot_mean(every_result)
                 before = after
     assert len(table) > 1000
     assert not failures, "\n".join(map(str, failures))
+
+
+def test_only_the_command_that_shares_its_work_runs_under_torchrun(every_result, monkeypatch):
+    """Sees a command that does the same work in every process and writes the same files."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with in_folder(every_result):
+        for command, line in base_lines().items():
+            if command == "calc_hessian":
+                continue
+            status, said, error = call(line)
+            assert (status, said, error.count("\n")) == (2, "", 1), line
+            assert "does not share its work" in error
+        monkeypatch.setenv("RANK", "1")
+        assert call(base_lines()["scan_param"]) == (2, "", "")  # one line for all processes
+
+
+def test_file_names_may_hold_commas(tmp_path):
+    """Sees a list of files cut at a comma that belongs to a name."""
+    with in_folder(tmp_path):
+        launch = importlib.import_module("launch")
+        main = importlib.import_module("plot").main
+        parsed = launch.arguments(main, ["--result", r"a\,b.nc,c.nc"])
+    assert parsed["result"] == ("a,b.nc", "c.nc")

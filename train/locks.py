@@ -21,7 +21,7 @@ def lock(output: str | Path) -> None:
     the folder if there is none.
     """
     path = Path(output).resolve()
-    if path in _held:
+    if path in _held or os.environ.get("RANK", "0") != "0":  # under torchrun the leader holds it
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
