@@ -21,10 +21,11 @@ from tests.conftest import make_images, make_mlp
 from train.attacks import FGSM, PGD
 from train.augment import PADDING, Crop
 from train.checkpoint import load_checkpoint
-from train.loop import RunFiles, fit
+from train.loop import fit
 from train.methods import Apart, Step
 from train.optimizers import parse_optimizer
-from train.schedules import Triangle
+from train.runfiles import RunFiles
+from train.shapes import Triangle
 
 EPS = 0.1
 STEP = Step(0, 0.5, 0, 0)

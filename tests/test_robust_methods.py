@@ -23,7 +23,7 @@ from train.data import Batch
 from train.evaluation import judged
 from train.forgetting import draw_masks, forgettable, lowest
 from train.freezing import train_only
-from train.loop import RunFiles, fit
+from train.loop import fit
 from train.losses import divergence
 from train.methods import Adversarial, Cure, Fomo, Step
 from train.methods.cure import VARIANTS
@@ -31,6 +31,7 @@ from train.noise import Noise, Purpose
 from train.objectives import Madry, Trades
 from train.optimizers import parse_optimizer
 from train.prominence import update_masks
+from train.runfiles import RunFiles
 from train.saliency import snip
 from train.weight_perturbation import WeightPerturbation
 

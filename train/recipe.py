@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from models.errors import InputError
 
 Recipe = dict[str, Any]
@@ -107,7 +109,11 @@ def check_folder(path: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it there in one step."""
+    """Let `write` fill a temporary file beside `path`, then put it there in one step.
+
+    Raises OSError that names `path` and the reason, for instance a full disk; the file that was
+    there is then intact.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -115,5 +121,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} cannot be written ({error}); what was there is kept") from None
     finally:
         temporary.unlink(missing_ok=True)
