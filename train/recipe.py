@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -26,22 +27,28 @@ _PACKAGES = ("ridgeline", "torch", "numpy", "scipy", "xarray", "pyautoattack")
 
 def provenance() -> dict[str, str]:
     """Command, time, versions and source commit of this process: recorded, never compared."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
     return {
         "command": shlex.join([os.path.basename(sys.executable), *sys.argv]),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "commit": _commit(),
-        **versions,
+        **_versions(),
     }
 
 
+@functools.cache  # asking for these takes longer than writing a small checkpoint
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+@functools.cache
 def _commit() -> str:
     folder = Path(__file__).resolve().parent.parent
     try:
