@@ -156,6 +156,8 @@ class Trainer:
 def trainer_of(options: o.Training, dataset: str) -> Trainer:
     """Check the options of a training command and load its images; raises InputError."""
     build.positive(batch_size=options.batch_size, subset_size=options.subset_size)
+    if options.epoch_num < 0:
+        raise InputError(f"--epoch_num must be 0 or more, got {options.epoch_num}")
     build.positive(eval_size=options.eval_size, epoch_num=options.epoch_num or None)
     check_seed(options.seed)
     optimizer, attack = parse_optimizer(options.optim), build.attack_of(options.attack)
