@@ -359,7 +359,8 @@ def test_every_stage_is_claimed_before_the_first_is_trained(call):
         (Path("out") / taken).unlink()
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_state(call, monkeypatch):
+@pytest.mark.parametrize("still_fits", [0, 500])
+def test_a_full_disk_is_one_line_and_leaves_the_state(still_fits, call, monkeypatch):
     """Sees torch's own error ("unexpected pos") in place of the reason, or a lost state."""
 
     class Full:
@@ -367,7 +368,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_state(call, monkeypatch):
             self.file = Path(path).open(mode)  # noqa: SIM115 (closed below)
 
         def write(self, data):
-            if files_written >= 2:
+            if files_written >= 2 and len(data) > still_fits:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return self.file.write(data)
 

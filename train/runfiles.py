@@ -158,4 +158,7 @@ def _timeless(recipe: Recipe) -> Recipe:
 def _write_tensors(state: dict, path: Path) -> None:
     """torch.save through a file of Python's, whose errors name their reason; torch's do not."""
     with open(path, "wb") as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # closing its archive fails because a write had failed
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
