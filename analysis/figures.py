@@ -185,11 +185,16 @@ def draw_distance(results: Results, axes: Axes | None = None) -> Figure:
 
 
 def draw_training(metrics: Mapping[str, list[dict]], axes: Axes | None = None) -> Figure:
-    """Training loss per epoch of several runs, with the level of chance, ln 10, for reference."""
+    """Training loss per epoch of several runs, with the level of chance, ln of their classes.
+
+    Runs of data sets with different numbers of classes have no such level in common.
+    """
     axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
     for label, lines in metrics.items():
         axes.plot([m["epoch"] for m in lines], [m["train_loss"] for m in lines], label=label)
-    axes.axhline(np.log(10), color="0.6", ls="--", lw=0.8, label="chance, ln 10")
+    classes = {m.get("classes") for lines in metrics.values() for m in lines}
+    if len(classes) == 1 and (count := classes.pop()):
+        axes.axhline(np.log(count), color="0.6", ls="--", lw=0.8, label=f"chance, ln {count}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="training loss [nat]")
     axes.legend()

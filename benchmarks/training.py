@@ -27,7 +27,7 @@ from train.datasets import load_images
 from train.methods import Adversarial, Apart, Cure, Fomo, Standard, Step
 from train.objectives import Trades
 from train.optimizers import parse_optimizer
-from train.schedules import Constant
+from train.shapes import Constant
 
 BASES = ("PGD-10", "TRADES")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -33,7 +34,7 @@ MODELS: dict[tuple[str, tuple[int, int, int]], Callable[..., nn.Module]] = {
 
 __all__ = [
     "MODELS", "InputError", "Normalize", "add_normalization", "build_model", "check_model_type",
-    "unknown",
+    "published_width", "unknown",
 ]  # fmt: skip
 
 
@@ -51,32 +52,41 @@ def check_model_type(model_type: str, image_shape: Sequence[int]) -> None:
     )
 
 
+def published_width(model_type: str, image_shape: Sequence[int]) -> int | None:
+    """The width factor that a network was published with: the default of its own constructor.
+
+    None for external networks, whose factories know best. Raises InputError as `check_model_type`.
+    """
+    check_model_type(model_type, image_shape)
+    if ":" in model_type:
+        return None
+    return inspect.signature(MODELS[model_type, tuple(image_shape)]).parameters["width"].default
+
+
 def build_model(
     model_type: str,
     image_shape: Sequence[int],
     *,
-    width: int = 8,
+    width: int | None = None,
     bias: bool = True,
     num_classes: int = 10,
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> nn.Module:
     """Build a freshly initialised network for images of shape (C, H, W) in [0,1].
 
-    `normalize` is (mean, std) per channel, applied inside the network. The initial weights are
-    torch's defaults and follow the global random state. Raises InputError for an unknown
-    model_type, one that does not take this shape, or a width below 1.
+    `width` None is the published one. `normalize` is (mean, std) per channel, applied inside the
+    network. The initial weights are torch's defaults and follow the global random state. Raises
+    InputError for an unknown model_type, one that does not take this shape, or a width below 1.
     """
     check_model_type(model_type, image_shape)
-    if width < 1:
+    if width is not None and width < 1:
         raise InputError(f"width must be at least 1, got {width}")
     if ":" in model_type:
+        chosen = {} if width is None else {"width": width}
         network = external(
-            model_type,
-            width=width,
-            bias=bias,
-            num_classes=num_classes,
-            in_channels=image_shape[0],
+            model_type, **chosen, bias=bias, num_classes=num_classes, in_channels=image_shape[0]
         )
     else:
+        width = published_width(model_type, image_shape) if width is None else width
         network = MODELS[model_type, tuple(image_shape)](width, bias, num_classes)
     return add_normalization(network, *normalize) if normalize else network

@@ -9,7 +9,10 @@ PLAN = (4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M")
 
 
 class CifarVGG16(nn.Module):
-    """Thirteen 3x3 convolutions with BatchNorm, then one linear layer; w=16 is the usual VGG16."""
+    """Thirteen 3x3 convolutions with BatchNorm, then one linear layer.
+
+    w=8 is published (half of the usual width), w=16 is the usual VGG16.
+    """
 
     def __init__(self, width: int = 8, bias: bool = True, num_classes: int = 10):
         super().__init__()

@@ -13,7 +13,7 @@ from torch import nn
 
 from landscape.problem import Problem
 from landscape.result import result_path
-from models import InputError, build_model, check_model_type, unknown
+from models import InputError, build_model, check_model_type, published_width, unknown
 from train.attacks import Attack, check_budget, parse_attack
 from train.checkpoint import Checkpoint, load_checkpoint
 from train.data import Images
@@ -24,7 +24,7 @@ from train.schedules import parse_schedule
 from train.specs import convert, number, parse_spec, resolve_budgets
 
 #: what the reference's commands assume about a checkpoint without a recipe
-FOREIGN = {"width": 8, "bias": True}
+FOREIGN = {"width": None, "bias": True}
 #: --precision -> dtype of the weights
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32}
 
@@ -42,10 +42,12 @@ def device_of(gpu: str | None) -> torch.device:
 
 
 def positive(**values: int | None) -> None:
-    """Raise InputError for a named count below 1."""
+    """Raise InputError for a named count below 1, or beyond what any machine counts."""
     for name, value in values.items():
         if value is not None and value < 1:
             raise InputError(f"--{name} must be at least 1, got {value}")
+        if value is not None and value >= 2**31:
+            raise InputError(f"--{name} must be below 2^31, got {value:g}")
 
 
 def attack_of(text: str | None) -> Attack | None:
@@ -228,6 +230,8 @@ def open_network(
             f"{model2load} names the external network {model['model_type']}; "
             f"pass --model_type {model['model_type']} yourself to import that code"
         )
+    if model["width"] is None:
+        model["width"] = published_width(model["model_type"], images.image_shape)
     check_model_type(model["model_type"], images.image_shape)
     module = fresh_network(model, 0)
     if load:

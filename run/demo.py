@@ -29,13 +29,14 @@ from models import InputError
 from train.attacks import PGD
 from train.checkpoint import load_checkpoint
 from train.datasets import load_images
-from train.loop import RunFiles, fit
+from train.loop import fit
 from train.methods import Adversarial, Method, Standard
 from train.noise import STREAMS, another_seed
 from train.optimizers import parse_optimizer
 from train.progress import progress
 from train.recipe import normal_form
-from train.schedules import Cycle, CycleCosine
+from train.runfiles import DONE, RunFiles
+from train.shapes import Cycle, CycleCosine
 
 NETWORKS = ("plain", "constant", "PAS", "PAS_2")
 
@@ -101,8 +102,8 @@ class Lab:
             "eps_schedule": repr(getattr(method, "eps_schedule", None)),
         }  # fmt: skip
         files = RunFiles(self.folder, name, normal_form(recipe))
-        resume = files.prepare(self.demo.overwrite)
-        if resume == {"done": True}:
+        resume = files.holding(method).prepare(self.demo.overwrite)
+        if resume == DONE:
             return read_metrics(files.path(".jsonl"))
         return fit(
             method, self.train, self.test.subset(min(100, len(self.test))), epochs=epochs,

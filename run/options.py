@@ -68,10 +68,14 @@ class Training:
         "name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-4"
     )
     lr_schedule: Annotated[
-        str | None, "e.g. name=jump,...; overrides lr; None: constant lr of --optim"
+        str | None,
+        "e.g. name=drops,at=0.5:0.75,power=0.1: begins at the lr of --optim unless it has start_v, "
+        "drops at shares of the run; None: constant",
     ] = None
     attack: Attack = None
-    augment: Annotated[bool | None, "random crop and flip; None: for CIFAR only"] = None
+    augment: Annotated[
+        bool | None, "random crop and flip; None: for cifar10 and cifar100, never for an .npz"
+    ] = None
     eval_size: Annotated[int | None, "test examples scored after every epoch; None: all"] = None
     val_fraction: Annotated[
         float, "share of the training images held out to choose NAME_best.ckpt; 0: none"
@@ -85,7 +89,7 @@ PGD20 = "name=pgd,threshold=8,step_size=2,iter_num=20,order=-1"
 #: how CURE and FOMO train on CIFAR-10: 200 epochs, rate divided by 10 after 100 and 150
 LONG_RUN = Training(
     optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=5e-4",
-    lr_schedule="name=jump,start_v=0.1,power=0.1,min_jump_pt=100,jump_freq=50",
+    lr_schedule="name=drops,power=0.1,at=0.5:0.75",
     attack="name=pgd,threshold=8,step_size=2,iter_num=10,order=-1",
     val_fraction=0.1,
 )
@@ -110,7 +114,7 @@ class Fresh:
         str,
         "lenet, vgg, resnet, preact, resnet9, resnet20, efficientnet_b0, package.module:factory",
     ] = "lenet"
-    width: Annotated[int, "width factor w"] = 8
+    width: Annotated[int | None, "width factor w; None: the network's published one"] = None
     bias: Annotated[bool, "biases of LeNet and VGG"] = True
     normalize: Annotated[str | None, "normalise inputs in the network, mean=..,std=.."] = None
 

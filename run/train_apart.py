@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import build
@@ -14,15 +15,15 @@ from train.attacks import PGD
 from train.attacks.norms import INF
 from train.loop import CLOCKS
 from train.methods import Adversarial, Apart
-from train.schedules import Triangle
+from train.shapes import Triangle
 from train.specs import resolve_budgets
 
 METHODS = ("apart", "fgsm", "fgsm_plus", "pgd")
 DEFAULTS = o.Training(
     epoch_num=30, optim="name=sgd,lr=0.2,momentum=0.9,weight_decay=2e-4",
-    attack=o.PGD20,
+    lr_schedule="name=triangle", attack=o.PGD20,
 )  # fmt: skip
-NETWORK = o.Fresh(dataset="cifar10", model_type="preact", width=16)
+NETWORK = o.Fresh(dataset="cifar10", model_type="preact")
 Method = Annotated[str, "apart; or fgsm, fgsm_plus (learnable step), pgd as baselines"]
 Step = Annotated[str | None, "fix the generator's step at this radius; None: learnable (fgsm: eps)"]
 
@@ -58,6 +59,9 @@ def main(
         raise InputError(f"--step fixes the step of apart and fgsm; --method {method} has its own")
     if training.attack is None:
         raise InputError("--attack names the attack of the evaluation and must not be None")
+    cycle = float(max(training.epoch_num, 1) if cycle_epochs is None else cycle_epochs)
+    if training.lr_schedule == DEFAULTS.lr_schedule:
+        training = replace(training, lr_schedule=f"{DEFAULTS.lr_schedule},cycle_freq={cycle!r}")
     trainer, model, network = start(fresh, training, output)
     if trainer.attack.order != INF:
         raise InputError("--attack: the generator lives in an l_inf ball; use order=-1")
@@ -65,16 +69,14 @@ def main(
     if eps <= 0:
         raise InputError(f"--epsilon must be positive, got {eps:g}")
     fixed = None if step is None else radius(step, "step")
-    cycle = cycle_epochs or max(training.epoch_num, 1)
     momentum = None
     if cycle_momentum:
         highest = trainer.optimizer.options.get("momentum")
-        if not highest:
+        if not highest or highest < 0.1:
             raise InputError(
-                "--cycle_momentum needs an --optim with momentum; or --nocycle_momentum"
+                "--cycle_momentum needs an --optim with momentum=0.1 or more; or --nocycle_momentum"
             )
         momentum = Triangle(low_v=highest, up_v=highest - 0.1, cycle_freq=cycle)
-    rate = trainer.lr_schedule or Triangle(up_v=trainer.optimizer.lr, cycle_freq=cycle)
     generator = {
         "eps": eps, "weight_decay": weight_decay_alpha,
         "memory": memory and method == "apart", "block_noise": layerwise and method == "apart",
@@ -92,10 +94,10 @@ def main(
     recipe = {
         "command": "train_apart", "method": method, "model": model,
         "generator": {k: repr(v) for k, v in generator.items()}, "iterations": iter_num,
-        "lr_schedule": repr(rate), "momentum_schedule": repr(momentum), "clock": CLOCKS[1],
+        "momentum_schedule": repr(momentum), "clock": CLOCKS[1],
     }  # fmt: skip
     trainer.run(
-        subject, *place(fresh, output, trainer.images, method), recipe, lr_schedule=rate,
+        subject, *place(model, output, trainer.images, method), recipe,
         momentum_schedule=momentum, clock=CLOCKS[1], keep_epochs=output.epoch_ckpts,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import options as o
 from launch import launch
 from torch import nn
-from trainer import Trainer, place, robust_parts, start
+from trainer import Trainer, claim_all, place, robust_parts, start
 
 from models import InputError, unknown
 from train.checkpoint import load_checkpoint
@@ -17,7 +17,8 @@ from train.freezing import check_stages, train_only
 from train.methods import Adversarial, Cure, Standard
 from train.methods.cure import VARIANTS
 
-NETWORK = o.Fresh(dataset="cifar10", model_type="resnet", width=16)
+NETWORK = o.Fresh(dataset="cifar10", model_type="resnet")
+WIDTHS = {"resnet": 16}  # the paper's ResNet18
 Natural = Annotated[str | None, "checkpoint of the natural network to start from"]
 
 
@@ -56,6 +57,7 @@ def main(
     """Natural training, then CURE from its weights; NAME_revision.ckpt is the revision model.
 
     --cure_variant freeze is the paper's block study instead: adversarial training of --blocks.
+    The published width of resnet is here the paper's, 16.
     """
     if cure_variant not in (*VARIANTS, "freeze"):
         raise unknown("--cure_variant", cure_variant, (*VARIANTS, "freeze"))
@@ -71,7 +73,7 @@ def main(
         raise InputError(f"--natural_epochs must be 0 or more, got {natural_epochs}")
     if not 0 <= epochs_warmup <= training.epoch_num:
         raise InputError(f"--epochs_warmup must lie in 0..{training.epoch_num} (--epoch_num)")
-    trainer, model, network = start(fresh, training, output)
+    trainer, model, network = start(fresh, training, output, WIDTHS)
     judge_attack = robust_parts(o.Robust(judge=judge), trainer, network)["judge"]
     recipe = {
         "command": "train_cure", "method": "cure", "variant": cure_variant, "model": model,
@@ -91,7 +93,7 @@ def main(
         }  # fmt: skip
         method = Cure(network, trainer.attack, judge=judge_attack, device=trainer.device, **options)
         recipe["cure"] = options
-    folder, name = place(fresh, output, trainer.images, f"cure_{cure_variant}")
+    folder, name = place(model, output, trainer.images, f"cure_{cure_variant}")
     count = training.epoch_num if natural_epochs is None else natural_epochs
     first = None
     if natural is not None:
@@ -99,24 +101,27 @@ def main(
         first.load_into(network)
     pretrained = natural is None and count > 0 and not epochs_warmup
     recipe["natural"] = {"epochs": count} if pretrained else first and first.sha256
-    trainer.files(folder, name, recipe)  # before any computing
+    stage = natural_stage(trainer, network, folder, f"{name}_natural", count, model)
+    run = (method, folder, name, recipe, output.epoch_ckpts)
+    anew = claim_all([(trainer, run), stage] if pretrained else [(trainer, run)])
     if pretrained:
-        stage = {"command": "train_cure", "method": "standard", "model": model}
-        pretrain(trainer, network, folder, f"{name}_natural", count, stage)
+        before, first_run = stage
+        replace(before, anew=anew).run(*first_run)
+        load_checkpoint(folder / f"{name}_natural.ckpt").load_into(network)  # also if it was there
     if cure_variant == "freeze":
         train_only(network, blocks, seed=training.seed, **options)
-    trainer.run(method, folder, name, recipe, keep_epochs=output.epoch_ckpts)
+    replace(trainer, anew=anew).run(*run)
 
 
-def pretrain(
-    trainer: Trainer, network: nn.Module, folder: Path, name: str, epochs: int, recipe: dict
-) -> None:
+def natural_stage(
+    trainer: Trainer, network: nn.Module, folder: Path, name: str, epochs: int, model: dict
+) -> tuple[Trainer, tuple]:
     """The natural stage, a run of its own that is resumed or reused like any other."""
     stage = replace(
         trainer, options=replace(trainer.options, epoch_num=epochs), attack=None, validation=None
     )
-    stage.run(Standard(network, trainer.device), folder, name, recipe)
-    load_checkpoint(folder / f"{name}.ckpt").load_into(network)  # also when it was there already
+    recipe = {"command": "train_cure", "method": "standard", "model": model}
+    return stage, (Standard(network, trainer.device), folder, name, recipe)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from landscape.paths import CURVES, straight
 from landscape.point import point_of, select
 from models import InputError, unknown
 from train.checkpoint import load_checkpoint
+from train.loop import check_batches
 
 Fix = Annotated[tuple[int, ...], "one number per control point, 1 = fixed, e.g. 1,0,0,0,1"]
 Ends = Annotated[tuple[str, ...], "checkpoints aligned with --fix_points, e.g. A.ckpt,,,,B.ckpt"]
@@ -58,6 +59,7 @@ def main(
     points = {k: select(c.tensors, origin, str(c.path)) for k, c in loaded.items()}
     line = straight(points[0], points[count - 1], count)
     trainer = trainer_of(training, subject.dataset)
+    check_batches(subject.network, trainer.images, training.batch_size)
     method = CurveTraining(
         subject.network,
         [points.get(k, knot) for k, knot in enumerate(line)],

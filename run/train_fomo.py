@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Annotated
 
@@ -13,9 +14,9 @@ from trainer import place, robust_parts, start
 from models import InputError
 from train.cycles import Cycles, PhaseRate
 from train.methods import Fomo
-from train.schedules import Constant
+from train.shapes import Schedule
 
-NETWORK = o.Fresh(dataset="cifar10", model_type="preact", width=16)
+NETWORK = o.Fresh(dataset="cifar10", model_type="preact")
 JUDGE = o.Robust(judge=o.PGD20)
 
 
@@ -74,18 +75,17 @@ def main(
     method = Fomo(network, trainer.attack, cycles, partial(build.fresh_network, model), **parts,
                   **options, images=trainer.images, seed=training.seed,
                   device=trainer.device)  # fmt: skip
-    base = trainer.lr_schedule or Constant(start_v=trainer.optimizer.lr)
-    rate = rate_of(fomo_lr, base, cycles)
+    rate = rate_of(fomo_lr, trainer.rate, cycles)
     recipe = {
         "command": "train_fomo", "method": "fomo", "model": model, "cycles": repr(cycles),
         "fomo": options, "objective": repr(parts["objective"]), "awp": robust.awp_gamma,
         "judge": repr(parts["judge"]), "lr_schedule": repr(rate),
     }  # fmt: skip
-    where = place(fresh, output, trainer.images, "fomo")
+    where = place(model, output, trainer.images, "fomo")
     trainer.run(method, *where, recipe, lr_schedule=rate, keep_epochs=output.epoch_ckpts)
 
 
-def rate_of(text: str, base, cycles: Cycles):
+def rate_of(text: str, base: Schedule, cycles: Cycles) -> Schedule | PhaseRate:
     """The learning-rate schedule behind --fomo_lr; InputError if it is none."""
     if text == "piecewise":
         return base
@@ -94,7 +94,7 @@ def rate_of(text: str, base, cycles: Cycles):
         number = float(value)
     except ValueError:
         number = -1.0
-    if kind not in ("hold", "cyclic_per_phase") or not number > 0:
+    if kind not in ("hold", "cyclic_per_phase") or not 0 < number < math.inf:
         raise InputError(
             f"--fomo_lr must be piecewise, hold:RATE or cyclic_per_phase:RATE, got {text!r}"
         )

@@ -16,9 +16,9 @@ from train.noise import Purpose, number_of
 
 DEFAULTS = o.Training(
     epoch_num=125, batch_size=256, optim="name=adamw,lr=0.01,weight_decay=0.01",
-    lr_schedule="name=jump,start_v=0.01,power=0.1,min_jump_pt=30,jump_freq=30",
+    lr_schedule="name=drops,power=0.1,at=0.24:0.48:0.72:0.96",  # every 30 of 125 epochs
 )  # fmt: skip
-NETWORK = o.Fresh(dataset="cifar10", model_type="resnet9", width=16)
+NETWORK = o.Fresh(dataset="cifar10", model_type="resnet9")
 
 
 def main(
@@ -61,7 +61,7 @@ def main(
         "basis": [basis_filter, init_scale, min_kernel_size],
         "penalty": [kind, strength, reg_diff, list(method.penalised)],
     }  # fmt: skip
-    where = place(fresh, output, trainer.images, "frequency")
+    where = place(model, output, trainer.images, "frequency")
     trainer.run(method, *where, recipe, keep_epochs=output.epoch_ckpts)
 
 

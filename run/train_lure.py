@@ -10,7 +10,7 @@ from typing import Annotated
 import build
 import options as o
 from launch import launch
-from trainer import place, start
+from trainer import Trainer, claim_all, place, start
 
 from models import InputError
 from train.anytime import FORGETTING, chunks, forget_between, replayed
@@ -19,9 +19,10 @@ from train.methods import Standard
 
 DEFAULTS = o.Training(
     epoch_num=50, batch_size=64, optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-4",
-    lr_schedule="name=jump,start_v=0.1,power=0.1,min_jump_pt=20,jump_freq=20",
+    lr_schedule="name=drops,power=0.1,at=0.4:0.8",
 )  # fmt: skip
-NETWORK = o.Fresh(dataset="cifar10", model_type="resnet", width=16)
+NETWORK = o.Fresh(dataset="cifar10", model_type="resnet")
+WIDTHS = {"resnet": 16}  # the paper's ResNet18
 
 
 def main(
@@ -44,26 +45,39 @@ def main(
     """Train --epoch_num epochs per chunk from the best network of the one before.
 
     The flags are those of FOMO's public README, which belong to its sister LURE (Ramkumar et al.
-    2023): clean data, no attack. Every chunk is a run NAME_chunkN of its own.
+    2023): clean data, no attack. Every chunk is a run NAME_chunkN of its own. The published width
+    of resnet is here the paper's, 16.
     """
     if forget is not None and forget not in FORGETTING:
         raise InputError(f"--forget must be one of {', '.join(FORGETTING)}, got {forget!r}")
+    if not 0 <= shrink <= 1 or not perturb >= 0:
+        raise InputError("--shrink must lie in 0..1, --perturb must not be negative")
     if not 0 < snip_size <= 1:
         raise InputError(f"--snip_size must lie in 0..1, got {snip_size:g}")
     if training.attack is not None or training.val_fraction:
         raise InputError("train_lure is for clean data: leave --attack and --val_fraction out")
     build.positive(buffer_size_train=buffer_size_train, epoch_num=training.epoch_num)
     rule = forget or ("snip" if use_snip else "none")
-    trainer, model, network = start(fresh, training, output)
+    trainer, model, network = start(fresh, training, output, WIDTHS)
     parts = chunks(trainer.images, meta_batch_size, meta_batch_number, training.seed)
     replayed(parts, replay, buffer_size_train, training.seed)  # refuses before anything is trained
     split = [part.split(0.1) for part in parts]
-    folder, name = place(fresh, output, trainer.images, "lure")
+    folder, name = place(model, output, trainer.images, "lure")
     recipe = {
         "command": "train_lure", "method": "lure", "model": model, "replay": replay,
         "chunks": [meta_batch_size, meta_batch_number], "buffer": buffer_size_train,
         "forget": [rule, snip_size, shrink, perturb],
     }  # fmt: skip
+
+    def run(number: int) -> tuple[Trainer, tuple]:
+        seen = [[s[part] for s in split[: number + 1]] for part in (0, 1)]
+        images, validation = (replayed(s, replay, buffer_size_train, training.seed) for s in seen)
+        return replace(trainer, images=images, validation=validation), (
+            Standard(network, trainer.device), folder, f"{name}_chunk{number + 1}",
+            {**recipe, "chunk": number + 1}, output.epoch_ckpts,
+        )  # fmt: skip
+
+    anew = claim_all(run(number) for number in range(meta_batch_number))
     accuracies = []
     for number in range(meta_batch_number):
         if number:
@@ -77,11 +91,8 @@ def main(
                 chunk=number, shrink=shrink, perturb=perturb, device=trainer.device,
             )  # fmt: skip
             print(f"chunk {number + 1}: {forgotten} weights forgotten by {rule}")
-        seen = [[s[part] for s in split[: number + 1]] for part in (0, 1)]
-        images, validation = (replayed(s, replay, buffer_size_train, training.seed) for s in seen)
-        run = replace(trainer, images=images, validation=validation)
-        run.run(Standard(network, trainer.device), folder, f"{name}_chunk{number + 1}",
-                {**recipe, "chunk": number + 1}, keep_epochs=output.epoch_ckpts)  # fmt: skip
+        chosen, arguments = run(number)
+        replace(chosen, anew=anew).run(*arguments)
         lines = (folder / f"{name}_chunk{number + 1}.jsonl").read_text().splitlines()
         best = max(map(json.loads, lines), key=lambda line: line["val_clean_accuracy"])
         accuracies.append(best["test_clean_accuracy"])

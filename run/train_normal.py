@@ -17,7 +17,6 @@ from train.schedules import check_not_negative, parse_schedule
 
 EpsSchedule = Annotated[str | None, "budget per epoch, e.g. name=cycle_cos,...; None: constant"]
 AVERAGES = ("ema", "swa")
-AVERAGES = ("ema", "swa")
 WarmStart = Annotated[str | None, "start from this checkpoint instead of a random network"]
 
 
@@ -48,7 +47,7 @@ def main(
     if not 0 <= average_decay <= 1 or average_from < 0:
         raise InputError("--average_decay must lie in 0..1, --average_from must not be negative")
     trainer, model, network = start(fresh, training, output)
-    warm = load_checkpoint(model2load) if model2load else None
+    warm = None if model2load is None else load_checkpoint(model2load)
     if warm:
         warm.load_into(network)
     recipe = {
@@ -62,12 +61,12 @@ def main(
         name = "adversarial" if robust.objective == "at" else robust.objective
         if average:
             parts["average"] = Average(network, average_decay if average == "ema" else None)
-            parts["average_from"] = average_from
+            parts |= {"average_from": average_from, "images": trainer.images}
             recipe["average"] = [average, average_decay, average_from]
         method = Adversarial(network, trainer.attack, eps, trainer.device, **parts)
         recipe |= {"objective": repr(parts["objective"]), "awp": robust.awp_gamma,
                    "judge": repr(parts["judge"])}  # fmt: skip
-    where = place(fresh, output, trainer.images, name)
+    where = place(model, output, trainer.images, name)
     recipe["method"] = name
     trainer.run(method, *where, recipe, clock=schedule_update_mode, keep_epochs=output.epoch_ckpts)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import build
@@ -11,27 +13,35 @@ import options as o
 import torch
 from torch import nn
 
-from models import InputError, check_model_type, unknown
+from models import InputError, published_width, unknown
 from train.attacks import Attack, parse_attack
+from train.checkpoint import load_checkpoint
 from train.data import Images
 from train.datasets import load_images
-from train.loop import RunFiles, fit
+from train.loop import check_batches, fit
 from train.methods import Method
 from train.noise import STREAMS, check_seed
 from train.objectives import OBJECTIVES, Trades
 from train.optimizers import OptimizerSpec, parse_optimizer
 from train.recipe import Recipe, normal_form
-from train.schedules import Schedule, check_not_negative, parse_schedule
+from train.runfiles import DONE, RunFiles
+from train.schedules import parse_rate
+from train.shapes import Schedule
 from train.weight_perturbation import WeightPerturbation
+
+#: data sets, by their registered names, whose images are cropped and flipped unless told otherwise
+AUGMENTED = ("cifar10", "cifar100")
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """The checked options of a training command, ready to run a Method through the one loop."""
+    """The checked options of a training command, ready to run a Method through the one loop.
+
+    `anew` False: complete runs of the same recipe stay also with --overwrite (`claim_all`).
+    """
 
     options: o.Training
     optimizer: OptimizerSpec
-    lr_schedule: Schedule | None
     attack: Attack | None
     device: torch.device
     dataset: str
@@ -39,18 +49,33 @@ class Trainer:
     test_images: Images
     augment: bool
     validation: Images | None = None
+    anew: bool | None = None
 
-    def run(self, method: Method, folder: Path, name: str, recipe: Recipe, **fit_options) -> None:
+    @property
+    def rate(self) -> Schedule:
+        """The learning rate over the run."""
+        return parse_rate(self.options.lr_schedule, self.optimizer.lr, self.options.epoch_num)
+
+    def run(
+        self,
+        method: Method,
+        folder: Path,
+        name: str,
+        recipe: Recipe,
+        keep_epochs: tuple[int, ...] = (),
+        *,
+        lr_schedule: Schedule | None = None,
+        **fit_options,
+    ) -> None:
         """Train, or finish what was cut off; `recipe` adds what is particular to the command."""
-        files = self.files(folder, name, recipe)
-        resume = files.prepare(self.options.overwrite)
-        if resume == {"done": True}:
-            print(f"{files.path('.ckpt')} is already trained by this recipe")
+        files, resume = self.claim(method, folder, name, recipe, keep_epochs)
+        if resume == DONE:
+            self._deliver(files)
             return
-        first = self.lr_schedule(0) if self.lr_schedule else self.optimizer.lr
-        if first != self.optimizer.lr:
+        rate = lr_schedule or self.rate
+        if rate(0) != self.optimizer.lr and lr_schedule is None:
             lr = self.optimizer.lr
-            print(f"learning rate {first:g} from --lr_schedule, not {lr:g} from --optim")
+            print(f"learning rate {rate(0):g} from --lr_schedule, not {lr:g} from --optim")
         metrics = fit(
             method,
             self.images,
@@ -64,18 +89,52 @@ class Trainer:
             files=files,
             resume=resume,
             validation=self.validation,
-            **{"lr_schedule": self.lr_schedule, **fit_options},
+            keep_epochs=keep_epochs,
+            lr_schedule=rate,
+            **fit_options,
         )
         if metrics:
             print(summary(metrics[-1]))
-        print(f"wrote {files.path('.ckpt')}")
+        print(f"wrote {files.checkpoint('')}")
 
-    def files(self, folder: Path, name: str, recipe: Recipe) -> RunFiles:
-        """The files of the run; raises InputError, nothing touched, if others are in the way."""
+    def claim(
+        self,
+        method: Method,
+        folder: Path,
+        name: str,
+        recipe: Recipe,
+        keep_epochs: tuple[int, ...] = (),
+    ) -> tuple[RunFiles, dict | None]:
+        """The files of a run, and what `RunFiles.prepare` says of them.
+
+        Raises InputError, with nothing touched, if others are in the way, or if the run is beyond
+        an epoch whose checkpoint is wanted and was not kept.
+        """
         files = RunFiles(folder, name, normal_form({**self._recipe(), **recipe}))
-        if not self.options.overwrite:
-            files.prepare(False)
-        return files
+        files = files.holding(method, keep_epochs, best=self.validation is not None)
+        last, overwrite = self.options.epoch_num, self.options.overwrite
+        resume = files.prepare(overwrite, anew=self.anew)
+        if resume is None:
+            return files, None
+        lacking = files.lacking(last if resume == DONE else resume["position"]["epoch"])
+        if resume == DONE:  # whose last network is there
+            lacking = [e for e in lacking if e != last]
+        if lacking and not overwrite:
+            raise InputError(
+                f"{files.path('')} is beyond epoch {lacking[0]} and kept no checkpoint of it; "
+                "train it again with --overwrite, or under another --model_name"
+            )
+        return files, None if lacking else resume
+
+    def _deliver(self, files: RunFiles) -> None:
+        """Say that a run is complete; give its last epoch the checkpoint it may lack."""
+        last = self.options.epoch_num
+        if last in files.lacking(last):
+            for part in ("", *files.copies):
+                if files.checkpoint(part).exists():
+                    weights = load_checkpoint(files.checkpoint(part)).tensors
+                    files.save(f"{part}_{last}".lstrip("_"), weights, last)
+        print(f"{files.checkpoint('')} is already trained by this recipe")
 
     def _recipe(self) -> Recipe:
         held_out = self.validation and build.data_recipe(self.validation, self.dataset)
@@ -86,7 +145,7 @@ class Trainer:
             "epochs": self.options.epoch_num,
             "batch_size": self.options.batch_size,
             "optim": repr(self.optimizer),
-            "lr_schedule": repr(self.lr_schedule),
+            "lr_schedule": repr(self.rate),
             "attack": repr(self.attack),
             "augment": self.augment,
             "seed": self.options.seed,
@@ -97,25 +156,34 @@ class Trainer:
 def trainer_of(options: o.Training, dataset: str) -> Trainer:
     """Check the options of a training command and load its images; raises InputError."""
     build.positive(batch_size=options.batch_size, subset_size=options.subset_size)
-    build.positive(eval_size=options.eval_size)
-    check_seed(options.seed)
     if options.epoch_num < 0:
         raise InputError(f"--epoch_num must be 0 or more, got {options.epoch_num}")
+    build.positive(eval_size=options.eval_size, epoch_num=options.epoch_num or None)
+    check_seed(options.seed)
     optimizer, attack = parse_optimizer(options.optim), build.attack_of(options.attack)
-    lr = parse_schedule(options.lr_schedule, "--lr_schedule") if options.lr_schedule else None
-    if lr is not None:
-        check_not_negative(lr, options.epoch_num, "--lr_schedule")
+    parse_rate(options.lr_schedule, optimizer.lr, options.epoch_num)
     device = build.device_of(options.gpu)
     test = load_images(dataset, "test", options.data_dir).subset(options.eval_size)
     images = load_images(dataset, "train", options.data_dir)
     images = images.subset(options.subset_size)
-    augment = dataset.startswith("cifar") if options.augment is None else options.augment
+    augment = dataset in AUGMENTED if options.augment is None else options.augment
     validation = None
     if options.val_fraction:
         images, validation = images.split(options.val_fraction)
-    return Trainer(
-        options, optimizer, lr, attack, device, dataset, images, test, augment, validation
-    )
+    return Trainer(options, optimizer, attack, device, dataset, images, test, augment, validation)
+
+
+def claim_all(runs: Iterable[tuple[Trainer, tuple]]) -> bool:
+    """Claim the files of a command of several runs, each with its arguments for `Trainer.run`.
+
+    Returns `Trainer.anew` for them: whether --overwrite trains complete runs again. It does not if
+    one of the runs was cut off: then the complete ones are those of the same call.
+    """
+    overwrite = cut_off = False
+    for trainer, run in runs:
+        overwrite = trainer.options.overwrite
+        cut_off |= trainer.claim(*run)[0].interrupted()
+    return overwrite and not cut_off
 
 
 def robust_parts(robust: o.Robust, trainer: Trainer, network: nn.Module) -> dict[str, Any]:
@@ -130,7 +198,7 @@ def robust_parts(robust: o.Robust, trainer: Trainer, network: nn.Module) -> dict
     return {
         "objective": kind(robust.trades_beta) if kind is Trades else kind(),
         "awp": WeightPerturbation(network, robust.awp_gamma) if robust.awp_gamma else None,
-        "judge": parse_attack(robust.judge, "--judge") if robust.judge else trainer.attack,
+        "judge": trainer.attack if robust.judge is None else parse_attack(robust.judge, "--judge"),
     }
 
 
@@ -145,26 +213,38 @@ def summary(line: dict[str, Any]) -> str:
 
 
 def start(
-    fresh: o.Fresh, training: o.Training, output: o.Output
+    fresh: o.Fresh,
+    training: o.Training,
+    output: o.Output,
+    widths: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[Trainer, dict, nn.Module]:
-    """The trainer of a command, the `model` part of its recipe, and a newly initialised network."""
+    """The trainer of a command, the `model` part of its recipe, and a newly initialised network.
+
+    `widths`: what a command's own paper means by a network, where --width leaves it open.
+    """
     if any(not 1 <= epoch <= training.epoch_num for epoch in output.epoch_ckpts):
         raise InputError(f"--epoch_ckpts must lie in 1..{training.epoch_num} (--epoch_num)")
+    if output.model_name == "" or output.out_folder == "":
+        raise InputError("--model_name and --out_folder must not be empty")
     trainer = trainer_of(training, fresh.dataset)
-    check_model_type(fresh.model_type, trainer.images.image_shape)
+    shape = trainer.images.image_shape
+    width = widths.get(fresh.model_type, published_width(fresh.model_type, shape))
     model: dict[str, Any] = {
         "model_type": fresh.model_type,
-        "width": fresh.width,
+        "width": width if fresh.width is None else fresh.width,
         "bias": fresh.bias,
         "num_classes": trainer.images.num_classes,
-        "image_shape": trainer.images.image_shape,
+        "image_shape": shape,
         "normalize": build.normalization_of(fresh.normalize),
     }
-    return trainer, model, build.fresh_network(model, training.seed)
+    network = build.fresh_network(model, training.seed)
+    check_batches(network, trainer.images, training.batch_size)
+    return trainer, model, network
 
 
-def place(fresh: o.Fresh, output: o.Output, images: Images, method: str) -> tuple[Path, str]:
+def place(model: dict[str, Any], output: o.Output, images: Images, method: str) -> tuple[Path, str]:
     """Folder and name of a run: as given, or made of data set, network and method."""
-    kind = fresh.model_type.replace(":", ".")
-    name = output.model_name or f"{images.name}_{kind}_w{fresh.width}_{method}"
+    kind = model["model_type"].replace(":", ".")
+    wide = "" if model["width"] is None else f"_w{model['width']}"
+    name = output.model_name or f"{images.name}_{kind}{wide}_{method}"
     return Path(output.out_folder or f"runs/{name}"), name

@@ -23,7 +23,8 @@ from train.data import Batch
 from train.evaluation import judged
 from train.forgetting import draw_masks, forgettable, lowest
 from train.freezing import train_only
-from train.loop import RunFiles, fit
+from train.locks import release_all
+from train.loop import fit
 from train.losses import divergence
 from train.methods import Adversarial, Cure, Fomo, Step
 from train.methods.cure import VARIANTS
@@ -31,6 +32,7 @@ from train.noise import Noise, Purpose
 from train.objectives import Madry, Trades
 from train.optimizers import parse_optimizer
 from train.prominence import update_masks
+from train.runfiles import RunFiles
 from train.saliency import snip
 from train.weight_perturbation import WeightPerturbation
 
@@ -615,9 +617,11 @@ METHODS = {
     "fomo": lambda: fomo(preact(), Cycles(5, 1, 2, 1), consolidation="iter_all"),
     "cure": lambda: cure(preact(), rate=0.5),
     "ema": lambda: (lambda n: Adversarial(n, ATTACK, average=Average(n, 0.9)))(preact()),
-    "swa": lambda: (lambda n: Adversarial(n, ATTACK, average=Average(n, None), average_from=1))(
-        preact()
-    ),
+    "swa": lambda: (
+        lambda n: Adversarial(
+            n, ATTACK, average=Average(n, None), average_from=1, images=images(60)
+        )
+    )(preact()),
 }
 
 
@@ -656,6 +660,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(name, at, tmp_path):
         assert same(state, again.copies()[copied])
     without = lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]  # noqa: E731
     assert without(lines) == without(others)
+    release_all()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(
         p.name for p in (tmp_path / "b").iterdir()
     )

@@ -19,10 +19,12 @@ from train.augment import crop_and_flip
 from train.checkpoint import load_checkpoint, save_checkpoint, stored_recipe
 from train.data import Batch, Images
 from train.datasets import load_images
-from train.loop import RunFiles, fit
+from train.locks import release_all
+from train.loop import fit
 from train.methods import METHODS, Adversarial, Standard
 from train.noise import Noise
 from train.optimizers import parse_optimizer
+from train.runfiles import RunFiles
 from train.schedules import parse_schedule
 
 SGD = parse_optimizer("name=sgd,lr=0.05")
@@ -181,7 +183,7 @@ def test_methods_train_and_report_finite_metrics(name, tmp_path):
     assert lines == metrics
     initial = load_checkpoint(tmp_path / "run_init.ckpt")
     assert all(torch.equal(v, before[k]) for k, v in initial.tensors.items())
-    assert initial.recipe == {"a": 1, "epoch": 0}
+    assert initial.recipe == {"a": 1, "part": "init", "epoch": 0}
     final = load_checkpoint(tmp_path / "run.ckpt")
     assert all(torch.equal(v, final.tensors[k]) for k, v in method.network.state_dict().items())
     if name == "adversarial":
@@ -226,7 +228,7 @@ def test_killed_at_any_batch_resumes_to_bit_identical_weights(tmp_path, name, ba
     drop = lambda lines: [{k: v for k, v in m.items() if k != "seconds"} for m in lines]  # noqa: E731
     assert drop(got) == drop(wanted)
     assert files.prepare(overwrite=False) == {"done": True}
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_killed_while_writing_the_first_metrics_it_still_resumes(tmp_path, monkeypatch):
@@ -260,6 +262,7 @@ def test_outputs_of_another_recipe_are_not_overwritten(tmp_path):
         other.prepare(overwrite=False)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == content
     assert other.prepare(overwrite=True) is None
+    release_all()
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == content
     (tmp_path / "mine.ckpt").write_bytes(b"precious")
     with pytest.raises(InputError, match="no recipe of ours"):

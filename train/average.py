@@ -24,8 +24,10 @@ def move_towards(target: Iterable[Tensor], source: Iterable[Tensor], share: floa
 class Average:
     """A copy of a network that is moved towards it; it never shares storage or gets gradients.
 
-    `decay` d: average <- d average + (1 - d) network (EMA); None: the plain mean of all networks
-    seen (SWA, Izmailov et al. 2018). `buffers`: BatchNorm's statistics are averaged along.
+    `decay` d: average <- d average + (1 - d) network (EMA; 0: always the network itself); None: the
+    plain mean of all networks seen (SWA, Izmailov et al. 2018). `buffers`: BatchNorm's statistics
+    are averaged along, which is right for an EMA, whose networks are neighbours; those of a plain
+    mean must be taken anew (`train.batchnorm.recalibrate`).
     """
 
     def __init__(self, network: nn.Module, decay: float | None = 0.999, *, buffers: bool = True):

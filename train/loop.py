@@ -2,85 +2,80 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from models.errors import InputError
 from train.augment import crop_and_flip
-from train.checkpoint import save_checkpoint, stored_recipe
 from train.data import Images
+from train.finite import finite
+from train.guard import undisturbed
 from train.losses import predicted
-from train.methods.base import Kept, Method, Step
+from train.methods.base import Kept, Method, Step, joined
 from train.noise import Purpose, number_of
 from train.optimizers import OptimizerSpec
 from train.precision import exact
 from train.progress import progress
-from train.recipe import Recipe, check_folder, check_same, write_atomically
-from train.schedules import Constant, Schedule
+from train.runfiles import RunFiles
+from train.shapes import Constant, Schedule
 
 CLOCKS = ("epoch", "batch")
 
 
+class Diverged(InputError):
+    """The loss or a weight became NaN or infinite; the run's files hold the last finite state."""
+
+
 @dataclass(frozen=True)
-class RunFiles:
-    """The files of one training run: NAME.ckpt, NAME_init.ckpt, NAME_EPOCH.ckpt, NAME.jsonl.
+class Clock:
+    """The steps of a run: schedules see whole epochs, or with `fractional` the place in one."""
 
-    With a validation set NAME_best.ckpt, and NAME_COPY... of every second network the method
-    carries. NAME.state holds what resuming needs and disappears when the run is complete.
+    steps_per_epoch: int
+    fractional: bool
+    seed: int
+
+    def step(self, epoch: int, number: int) -> Step:
+        """Step `number` of an epoch, both from 0."""
+        count = epoch * self.steps_per_epoch + number
+        time = count / self.steps_per_epoch if self.fractional else float(epoch)
+        return Step(epoch, time, count, self.seed)
+
+    def last(self, epoch: int) -> Step:
+        """The last step of an epoch."""
+        return self.step(epoch, self.steps_per_epoch - 1)
+
+
+def batches_of(order: Tensor, batch_size: int) -> list[Tensor]:
+    """Training batches (positions) of an epoch, or of what is left of it.
+
+    A last batch of a single example joins the one before: BatchNorm cannot normalise it, and its
+    gradient would be one example's at full weight.
     """
-
-    folder: Path
-    name: str
-    recipe: Recipe
-
-    def path(self, suffix: str) -> Path:
-        """FOLDER/NAME + suffix."""
-        return self.folder / f"{self.name}{suffix}"
-
-    def prepare(self, overwrite: bool) -> dict | None:
-        """The state to resume from, or None for a fresh start; "done" marks a complete run.
-
-        Raises InputError, with nothing touched, if files of another recipe are in the way.
-        """
-        final, state = self.path(".ckpt"), self.path(".state")
-        check_folder(final)
-        if overwrite:
-            state.unlink(missing_ok=True)  # the other files stay until their successors are whole
-            return None
-        if state.exists():
-            stored = read_state(state)
-            check_same(state, stored.get("recipe"), self.recipe)
-            return stored
-        if final.exists():
-            check_same(final, stored_recipe(final), self.recipe)
-            return {"done": True}
-        if self.path(".jsonl").exists():
-            check_same(self.path(".jsonl"), None, self.recipe)
-        return None
-
-    def save(self, suffix: str, weights: Mapping[str, Tensor], epoch: int | None = None) -> None:
-        """Write a checkpoint; `epoch` goes into its recipe."""
-        recipe = self.recipe if epoch is None else {**self.recipe, "epoch": epoch}
-        save_checkpoint(self.path(suffix), weights, recipe)
-
-    def write_metrics(self, lines: list[dict]) -> None:
-        """Rewrite the metrics file, one JSON object per epoch."""
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_atomically(self.path(".jsonl"), lambda p: p.write_text(text))
+    parts = list(order.split(batch_size)) if len(order) else []
+    if batch_size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
-def read_state(path: Path) -> dict:
-    """Load a training state; InputError if it cannot be read."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise InputError(f"{path} cannot be read ({type(error).__name__}); remove it") from None
+def check_batches(network: torch.nn.Module, images: Images, batch_size: int) -> None:
+    """InputError if there are training batches of one example that the network cannot take."""
+    if min(map(len, batches_of(torch.arange(len(images)), batch_size))) > 1:
+        return
+    x = next(images.batches(1)).x.to(next(network.parameters()))
+    with undisturbed(network), torch.no_grad():
+        network.train()
+        try:
+            network(x)
+        except ValueError as error:
+            raise InputError(
+                f"--batch_size {batch_size} with {len(images)} training images makes batches of "
+                f"one example, which this network's BatchNorm cannot normalise ({error})"
+            ) from None
 
 
 @exact()
@@ -105,33 +100,39 @@ def fit(
     eval_batch_size: int = 500,
     state_seconds: float = 60.0,
 ) -> list[dict]:
-    """Train and return the metrics of every epoch.
+    """Train and return the metrics of every epoch: its rate, budget and so on at its last step.
 
     Schedules see the whole epoch, or with clock="batch" the fractional one. Order, augmentation
-    and attack noise are functions of seed, epoch and example, and the state is written between
-    batches every `state_seconds` and after every epoch: a run killed at any moment resumes (with
-    `resume`, from `RunFiles.prepare`) to bit-identical weights on the CPU. With `validation` the
-    network (and every copy) of the best robust, else clean, accuracy there is kept.
+    and attack noise are functions of seed, epoch and example, and the state is written at the
+    start, between batches every `state_seconds` and after every epoch: a run killed at any moment
+    resumes (with `resume`, from `RunFiles.prepare`) to bit-identical weights on the CPU. With
+    `validation` the network (and every copy) of the best robust, else clean, accuracy there is
+    kept. Raises `Diverged` at the first step whose loss or weights are not finite.
     """
-    lr_schedule = lr_schedule or Constant(start_v=optimizer.lr)
+    rate = lr_schedule or Constant(start_v=optimizer.lr)
     method.network.to(device)
-    trained = [p for p in method.network.parameters() if p.requires_grad]
-    optim = optimizer.build(trained)
+    optim = optimizer.build([p for p in method.network.parameters() if p.requires_grad])
     method.attach(optim)
-    start = _Position()
+    steps = len(batches_of(torch.arange(len(images)), batch_size))
+    ticks = Clock(steps, clock == "batch", seed)
+    if files is not None:
+        files = files.holding(method, keep_epochs, best=validation is not None)
     if resume is not None:
         start = _restore(resume, method, optim)
     else:
+        start = _Position()
         torch.manual_seed(number_of(seed, Purpose.TRAINING))  # dropout
         if files is not None:
-            files.save("_init.ckpt", method.weights(), 0)
-    metrics, steps_per_epoch = start.metrics, -(-len(images) // batch_size)
+            files.save("init", method.weights(), 0)
+            _save_state(files, method, optim, start)
+    trained = list(method.network.state_dict().values())
+    metrics = start.metrics
     saved = time.monotonic()
     bar = progress(
         epochs * len(images), f"train {files.name if files else ''}".rstrip(), "image",
         initial=start.epoch * len(images) + start.done,
     )  # fmt: skip
-    with bar:
+    with bar, exact():
         for epoch in range(start.epoch, epochs):
             position = start if epoch == start.epoch else _Position(epoch, metrics=metrics)
             if not position.done:
@@ -139,45 +140,48 @@ def fit(
             order = images.shuffled(seed, epoch)[position.done :]
             method.network.train()
             began = time.monotonic()
-            for batch in images.batches(batch_size, order=order, device=device):
+            for places in batches_of(order, batch_size):
+                batch = next(images.batches(len(places), order=places, device=device))
                 if augment:
                     batch = crop_and_flip(batch, seed, epoch, method.border)
-                number = epoch * steps_per_epoch + position.done // batch_size
-                now = number / steps_per_epoch if clock == "batch" else float(epoch)
-                step = Step(epoch, now, number, seed)
+                step = ticks.step(epoch, position.done // batch_size)
                 for group in optim.param_groups:
-                    group["lr"] = lr_schedule(now)
+                    group["lr"] = rate(step.time)
                     if momentum_schedule is not None:
-                        group["momentum"] = momentum_schedule(now)
+                        group["momentum"] = momentum_schedule(step.time)
                 optim.zero_grad(set_to_none=True)
                 loss, logits = method.loss(batch, step)
                 method.backward(loss)
                 optim.step()
+                value = loss.item()
+                if not (math.isfinite(value) and finite(trained)):
+                    raise _diverged(step, ticks, value, rate(step.time), files)
                 method.after_step(step)
-                position.add(loss.item(), (predicted(logits) == batch.y).sum().item(), len(batch.y))
+                position.add(value, (predicted(logits) == batch.y).sum().item(), len(batch.y))
                 bar.update(len(batch.y))
                 bar.set_postfix(epoch=epoch + 1, loss=f"{position.loss:.3f}", refresh=False)
                 if files is not None and time.monotonic() - saved > state_seconds:
                     _save_state(files, method, optim, position)
                     saved = time.monotonic()
             _keep(files, method.end_epoch(epoch), epoch + 1)
-            step = Step(epoch, float(epoch) if clock == "epoch" else epoch + 1.0, 0, seed)
-            line = {
-                "epoch": epoch + 1,
-                "lr": lr_schedule(step.time),
-                **method.settings(step),
-                "train_loss": position.loss,
-                "train_accuracy": position.correct / position.done,
-            }
-            for part, held_out in (("val", validation), ("test", test_images)):
-                if held_out is not None:
-                    for name, score in method.evaluate(held_out, step, eval_batch_size).items():
-                        line |= score.summary(f"{part}_{name}")
-            line["seconds"] = time.monotonic() - began
+            step = ticks.last(epoch)
+            scores = [
+                score.summary(f"{part}_{name}")
+                for part, held_out in (("val", validation), ("test", test_images))
+                if held_out is not None
+                for name, score in method.evaluate(held_out, step, eval_batch_size).items()
+            ]
+            line = joined(
+                {"epoch": epoch + 1, "lr": rate(step.time), "classes": images.num_classes},
+                method.settings(step),
+                {"train_loss": position.loss, "train_accuracy": position.accuracy},
+                *scores,
+                {"seconds": time.monotonic() - began},
+            )
             metrics.append(line)
             if files is not None:
                 if epoch + 1 in keep_epochs:
-                    _save_all(files, method, f"_{epoch + 1}", epoch + 1)
+                    _save_all(files, method, epoch + 1)
                 if validation is not None:
                     _save_best(files, method, metrics)
                 # the state before the metrics: a run killed between them must still resume
@@ -186,16 +190,28 @@ def fit(
     if files is not None:
         files.write_metrics(metrics)
         for name, weights in method.copies().items():
-            files.save(f"_{name}.ckpt", weights)
-        files.save(".ckpt", method.weights())
+            files.save(name, weights)
+        files.save("", method.weights())
         files.path(".state").unlink(missing_ok=True)
     return metrics
 
 
-def _save_all(files: RunFiles, method: Method, suffix: str, epoch: int) -> None:
-    files.save(f"{suffix}.ckpt", method.weights(), epoch)
+def _diverged(
+    step: Step, ticks: Clock, loss: float, rate: float, files: RunFiles | None
+) -> Diverged:
+    number = step.number - step.epoch * ticks.steps_per_epoch + 1
+    weights = " and weights that are not finite" if math.isfinite(loss) else ""
+    kept = f"{files.path('.state')} holds" if files else "no file holds"
+    return Diverged(
+        f"training diverged in epoch {step.epoch + 1}, step {number} of {ticks.steps_per_epoch}, "
+        f"with loss {loss:g}{weights} at learning rate {rate:g}; {kept} the last finite state"
+    )
+
+
+def _save_all(files: RunFiles, method: Method, epoch: int) -> None:
+    files.save(f"{epoch}", method.weights(), epoch)
     for name, weights in method.copies().items():
-        files.save(f"_{name}{suffix}.ckpt", weights, epoch)
+        files.save(f"{name}_{epoch}", weights, epoch)
 
 
 def _save_best(files: RunFiles, method: Method, metrics: list[dict]) -> None:
@@ -206,14 +222,13 @@ def _save_best(files: RunFiles, method: Method, metrics: list[dict]) -> None:
             k for w in ("target", "clean") if (k := f"val_{stem}{w}_accuracy") in metrics[-1]
         )
         if all(line.get(key, -1) < metrics[-1][key] for line in metrics[:-1]):
-            suffix = f"_{prefix}_best.ckpt" if prefix else "_best.ckpt"
-            files.save(suffix, weights, metrics[-1]["epoch"])
+            files.save(f"{stem}best", weights, metrics[-1]["epoch"])
 
 
 def _keep(files: RunFiles | None, kept: Kept, epoch: int) -> None:
     if files is not None:
         for name, weights in kept.items():
-            files.save(f"_{name}.ckpt", weights, epoch)
+            files.save(name, weights, epoch)
 
 
 class _Position:
@@ -232,6 +247,10 @@ class _Position:
     def loss(self) -> float:
         return self.loss_sum / self.done
 
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.done
+
 
 def _save_state(
     files: RunFiles, method: Method, optim: torch.optim.Optimizer, position: _Position
@@ -246,7 +265,7 @@ def _save_state(
     }
     if torch.cuda.is_initialized():
         state["cuda_rng"] = torch.cuda.get_rng_state_all()
-    write_atomically(files.path(".state"), lambda p: torch.save(state, p))
+    files.save_state(state)
 
 
 def _restore(state: dict, method: Method, optim: torch.optim.Optimizer) -> _Position:

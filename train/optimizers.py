@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,23 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
-_FLAGS = {"nesterov", "amsgrad", "centered"}
+_FLAGS = {"nesterov", "amsgrad", "centered", "decoupled_weight_decay"}
+#: option -> whether a number is one, and what to say otherwise: torch lets most of these pass
+_FRACTION = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+_NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
+_POSITIVE = (lambda v: v > 0, "positive")
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "lr": (lambda v: v >= 0, "a learning rate of 0 or more"),
+    "momentum": _FRACTION,
+    "dampening": (lambda v: 0 <= v <= 1, "in 0..1"),
+    "betas": _FRACTION,
+    "alpha": _FRACTION,
+    "rho": _FRACTION,
+    "eps": _POSITIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "lr_decay": _NOT_NEGATIVE,
+    "initial_accumulator_value": _NOT_NEGATIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -48,20 +64,17 @@ def parse_optimizer(text: str, what: str = "--optim") -> OptimizerSpec:
     name = spec.pop("name", "")
     if name not in OPTIMIZERS:
         raise unknown(f"optimiser name in {what}", name, OPTIMIZERS)
-    accepted = set(inspect.signature(OPTIMIZERS[name]).parameters)
-    accepted -= {"params", "foreach", "fused", "capturable", "differentiable", "maximize"}
+    accepted = inspect.signature(OPTIMIZERS[name]).parameters.keys() & (_FLAGS | _RANGES.keys())
     options = dict(_DEFAULTS.get(name, {}))
     for key, value in spec.items():
         if key not in accepted:
             raise unknown(f"key in {what} for {name}", key, accepted)
-        if key == "betas":
-            options[key] = tuple(number(part, f"{what}: betas") for part in value.split(":"))
-        elif key in _FLAGS:
+        if key in _FLAGS:
             if value.lower() not in ("0", "1", "true", "false"):
                 raise InputError(f"{what}: {key} must be one of 0, 1, true, false, got {value!r}")
             options[key] = value.lower() in ("1", "true")
         else:
-            options[key] = number(value, f"{what}: {key}")
+            options[key] = _checked(key, value, what)
     if "lr" not in options:
         raise InputError(f"{what}: {name} needs lr, e.g. name={name},lr=0.1")
     lr = options.pop("lr")
@@ -70,3 +83,13 @@ def parse_optimizer(text: str, what: str = "--optim") -> OptimizerSpec:
     except (ValueError, TypeError) as error:
         raise InputError(f"{what}: {error}") from None
     return OptimizerSpec(name, lr, options)
+
+
+def _checked(key: str, text: str, what: str) -> float | tuple[float, ...]:
+    """The number behind an option (for betas: two); InputError outside its range."""
+    fits, allowed = _RANGES[key]
+    parts = [number(part, f"{what}: {key}") for part in text.split(":")]
+    if len(parts) != (2 if key == "betas" else 1) or not all(map(fits, parts)):
+        count = "two numbers a:b, each " if key == "betas" else ""
+        raise InputError(f"{what}: {key} must be {count}{allowed}, got {text!r}")
+    return tuple(parts) if key == "betas" else parts[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from models.errors import InputError
 
 Recipe = dict[str, Any]
@@ -24,22 +27,28 @@ _PACKAGES = ("ridgeline", "torch", "numpy", "scipy", "xarray", "pyautoattack")
 
 def provenance() -> dict[str, str]:
     """Command, time, versions and source commit of this process: recorded, never compared."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
     return {
         "command": shlex.join([os.path.basename(sys.executable), *sys.argv]),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "commit": _commit(),
-        **versions,
+        **_versions(),
     }
 
 
+@functools.cache  # asking for these takes longer than writing a small checkpoint
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+@functools.cache
 def _commit() -> str:
     folder = Path(__file__).resolve().parent.parent
     try:
@@ -107,7 +116,11 @@ def check_folder(path: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it there in one step."""
+    """Let `write` fill a temporary file beside `path`, then put it there in one step.
+
+    Raises OSError that names `path` and the reason, for instance a full disk; the file that was
+    there is then intact.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -115,5 +128,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} cannot be written ({error}); what was there is kept") from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.errors import InputError
 from train.attacks import Attack
 from train.average import Average
+from train.batchnorm import recalibrate
 from train.data import Batch, Images
 from train.evaluation import Scores, judged
 from train.methods.base import Kept, Method, Step
 from train.noise import Noise, Purpose
 from train.objectives import Madry, Objective
-from train.schedules import Schedule
+from train.shapes import Schedule
 from train.weight_perturbation import WeightPerturbation
 
 
@@ -24,7 +26,10 @@ class Adversarial(Method):
     and leaves no trace; the training pass is in train mode. `judge` is the attack of the
     evaluation at the target budget (default: the attack itself). `awp` moves the weights up the
     loss before every step; `average` follows the network from epoch `average_from` (from 0) on,
-    step by step if it has a decay (EMA), else epoch by epoch (SWA), and is judged beside it.
+    step by step if it has a decay (EMA, of BatchNorm's statistics too), else epoch by epoch (SWA),
+    and is judged beside it. SWA's BatchNorm statistics are those of the clean training `images`,
+    taken exactly after every epoch (Izmailov et al. 2018, section 3.2). Raises InputError for SWA
+    without images.
     """
 
     def __init__(
@@ -39,14 +44,20 @@ class Adversarial(Method):
         awp: WeightPerturbation | None = None,
         average: Average | None = None,
         average_from: int = 0,
+        images: Images | None = None,
     ):
         self.network, self.attack, self.device = network, attack, device
         self.judge = judge or attack
         self.eps_schedule, self.objective = eps_schedule, objective or Madry()
-        self.awp, self.average, self.average_from = awp, average, average_from
+        self.awp, self.average, self.average_from, self.images = awp, average, average_from, images
+        self.copy_names = () if average is None else ("average",)
+        self._by_step = average is not None and average.decay is not None
+        self._by_epoch = average is not None and average.decay is None
         if eps_schedule is not None:
             attack.at(eps_schedule(0))  # a budget that cannot be scaled is refused here
         self.objective.inner(attack)  # nor one that cannot train by this objective
+        if self._by_epoch and images is None:
+            raise InputError("the plain mean of networks (SWA) needs the training images")
         if average is not None:
             average.network.to(device)
 
@@ -77,22 +88,23 @@ class Adversarial(Method):
 
     def start_epoch(self, epoch: int) -> Kept:
         """The exponential average starts as a copy of what stands here."""
-        if self.average is not None and self.average.decay and epoch == self.average_from:
+        if self._by_step and epoch == self.average_from:
             self.average.restart()
         return {}
 
     def after_step(self, step: Step) -> None:
         """Move the exponential average."""
-        if self.average is not None and self.average.decay and step.epoch >= self.average_from:
+        if self._by_step and step.epoch >= self.average_from:
             self.average.update()
 
     def end_epoch(self, epoch: int) -> Kept:
-        """Take the epoch's network into the plain mean."""
-        if self.average is not None and self.average.decay is None:
+        """Take the epoch's network into the plain mean, whose BatchNorm then meets the images."""
+        if self._by_epoch and epoch >= self.average_from:
             if epoch == self.average_from:
                 self.average.restart()
-            elif epoch > self.average_from:
+            else:
                 self.average.update()
+            recalibrate(self.average.network, self.images, device=self.device)
         return {}
 
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:

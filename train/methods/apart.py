@@ -13,9 +13,9 @@ from train.attacks import Attack
 from train.augment import PADDING, Crop
 from train.data import Batch, Images
 from train.evaluation import Scores, judged
-from train.methods.base import Method, Step
+from train.methods.base import Method, Step, joined
 from train.noise import Purpose, stream
-from train.schedules import Schedule
+from train.shapes import Schedule
 from train.taps import disturbed, tapped
 
 _START = 1e-4  # of the step and of the memory's scale
@@ -151,12 +151,12 @@ class Apart(Method):
         """The generator's trace over the epoch: means over its examples, radii as shares of eps."""
         means = (self._trace[1:] / self._trace[0].clamp_min(1)).tolist()
         named = dict(zip((*_TRACE, *(f"noise_{n}" for n in self.sites)), means, strict=True))
-        return {
-            "eps": self.eps,
-            "generator_step": self.step_size.item() / self.eps,
-            "generator_memory": self.memory_scale.item() / self.eps,
-            **{f"generator_{name}": value for name, value in named.items()},
-        }
+        return joined(
+            {"eps": self.eps},
+            {f"generator_{name}": value for name, value in named.items()},
+            {"generator_step": self.step_size.item() / self.eps},
+            {"generator_memory_scale": self.memory_scale.item() / self.eps},
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Scalars, memory, their optimiser's momenta and the running trace."""

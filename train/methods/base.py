@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,16 @@ from train.evaluation import Scores
 
 #: state dicts by name
 Kept = dict[str, dict[str, Tensor]]
+
+
+def joined(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics of several sources as one dict; ValueError if two of them have the same name."""
+    line: dict[str, Any] = {}
+    for part in parts:
+        if taken := line.keys() & part.keys():
+            raise ValueError(f"two metrics have the name {', '.join(sorted(taken))}")
+        line |= part
+    return line
 
 
 @dataclass(frozen=True)
@@ -31,10 +43,13 @@ class Method(ABC):
     `network` holds everything that is trained and saved. Hooks: `attach`, `start_epoch`,
     `backward`, `after_step`, `end_epoch`; extra state for resuming goes through `state` and
     `load_state`. A second network that follows the first stands in `copies`, its scores are named
-    COPY_clean, COPY_target.
+    COPY_clean, COPY_target. `copy_names` and `snapshot_names` are all names that `copies`, and that
+    `start_epoch` and `end_epoch`, will ever give: their files are claimed before training.
     """
 
     network: nn.Module
+    copy_names: tuple[str, ...] = ()
+    snapshot_names: tuple[str, ...] = ()
     border: float = 0.0  # value around images that are cropped
 
     @abstractmethod

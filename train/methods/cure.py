@@ -16,7 +16,7 @@ from train.data import Batch, Images
 from train.evaluation import Scores, judged
 from train.guard import undisturbed
 from train.losses import divergence
-from train.methods.base import Kept, Method, Step
+from train.methods.base import Kept, Method, Step, joined
 from train.noise import Noise, Purpose, stream
 from train.prominence import SCOPES, update_masks
 
@@ -61,6 +61,8 @@ class Cure(Method):
     other losses and masks of the released code (VARIANTS). `warmup` epochs of natural training
     come first in CURE_Eff; then the revision model starts as a copy, once.
     """
+
+    copy_names = ("revision",)
 
     def __init__(
         self,
@@ -232,11 +234,9 @@ class Cure(Method):
     def settings(self, step: Step) -> dict:
         """Per masked tensor: intended and actual updated share, overlap, prominence."""
         means = (self._trace / self._trace[-1].clamp_min(1)).T.tolist()
-        return {
-            "eps": self.attack.eps,
-            **{what: dict(zip(self.masked, row, strict=False))
-               for what, row in zip(TRACE, means, strict=True)},
-        }  # fmt: skip
+        trace = {what: dict(zip(self.masked, row, strict=False))
+                 for what, row in zip(TRACE, means, strict=True)}  # fmt: skip
+        return joined({"eps": self.attack.eps}, trace)
 
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Scores of the network and of the revision model."""

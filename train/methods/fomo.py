@@ -24,6 +24,8 @@ from train.weight_perturbation import WeightPerturbation
 
 CONSOLIDATIONS = ("iter_tail", "phase_end", "iter_all")
 SELECTIONS = ("random", "magnitude", "snip")
+#: when networks of chosen cycles are kept: around forgetting, and after relearning
+SNAPSHOTS = ("before", "after", "relearnt")
 
 
 class Fomo(Method):
@@ -43,6 +45,8 @@ class Fomo(Method):
     phases, fraction, EMA and consistency follow the figure and the authors' sister papers; never
     report a run as the published FOMO.
     """
+
+    copy_names = ("stable",)
 
     def __init__(
         self,
@@ -97,6 +101,9 @@ class Fomo(Method):
         self.stable.network.to(device).eval()
         options = {"shortcut": shortcut, "classifier": classifier}
         self.weights_to_forget = forgettable(network, scope, **options)
+        self.snapshot_names = tuple(
+            _named(cycle, when) for cycle in sorted(cycles.kept()) for when in SNAPSHOTS
+        )
         self._optimizer: torch.optim.Optimizer | None = None
         self._consistency = torch.zeros(2, dtype=torch.float64, device=device)
 
@@ -134,7 +141,7 @@ class Fomo(Method):
         if cycle not in self.cycles.kept():
             return {}
         copied = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        return {f"cycle{cycle + 1}_{name}": copied}
+        return {_named(cycle, name): copied}
 
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         """The objective's mean loss and, in relearning, the consistency; adversarial logits."""
@@ -209,3 +216,7 @@ class Fomo(Method):
         """Take back what `state` gave."""
         self.stable.load_state(state["stable"])
         self._consistency.copy_(state["consistency"])
+
+
+def _named(cycle: int, when: str) -> str:
+    return f"cycle{cycle + 1}_{when}"

@@ -11,7 +11,7 @@ from models.errors import InputError, unknown
 from train.attacks import Attack
 from train.data import Batch, Images
 from train.evaluation import Scores, judged
-from train.methods.base import Method, Step
+from train.methods.base import Method, Step, joined
 
 #: penalty -> which frequencies of a layer it acts on
 PENALTIES = {
@@ -76,15 +76,13 @@ class Frequency(Method):
     def settings(self, step: Step) -> dict[str, float]:
         """Strength * penalty, and N_ij of every DCT layer, penalised or not."""
         with torch.no_grad():
-            values = {"penalty": self.strength * float(self.penalty())}
-            for name, module in self.all.items():
-                table = norms(module.coefficients).tolist()
-                values |= {
-                    f"norm_{name}_{i}{j}": value
-                    for i, row in enumerate(table)
-                    for j, value in enumerate(row)
-                }
-        return values
+            tables = {n: norms(m.coefficients).tolist() for n, m in self.all.items()}
+            strength = self.strength * float(self.penalty())
+        by_place = (
+            {f"norm_{name}_{i}{j}": value for i, row in enumerate(table)
+             for j, value in enumerate(row)} for name, table in tables.items()
+        )  # fmt: skip
+        return joined({"penalty": strength}, *by_place)
 
     def weights(self) -> dict[str, Tensor]:
         """The network in plain convolutions, the coordinates that all landscape tools share."""

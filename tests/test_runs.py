@@ -1,0 +1,419 @@
+"""Training runs: killed at every point, claimed before computing, never lost, mixed or diverged."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models import InputError
+from tests.conftest import ROOT, make_conv_bn, make_images
+from train import locks, runfiles
+from train.attacks import PGD
+from train.average import Average
+from train.checkpoint import load_checkpoint, save_checkpoint
+from train.cycles import Cycles
+from train.locks import release_all
+from train.loop import Diverged, batches_of, check_batches, fit
+from train.methods import Adversarial, Cure, Fomo, Standard
+from train.optimizers import parse_optimizer
+from train.runfiles import DONE, RunFiles
+from train.schedules import parse_schedule
+
+ADAM = parse_optimizer("name=adam,lr=0.01")
+PGD1 = PGD(eps=0.1, iterations=1)
+PAS = parse_schedule("name=cycle_cos,eps_min=0,eps_max=0.2,ckpt_list=0:3,max=0.1", "--s")
+
+
+@pytest.fixture(autouse=True)
+def free_locks(monkeypatch):
+    """Nothing is held from test to test; what is written need not reach a disk."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    yield
+    release_all()
+
+
+class Killed(BaseException):
+    pass
+
+
+class Staged(nn.Module):
+    """The smallest network with stages: a stem, four blocks with BatchNorm, a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 2, 3)
+        for n in (1, 2, 3, 4):
+            self.add_module(f"layer{n}", nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)))
+        self.dropout = nn.Dropout(0.2)
+        self.classifier = nn.Linear(32, 4)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        for n in (1, 2, 3, 4):
+            x = torch.relu(self.get_submodule(f"layer{n}")(x))
+        return self.classifier(self.dropout(x.flatten(1)))
+
+
+def staged(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return Staged()
+
+
+TRAINED = make_images(24)
+METHODS = {
+    "standard": Standard,
+    "swa": lambda n: Adversarial(n, PGD1, PAS, average=Average(n, None), images=TRAINED),
+    "ema": lambda n: Adversarial(n, PGD1, average=Average(n, 0.9)),
+    "fomo": lambda n: Fomo(n, PGD1, Cycles(2, 0, 1, 1), lambda s: staged(s), decay=0.5,
+                           consolidation="phase_end"),
+    "cure": lambda n: Cure(n, PGD1, rate=0.5),
+}  # fmt: skip
+
+
+def train(method, files, resume=None, *, optimizer=ADAM, **options):
+    options = {"epochs": 2, "batch_size": 12, "seed": 1, "clock": "batch", "keep_epochs": (2,),
+               "validation": make_images(5, seed=2), "state_seconds": -1, **options}  # fmt: skip
+    return fit(method, TRAINED, make_images(5, seed=3), optimizer=optimizer, files=files,
+               resume=resume, **options)  # fmt: skip
+
+
+def content(folder: Path) -> dict[str, object]:
+    """Every file: tensors of checkpoints, metrics without the seconds."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".ckpt":
+            read = load_checkpoint(path)
+            found[path.name] = {k: v.tolist() for k, v in read.tensors.items()}, read.recipe
+        elif path.suffix == ".jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[path.name] = [{k: v for k, v in m.items() if k != "seconds"} for m in lines]
+        elif path.suffix != ".lock":
+            found[path.name] = None
+    return found
+
+
+@pytest.mark.parametrize("name", ["standard", "swa", "fomo", "cure"])
+def test_killed_anywhere_a_run_resumes_to_the_same_files(name, tmp_path, monkeypatch):
+    """Sees a step, file or hook done twice or left out after a kill between any two writes.
+
+    What a killed run leaves behind changes with its writes alone: a kill after each is all kills.
+    """
+    writes, fatal = 0, -1
+
+    def mortal(attribute):
+        inner = getattr(RunFiles, attribute)
+
+        def wrapped(*args, **kwargs):
+            nonlocal writes
+            inner(*args, **kwargs)
+            writes += 1
+            if writes == fatal:
+                raise Killed
+
+        monkeypatch.setattr(RunFiles, attribute, wrapped)
+
+    for attribute in ("save", "save_state", "write_metrics"):
+        mortal(attribute)
+
+    def begin(folder):
+        method = METHODS[name](staged())
+        files = RunFiles(tmp_path / folder, "run", {"a": 1}).holding(method, (2,), best=True)
+        resume = files.prepare(overwrite=False)
+        return None if resume == DONE else train(method, files, resume)
+
+    begin("straight")
+    wanted, count = content(tmp_path / "straight"), writes
+    assert count > 12
+    for fatal in range(1, count + 1):
+        folder, writes = f"killed{fatal}", 0
+        with pytest.raises(Killed):
+            begin(folder)
+        begin(folder)
+        assert content(tmp_path / folder) == wanted, fatal
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_writes_the_files_it_claims_and_no_other(name, tmp_path):
+    """Sees a file that training writes over others because nobody asked for it beforehand."""
+    method = METHODS[name](staged())
+    files = RunFiles(tmp_path, "run", {"a": 1}).holding(method, (1, 2), best=True)
+    train(method, files, keep_epochs=(1, 2))
+    written = {p.name for p in tmp_path.iterdir()}
+    assert written == {files.checkpoint(part).name for part in files.parts} | {"run.jsonl"}
+    rogue = Standard(staged())
+    rogue.end_epoch = lambda epoch: {"surprise": rogue.network.state_dict()}
+    with pytest.raises(ValueError, match=r"surprise.*never claimed"):
+        train(rogue, RunFiles(tmp_path, "rogue", {}))
+
+
+@pytest.mark.parametrize("name", ["ema", "fomo"])
+@pytest.mark.parametrize("recipe", [{"a": 1}, {"a": 2}])
+def test_no_file_of_another_run_is_replaced(name, recipe, tmp_path):
+    """Sees `at` writing epoch 1 over the run `at_1`, also when both have the same recipe."""
+    method = METHODS[name](staged())
+    files = RunFiles(tmp_path, "at", {"a": 1}).holding(method, (1,), best=True)
+    assert {"1", "best", "init"} < set(files.parts)
+    for part in filter(None, files.parts):
+        other = RunFiles(tmp_path, f"at_{part}", recipe)
+        other.save("", staged(5).state_dict())
+        before = files.checkpoint(part).read_bytes()
+        with pytest.raises(InputError, match=f"at_{part}.ckpt exists.*--overwrite"):
+            files.prepare(overwrite=False)
+        assert files.checkpoint(part).read_bytes() == before
+        assert len(list(tmp_path.iterdir())) == 1
+        assert files.prepare(overwrite=True) is None
+        release_all()
+        # and the other way round: the part stands where another run wants its last network
+        files.save(part, staged().state_dict(), 1)
+        with pytest.raises(InputError, match=r"--overwrite"):
+            other.prepare(overwrite=False)
+        files.checkpoint(part).unlink()
+
+
+def test_two_commands_do_not_write_the_same_checkpoint_at_once(tmp_path):
+    """Sees a second process that may write at_1.ckpt while the first one owns it."""
+    RunFiles(tmp_path, "at", {"a": 1}, epochs=(1,)).prepare(overwrite=True)
+    own, locks._held = locks._held, {}  # what another process holds
+    try:
+        with pytest.raises(InputError, match=r"at_1.ckpt is being written by another command"):
+            RunFiles(tmp_path, "at_1", {"a": 2}).prepare(overwrite=True)
+    finally:
+        locks._held = own
+
+
+def test_overwrite_resumes_an_equal_run_and_begins_a_complete_one_anew(tmp_path, monkeypatch):
+    """Sees --overwrite throwing away, at every call, what the call before had computed."""
+    files = RunFiles(tmp_path, "run", {"a": 1})
+    train(Standard(staged()), files)
+    assert files.prepare(overwrite=False) == DONE
+    assert files.prepare(overwrite=True) is None
+    assert files.prepare(overwrite=True, anew=False) == DONE
+    old = files.path(".ckpt").read_bytes()
+    method = Standard(staged())
+    method.evaluate = lambda *args: (_ for _ in ()).throw(Killed)
+    with pytest.raises(Killed):
+        train(method, files)
+    assert files.path(".ckpt").read_bytes() == old
+    for overwrite in (True, False):
+        assert files.prepare(overwrite)["position"]["done"] == len(TRAINED)
+    other = RunFiles(tmp_path, "run", {"a": 2})
+    with pytest.raises(InputError, match="a was 1, now 2"):
+        other.prepare(overwrite=False)
+    state = files.path(".state").read_bytes()
+    assert other.prepare(overwrite=True) is None
+    assert files.path(".state").read_bytes() == state
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_training_that_diverges_stops_and_keeps_finite_files(name, tmp_path):
+    """Sees a method that trains on, or saves NaN, after its loss or weights left the numbers."""
+    files = RunFiles(tmp_path, "run", {"a": 1})
+    said = []
+    for _ in range(2):
+        method = METHODS[name](staged())
+        resume = files.prepare(overwrite=False)
+        with pytest.raises(Diverged, match=r"epoch 1, step \d of 2.*1e\+30; .*run.state") as line:
+            train(method, files, resume, optimizer=parse_optimizer("name=sgd,lr=1e30"))
+        said.append(str(line.value))
+    assert said[0] == said[1]
+    for path in tmp_path.glob("*.ckpt"):
+        assert all(t.isfinite().all() for t in load_checkpoint(path).tensors.values())
+    state = runfiles.read_state(files.path(".state"))
+    assert all(t.isfinite().all() for t in state["network"].values())
+    with pytest.raises(InputError, match="not finite"):
+        files.save("", {"w": torch.tensor([1.0, math.nan])})
+
+
+def test_a_statistic_that_overflows_counts_as_divergence():
+    """Sees running variances that become infinite while loss and weights stay finite."""
+    method = Standard(make_conv_bn().float())
+    with torch.no_grad():
+        method.network.conv.weight.mul_(1e25)
+    with pytest.raises(Diverged, match=r"step 1 of 2, with loss .* and weights"):
+        train(method, None)
+
+
+# commands, in this process
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Run a training command here on 24 images: its exit status, output and lines on stderr."""
+    rng = np.random.default_rng(0)
+    arrays = {f"{part}_images": rng.integers(0, 256, (n, 28, 28)).astype(np.uint8)
+              for part, n in (("train", 24), ("test", 5))}  # fmt: skip
+    arrays |= {f"{part}_labels": np.arange(n) % 3 for part, n in (("train", 24), ("test", 5))}
+    np.savez(tmp_path / "d.npz", **arrays)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "run"))
+    launch = importlib.import_module("launch").launch
+
+    def run(command: str, *options: str) -> tuple[int, str, str]:
+        line = ["--width", "1", "--batch_size", "12", "--epoch_num", "2", "--out_folder", "out",
+                "--dataset", "d.npz", "--model_type", "lenet"]  # fmt: skip
+        given = [str(x) for x in options]
+        pairs = [line[i : i + 2] for i in range(0, len(line), 2) if line[i] not in given]
+        argv = [x for pair in pairs for x in pair] + given
+        monkeypatch.setattr(sys, "argv", [f"{command}.py", *argv])
+        status = 0
+        capsys.readouterr()
+        try:
+            launch(importlib.import_module(command).main)
+        except SystemExit as stop:
+            status = stop.code
+        said = capsys.readouterr()
+        errors = [x for x in said.err.splitlines() if x.startswith(f"{command}.py:")]
+        return status, said.out, "\n".join(errors)
+
+    return run
+
+
+def names(folder: str = "out") -> set[str]:
+    return {p.name for p in Path(folder).iterdir()}
+
+
+def test_a_diverged_curve_is_one_line_and_no_checkpoint(call):
+    """Sees train_curve writing NaN knots that scan_curve then measures."""
+    for name, seed in (("a", 0), ("b", 1)):
+        assert call("train_normal", "--model_name", name, "--seed", seed)[0] == 0
+    curve = ("--fix_points", "1,0,1", "--model2load", "out/a.ckpt,,out/b.ckpt", "--optim",
+             "name=sgd,lr=1e12")  # fmt: skip
+    lines = [call("train_curve", *curve) for _ in range(2)]
+    assert lines[0][0] == 2
+    assert "curve.state holds the last finite state" in lines[0][2]
+    assert lines[0] == lines[1]
+    assert "curve.ckpt" not in names()
+
+
+def test_checkpoints_of_epochs_wanted_later(call):
+    """Sees --epoch_ckpts ignored because the run is complete or beyond those epochs."""
+    run = ("train_normal", "--model_name", "a")
+    assert call(*run)[0] == 0
+    before = {p.name: p.read_bytes() for p in Path("out").iterdir()}
+    status, _, line = call(*run, "--epoch_ckpts", "1,2")
+    assert status == 2
+    assert "beyond epoch 1 and kept no checkpoint" in line
+    assert "--overwrite" in line
+    assert {p.name: p.read_bytes() for p in Path("out").iterdir()} == before
+    status, out, _ = call(*run, "--epoch_ckpts", "2")
+    assert (status, "already trained" in out) == (0, True)
+    last, kept = load_checkpoint("out/a.ckpt"), load_checkpoint("out/a_2.ckpt")
+    assert all(torch.equal(v, kept.tensors[k]) for k, v in last.tensors.items())
+    assert kept.recipe["epoch"] == 2
+    assert call(*run, "--epoch_ckpts", "1,2", "--overwrite", "True")[0] == 0
+    assert "a_1.ckpt" in names()
+
+
+CURE = ("train_cure", "--model_name", "c", "--val_fraction", "0",
+        "--attack", "name=pgd,threshold=0.1,iter_num=1,order=-1", "--judge", "None",
+        "--percentile", "0")  # fmt: skip
+LURE = ("train_lure", "--model_name", "l", "--meta_batch_size", "12", "--meta_batch_number", "2",
+        "--forget", "none")  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "stages"), [(CURE, 2), (LURE, 2)])
+def test_overwrite_of_a_command_of_several_runs_goes_on_where_it_was_cut_off(
+    line, stages, call, monkeypatch
+):
+    """Sees finished stages trained anew at every call with --overwrite, or others' files lost."""
+    started: list[str] = []
+    inner = fit
+
+    def watched(method, *args, files, resume, **options):
+        started.append(files.name)
+        if fatal and len(started) == stages:
+            method.evaluate = lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+        return inner(method, *args, files=files, resume=resume, **options)
+
+    fatal = False
+    assert call(*line)[0] == 0
+    monkeypatch.setattr(importlib.import_module("trainer"), "fit", watched)
+    for fatal, wanted in ((True, stages), (True, 1), (False, 1), (False, stages)):
+        started.clear()
+        if fatal and wanted == 1:
+            stages, wanted = 1, 1  # the last stage alone is left, and is cut off again
+        status, _, _ = call(*line, "--overwrite", "True")
+        assert status == (130 if fatal else 0)
+        assert len(started) == wanted
+        stages = max(stages, 1) if fatal else 2
+
+
+def test_every_stage_is_claimed_before_the_first_is_trained(call):
+    """Sees a command that trains for hours and then finds the files of its last stage taken."""
+    for line, taken in ((CURE, "c_natural_init.ckpt"), (CURE, "c_revision.ckpt"),
+                        (LURE, "l_chunk2_best.ckpt")):  # fmt: skip
+        save_checkpoint(Path("out") / taken, {"w": torch.zeros(1)}, {"of": "others"})
+        status, _, said = call(*line)
+        assert status == 2
+        assert taken in said
+        assert names() == {taken}
+        (Path("out") / taken).unlink()
+
+
+@pytest.mark.parametrize("still_fits", [0, 500])
+def test_a_full_disk_is_one_line_and_leaves_the_state(still_fits, call, monkeypatch):
+    """Sees torch's own error ("unexpected pos") in place of the reason, or a lost state."""
+
+    class Full:
+        def __init__(self, path, mode):
+            self.file = Path(path).open(mode)  # noqa: SIM115 (closed below)
+
+        def write(self, data):
+            if files_written >= 2 and len(data) > still_fits:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(data)
+
+        def flush(self):
+            self.file.flush()
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            nonlocal files_written
+            files_written += 1
+            self.file.close()
+
+    files_written = 0
+    monkeypatch.setattr(runfiles, "open", Full, raising=False)
+    status, _, line = call("train_normal", "--model_name", "a")
+    assert status == 2
+    assert "a.state cannot be written" in line
+    assert "No space left on device" in line
+    assert names() == {"a.state", "a_init.ckpt", "a.jsonl"}
+    assert runfiles.read_state(Path("out/a.state"))["position"]["epoch"] == 1
+    monkeypatch.delattr(runfiles, "open")
+    resumed, straight = RunFiles(Path("out"), "a", {}), RunFiles(Path("out"), "b", {})
+    assert call("train_normal", "--model_name", "a")[0] == 0
+    assert call("train_normal", "--model_name", "b")[0] == 0
+    a, b = (load_checkpoint(f.path(".ckpt")).tensors for f in (resumed, straight))
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def test_a_last_batch_of_one_joins_the_one_before():
+    """Sees BatchNorm crash after an epoch, or an example left out, at size % batch_size == 1."""
+    order = torch.arange(25)
+    for size, lengths in ((12, [12, 13]), (8, [8, 8, 9]), (25, [25]), (30, [25]), (1, [1] * 25)):
+        parts = batches_of(order, size)
+        assert [len(p) for p in parts] == lengths
+        assert torch.equal(torch.cat(parts), order)
+        for done in range(0, 25, size):  # what is left after a kill
+            assert all(map(torch.equal, batches_of(order[done:], size), parts[done // size :]))
+    assert batches_of(order[:0], 12) == []
+    norm = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.BatchNorm1d(4))
+    images = make_images(13)
+    assert len(fit(Standard(norm), images, images, epochs=1, batch_size=12, optimizer=ADAM)) == 1
+    check_batches(norm, images, 12)
+    for count, size in ((13, 1), (1, 12)):
+        with pytest.raises(InputError, match=r"one example.*BatchNorm"):
+            check_batches(norm, make_images(count), size)
+    check_batches(make_conv_bn(), images, 1)  # its maps have more than one pixel
