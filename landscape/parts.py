@@ -1,0 +1,117 @@
+"""Finished parts of a result on disk: long work that was killed repeats only its last part."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from train.recipe import Recipe, digest
+
+Values = Mapping[str, Any]
+Compute = Callable[[], Values]
+#: keep(what, compute): the values that `compute` returns, or returned before the process was killed
+Keep = Callable[[str, Compute], Values]
+
+_HEADER = 32  # bytes of the recipe's digest
+_FRAME = 16  # bytes before each record: check sum, length of the name, length of the content
+
+
+def at_once(what: str, compute: Compute) -> Values:
+    """The `Keep` that keeps nothing."""
+    del what
+    return compute()
+
+
+@contextmanager
+def resumable(path: str | Path | None, recipe: Recipe) -> Iterator[Keep]:
+    """What keeps the parts of the result at `path` until it is saved; without a path, nothing.
+
+    Leave it after the result has been written: without an exception the parts are removed.
+    """
+    if path is None:
+        yield at_once
+        return
+    path = Path(path)
+    parts = Parts(path.with_name(f".{path.name}.parts"), recipe)
+    yield parts
+    parts.remove()
+
+
+class Parts:
+    """A `Keep` that writes what every call returns to one file, and reads what the file holds.
+
+    All diagnostics are functions of recipe and seed, so the same calls come again after a kill:
+    they are answered in order, to the last bit, until the file ends. A record holds the call's
+    name and its values (tensors, or numbers as float64) with a check sum. A call whose record is
+    not there is made and written at its place, which drops whatever followed: records torn by the
+    kill, those of another course, and those of the calls inside it, so calls may be nested.
+    A file of another recipe is begun anew. Values read back are on the CPU.
+    """
+
+    def __init__(self, path: str | Path, recipe: Recipe):
+        self.path = Path(path)
+        self._header = digest(recipe).encode()[:_HEADER]
+        self._place = _HEADER
+        self._foreign = not (self.path.is_file() and self._bytes(0, _HEADER) == self._header)
+
+    def __call__(self, what: str, compute: Compute) -> Values:
+        """The values of the part `what`, from the file or new."""
+        start = self._place
+        held = self._read(start, what.encode())
+        if held is None:
+            held = _tensors(compute())
+            self._write(start, what.encode(), safetensors.torch.save(held))
+        return held
+
+    def remove(self) -> None:
+        """Delete the file: the result it led to is safe elsewhere."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self, start: int, name: bytes) -> dict[str, Tensor] | None:
+        if self._foreign:
+            return None
+        frame = self._bytes(start, _FRAME)
+        check, length, size = (int.from_bytes(frame[a:b], "little")
+                               for a, b in ((0, 4), (4, 8), (8, _FRAME)))  # fmt: skip
+        if len(frame) < _FRAME or length != len(name):
+            return None
+        body = self._bytes(start + _FRAME, length + size)
+        if len(body) < length + size or zlib.crc32(body) != check or body[:length] != name:
+            return None
+        self._place = start + _FRAME + length + size
+        return safetensors.torch.load(body[length:])
+
+    def _write(self, start: int, name: bytes, content: bytes) -> None:
+        body = name + content
+        frame = (zlib.crc32(body).to_bytes(4, "little") + len(name).to_bytes(4, "little")
+                 + len(content).to_bytes(8, "little"))  # fmt: skip
+        if self._foreign:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_bytes(self._header)
+            self._foreign = False
+        with self.path.open("r+b") as file:
+            file.truncate(start)
+            file.seek(start)
+            file.write(frame + body)
+        self._place = start + len(frame) + len(body)
+
+    def _bytes(self, start: int, count: int) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(count)
+
+
+def _tensors(values: Values) -> dict[str, Tensor]:
+    """Numbers and arrays as tensors on the CPU; Python's numbers in float64."""
+    tensors = {}
+    for name, value in values.items():
+        dtype = torch.float64 if isinstance(value, float | int) else None
+        tensors[name] = torch.as_tensor(value, dtype=dtype).detach().cpu().contiguous()
+    return tensors
