@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -75,6 +75,14 @@ def surface_norm(losses: list[xr.DataArray]) -> LogNorm:
     return LogNorm(low, max(values.max(), low * 1.01))
 
 
+def mark_missing(axes: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
+    """Grey around the places x (N,) where y is not finite, or not computed yet."""
+    places = x.values.astype(float)
+    edges = np.concatenate([places[:1], (places[1:] + places[:-1]) / 2, places[-1:]])
+    for n in np.flatnonzero(~np.isfinite(y.values)):
+        axes.axvspan(edges[n], edges[n + 1], color="0.8", lw=0, zorder=0)
+
+
 def _axis_label(ds: xr.Dataset, axis: str) -> str:
     units = ds[axis].attrs.get("units", "")
     name = ds[axis].attrs.get("long_name", axis)
@@ -111,6 +119,7 @@ def _draw_lines(results: Results, axes: Axes | None) -> Figure:
             color = PALETTE[number % len(PALETTE)]
             number += 1
             axes.plot(here[axis], here["loss"], color=color, label=f"{label}, ε = {eps:.3g}")
+            mark_missing(axes, here[axis], here["loss"])
             low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]
             axes.fill_between(here[axis], low, high, color=color, alpha=0.2, lw=0)
         axes.set_xlabel(_axis_label(ds, axis))
@@ -132,6 +141,7 @@ def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
                 here = ds.sel(path=path, subset=subset)
                 text = f"{label} {path}, {subset}, barrier {float(here['barrier']):.2g}"
                 axes.plot(here["t"], here["loss"], line, color=color, label=text.strip())
+                mark_missing(axes, here["t"], here["loss"])
                 low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]
                 axes.fill_between(here["t"], low, high, color=color, alpha=0.15, lw=0)
             ends = ds["loss"].sel(path="curve", subset=subset).isel(t=[0, -1])
@@ -184,12 +194,18 @@ def draw_distance(results: Results, axes: Axes | None = None) -> Figure:
     return axes.figure
 
 
-def draw_training(metrics: Mapping[str, list[dict]], axes: Axes | None = None) -> Figure:
-    """Training loss per epoch of several runs, with the level of chance, ln 10, for reference."""
+def draw_training(
+    metrics: Mapping[str, list[dict]], classes: Collection[int] = (), axes: Axes | None = None
+) -> Figure:
+    """Training loss per epoch of several runs, with the level of chance for reference.
+
+    That is ln C for each number of `classes` C that the runs are known to have.
+    """
     axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
     for label, lines in metrics.items():
         axes.plot([m["epoch"] for m in lines], [m["train_loss"] for m in lines], label=label)
-    axes.axhline(np.log(10), color="0.6", ls="--", lw=0.8, label="chance, ln 10")
+    for count in sorted(classes):
+        axes.axhline(np.log(count), color="0.6", ls="--", lw=0.8, label=f"chance, ln {count}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="training loss [nat]")
     axes.legend()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,6 +48,7 @@ def draw_accuracy(results: Mapping[str, xr.Dataset], axes: Axes) -> None:
 
 def overview(
     metrics: Mapping[str, list[dict]],
+    classes: Collection[int],
     accuracy: Mapping[str, xr.Dataset],
     eigenvalues: Mapping[str, xr.Dataset],
     surfaces: Mapping[str, xr.Dataset],
@@ -60,7 +61,7 @@ def overview(
     with style():
         figure, grid = plt.subplots(2, 4, figsize=(13.5, 6.2), layout="constrained")
         (training, bars, eigen, spectrum), (left, right, path, cosines) = grid
-        draw_training(metrics, training)
+        draw_training(metrics, classes, training)
         draw_accuracy(accuracy, bars)
         draw_eigenvalues(eigenvalues, eigen)
         draw_spectrum(spectra, spectrum)

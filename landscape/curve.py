@@ -63,6 +63,13 @@ class Knots(nn.Module):
         ]
 
 
+def check_fixed(fix_points: Sequence[int]) -> None:
+    """Raise InputError unless every control point is fixed (1) or free (0)."""
+    for number in fix_points:
+        if number not in (0, 1):
+            raise InputError(f"--fix_points must be 1 (fixed) or 0 (free) each, got {number}")
+
+
 def knots_in(tensors: dict[str, Tensor], like: Point, what: str) -> list[Point]:
     """The control points stored in a curve checkpoint; InputError if they do not fit."""
     first = next(iter(like))

@@ -67,6 +67,10 @@ class Problem:
         """The same problem under another attack, or none."""
         return replace(self, attack=attack)
 
+    def resuming(self, keep: Keep) -> Problem:
+        """The same problem with a memory for finished parts of its work."""
+        return replace(self, keep=keep)
+
     def predict(self, point: Point, buffers: Mapping[str, Tensor] | None = None) -> Predict:
         """The function x -> logits at a Point; differentiable in the Point and in x."""
         dtype = next(iter(point.values())).dtype

@@ -82,8 +82,8 @@ class Lab:
         self.attack = PGD(eps=demo.eps, iterations=demo.iter_num)
         self.probe = PGD(eps=demo.probe_eps, iterations=5)
         self.model = {
-            "model_type": "lenet", "width": demo.width, "bias": True, "num_classes": 10,
-            "image_shape": self.train.image_shape, "normalize": None,
+            "model_type": "lenet", "width": demo.width, "bias": True, "normalize": None,
+            "num_classes": self.train.num_classes, "image_shape": self.train.image_shape,
         }  # fmt: skip
         self.began = time.monotonic()
 
@@ -119,7 +119,7 @@ class Lab:
             "data": build.data_recipe(self.train, "mnist5k"), "checkpoints": self.checkpoints,
         }  # fmt: skip
         ds = claim(path, recipe, self.demo.overwrite)
-        if ds is None or ("loss" in ds and ds["loss"].ndim > 1 and not complete(ds)):
+        if ds is None or not complete(ds):
             save = lambda cells: save_result(stamp(cells, kind, recipe), path)  # noqa: E731
             ds = compute(ds, save)
             save(ds)
@@ -171,8 +171,9 @@ class Lab:
         target = Path(self.demo.figure_folder)
         budgets = (self.demo.probe_eps, self.demo.eps)
         draw_figures(
-            target, metrics, eigen, surfaces, budgets[0], curve, similarity, spectra, accuracy
-        )
+            target, metrics, {self.train.num_classes}, eigen, surfaces, budgets[0], curve,
+            similarity, spectra, accuracy,
+        )  # fmt: skip
         self.say(f"figures in {target}, see {target / 'overview.png'}")
         print(summary(self.folder, budgets, eigen, spectra, accuracy, curve))
         self.say("done")

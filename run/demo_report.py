@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from analysis.distances import parameter_distance
@@ -26,6 +27,7 @@ def labelled(entries: Mapping[str, object]) -> dict:
 def draw_figures(
     folder: Path,
     metrics: Mapping[str, list[dict]],
+    classes: Collection[int],
     eigen: Mapping[tuple[str, float], xr.Dataset],
     surfaces: Results,
     eps: float,
@@ -46,9 +48,9 @@ def draw_figures(
     }
     with style():
         figures["filters"] = draw_filters(spectra)
-        figures["training"] = draw_training(metrics)
+        figures["training"] = draw_training(metrics, classes)
         figures["overview"] = overview(
-            metrics, accuracy, lines, surfaces, eps, curve, similarity, spectra
+            metrics, classes, accuracy, lines, surfaces, eps, curve, similarity, spectra
         )
         for name, figure in figures.items():
             save_figure(figure, folder / name)
@@ -83,7 +85,8 @@ def summary(
     header = ["network", "clean %", "PGD-40 %", "loss", f"loss {eps:g}", "λ1 clean"]
     header += [f"λ1 {probe:g}", f"λ1 {eps:g}", "conv1 HF", "from init"]
     count = next(iter(accuracy.values())).sizes["example"]
-    worst = max(float((ds["residual"] / abs(ds["eigenvalue"])).max()) for ds in eigen.values())
+    relative = [ds["residual"] / abs(ds["eigenvalue"]) for ds in eigen.values()]
+    worst = np.max(np.concatenate([r.values.ravel() for r in relative]))  # NaN if one is
     rise = curve["barrier"].sel(subset="test")
     return "\n".join(
         [

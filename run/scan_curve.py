@@ -9,10 +9,10 @@ import options as o
 from launch import launch
 
 from landscape.batchnorm import POLICIES
-from landscape.curve import knots_in, scan_curve
+from landscape.curve import check_fixed, knots_in, scan_curve
 from landscape.paths import curve
 from landscape.point import point_of
-from landscape.result import claim, complete, save_result, stamp
+from landscape.result import claim, complete, not_finite, save_result, stamp
 from landscape.scan import grid
 from models import InputError, unknown
 
@@ -43,6 +43,7 @@ def main(
     subject = build.open_network(model2load, network, load=False)
     tensors = subject.checkpoint.tensors
     knots = knots_in(tensors, point_of(subject.network), model2load)
+    check_fixed(fix_points)
     if fix_points and len(fix_points) != len(knots):
         raise InputError(f"--fix_points names {len(fix_points)} points, the curve has {len(knots)}")
     buffers = {n: tensors[n] for n, _ in subject.network.named_buffers() if n in tensors}
@@ -69,8 +70,9 @@ def main(
         cells = scan_curve(problem, path, t, subsets, batchnorm=batchnorm, cells=cells, save=save)
     for way in cells["path"].values:
         for subset in cells["subset"].values:
-            barrier = float(cells["barrier"].sel(path=way, subset=subset))
-            print(f"{way:5s} {subset:5s} barrier {barrier:.4f} nat")
+            here = cells.sel(path=way, subset=subset)
+            print(f"{way:5s} {subset:5s} barrier {float(here['barrier']):.4f} nat"
+                  f"{not_finite(here['loss'])}")  # fmt: skip
     print(f"result in {out}")
 
 
