@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
+from safetensors.torch import load as unpack
+from safetensors.torch import save as pack
 from torch import Tensor
 
 from train.recipe import Recipe, digest
@@ -67,7 +68,7 @@ class Parts:
         held = self._read(start, what.encode())
         if held is None:
             held = _tensors(compute())
-            self._write(start, what.encode(), safetensors.torch.save(held))
+            self._write(start, what.encode(), pack(held))
         return held
 
     def remove(self) -> None:
@@ -86,7 +87,7 @@ class Parts:
         if len(body) < length + size or zlib.crc32(body) != check or body[:length] != name:
             return None
         self._place = start + _FRAME + length + size
-        return safetensors.torch.load(body[length:])
+        return unpack(body[length:])
 
     def _write(self, start: int, name: bytes, content: bytes) -> None:
         body = name + content
@@ -105,7 +106,7 @@ class Parts:
     def _bytes(self, start: int, count: int) -> bytes:
         with self.path.open("rb") as file:
             file.seek(start)
-            return file.read(count)
+            return file.read(min(count, self.path.stat().st_size))  # a damaged count may be huge
 
 
 def _tensors(values: Values) -> dict[str, Tensor]:

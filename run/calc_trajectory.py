@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import build
-import numpy as np
 import options as o
 from launch import launch
 from together import check_same_data
@@ -95,9 +94,9 @@ def main(
               f"flatness {row['flatness']:.3f} +- {row['flatness_se']:.3f}  sharpness "
               f"{row['sharpness']:.3f}")  # fmt: skip
     if "barrier" in ds:
+        lost = " (a loss on the way is not finite)" if ds["barrier"].isnull() else ""
         print(f"barrier from best to last: {float(ds['barrier']):.3f} nat at t = "
-              f"{float(ds['barrier_at']):.1f}"
-              + " (a loss on the way is not finite)" * np.isnan(float(ds["barrier"])))  # fmt: skip
+              f"{float(ds['barrier_at']):.1f}{lost}")  # fmt: skip
     print(f"result in {path}")
 
 

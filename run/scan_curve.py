@@ -37,13 +37,13 @@ def main(
     attacker = build.attack_of(attack)
     if batchnorm not in POLICIES:
         raise unknown("--batchnorm", batchnorm, POLICIES)
+    check_fixed(fix_points)
     t = grid(0, 1, step_size, "--step_size")
     if t[-1] != 1:
         raise InputError(f"--step_size must divide 1, got {step_size:g}; e.g. 0.02 or 0.05")
     subject = build.open_network(model2load, network, load=False)
     tensors = subject.checkpoint.tensors
     knots = knots_in(tensors, point_of(subject.network), model2load)
-    check_fixed(fix_points)
     if fix_points and len(fix_points) != len(knots):
         raise InputError(f"--fix_points names {len(fix_points)} points, the curve has {len(knots)}")
     buffers = {n: tensors[n] for n, _ in subject.network.named_buffers() if n in tensors}
