@@ -20,7 +20,6 @@ Compute = Callable[[], Values]
 #: keep(what, compute): the values that `compute` returns, or returned before the process was killed
 Keep = Callable[[str, Compute], Values]
 
-_HEADER = 32  # bytes of the recipe's digest
 _FRAME = 16  # bytes before each record: check sum, length of the name, length of the content
 
 
@@ -34,13 +33,14 @@ def at_once(what: str, compute: Compute) -> Values:
 def resumable(path: str | Path | None, recipe: Recipe) -> Iterator[Keep]:
     """What keeps the parts of the result at `path` until it is saved; without a path, nothing.
 
+    They stand beside it under a name that holds the recipe's digest: another recipe's parts stay.
     Leave it after the result has been written: without an exception the parts are removed.
     """
     if path is None:
         yield at_once
         return
     path = Path(path)
-    parts = Parts(path.with_name(f".{path.name}.parts"), recipe)
+    parts = Parts(path.with_name(f".{path.name}.{digest(recipe)[:16]}.parts"))
     yield parts
     parts.remove()
 
@@ -53,14 +53,11 @@ class Parts:
     name and its values (tensors, or numbers as float64) with a check sum. A call whose record is
     not there is made and written at its place, which drops whatever followed: records torn by the
     kill, those of another course, and those of the calls inside it, so calls may be nested.
-    A file of another recipe is begun anew. Values read back are on the CPU.
+    The values are on the CPU.
     """
 
-    def __init__(self, path: str | Path, recipe: Recipe):
-        self.path = Path(path)
-        self._header = digest(recipe).encode()[:_HEADER]
-        self._place = _HEADER
-        self._foreign = not (self.path.is_file() and self._bytes(0, _HEADER) == self._header)
+    def __init__(self, path: str | Path):
+        self.path, self._place = Path(path), 0
 
     def __call__(self, what: str, compute: Compute) -> Values:
         """The values of the part `what`, from the file or new."""
@@ -76,7 +73,7 @@ class Parts:
         self.path.unlink(missing_ok=True)
 
     def _read(self, start: int, name: bytes) -> dict[str, Tensor] | None:
-        if self._foreign:
+        if not self.path.is_file():
             return None
         frame = self._bytes(start, _FRAME)
         check, length, size = (int.from_bytes(frame[a:b], "little")
@@ -93,10 +90,8 @@ class Parts:
         body = name + content
         frame = (zlib.crc32(body).to_bytes(4, "little") + len(name).to_bytes(4, "little")
                  + len(content).to_bytes(8, "little"))  # fmt: skip
-        if self._foreign:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_bytes(self._header)
-            self._foreign = False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
         with self.path.open("r+b") as file:
             file.truncate(start)
             file.seek(start)

@@ -96,18 +96,21 @@ def claim(path: str | Path, recipe: Recipe, overwrite: bool) -> xr.Dataset | Non
     holds is only to be read.
     """
     path = Path(path)
-    held = _held(path, recipe, overwrite)
-    if held is not None and complete(held) and not overwrite:
-        return held
+    found = held(path, recipe, overwrite)
+    if found is not None and complete(found) and not overwrite:
+        return found
     check_folder(path)
     if os.environ.get("RANK", "0") == "0":  # the other processes of torchrun write nothing
         lock(path)
-    held = _held(path, recipe, overwrite)  # another command may have ended before the lock
-    return None if held is not None and overwrite and complete(held) else held
+    found = held(path, recipe, overwrite)  # another command may have ended before the lock
+    return None if found is not None and overwrite and complete(found) else found
 
 
-def _held(path: Path, recipe: Recipe, overwrite: bool) -> xr.Dataset | None:
-    """The result of this recipe at a path; None for none, or for anything else to be replaced."""
+def held(path: Path, recipe: Recipe, overwrite: bool = False) -> xr.Dataset | None:
+    """The result of this recipe at a path; None for no file, or one that is to be replaced.
+
+    Raises InputError for anything else that stands there, unless `overwrite`. Takes no lock.
+    """
     if not path.is_file():
         return None
     stored = None
