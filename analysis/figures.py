@@ -79,8 +79,10 @@ def mark_missing(axes: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
     """Grey around the places x (N,) where y is not finite, or not computed yet."""
     places = x.values.astype(float)
     edges = np.concatenate([places[:1], (places[1:] + places[:-1]) / 2, places[-1:]])
+    text = "no finite loss"
     for n in np.flatnonzero(~np.isfinite(y.values)):
-        axes.axvspan(edges[n], edges[n + 1], color="0.8", lw=0, zorder=0)
+        new = text not in axes.get_legend_handles_labels()[1]
+        axes.axvspan(edges[n], edges[n + 1], color="0.8", lw=0, zorder=0, label=text * new)
 
 
 def _axis_label(ds: xr.Dataset, axis: str) -> str:

@@ -169,18 +169,20 @@ def fill(
     done = cells["done"].values
     todo = [cell for cell in order if not done[cell]]
     saved = time.monotonic()
-    with progress(len(todo) * examples_per_cell, description, "image") as bar:
-        for number, cell in enumerate(todo):
-            for name, value in compute(cell, lambda n: bar.update(n)).items():
-                cells[name].values[cell] = value
-            done[cell] = True
-            bar.n = (number + 1) * examples_per_cell
-            bar.set_postfix(cell=f"{number + 1}/{len(todo)}", refresh=False)
-            if save is not None and time.monotonic() - saved > save_seconds:
-                save(cells)
-                saved = time.monotonic()
-    if save is not None:
-        save(cells)
+    try:
+        with progress(len(todo) * examples_per_cell, description, "image") as bar:
+            for number, cell in enumerate(todo):
+                for name, value in compute(cell, lambda n: bar.update(n)).items():
+                    cells[name].values[cell] = value
+                done[cell] = True
+                bar.n = (number + 1) * examples_per_cell
+                bar.set_postfix(cell=f"{number + 1}/{len(todo)}", refresh=False)
+                if save is not None and time.monotonic() - saved > save_seconds:
+                    save(cells)
+                    saved = time.monotonic()
+    finally:  # also after Ctrl-C
+        if save is not None:
+            save(cells)
     return cells
 
 

@@ -97,6 +97,18 @@ def test_a_nan_loss_is_a_finished_cell(tmp_path):
     assert not not_finite(ds["loss"][:, :1])
 
 
+def test_a_scan_keeps_every_finished_cell_of_an_interruption():
+    """Only this sees Ctrl-C promise to continue and lose the cells since the last save."""
+    problem, kept = Problem(Counted(), make_images(12)), []
+    path = Plane([problem.origin, random_direction(problem.origin, 1)])
+    Counted.left = 2
+    with pytest.raises(Cut):
+        scan(
+            problem, path, {"x1": [-1.0, 0.0, 1.0]}, save=lambda ds: kept.append(ds.copy(deep=True))
+        )
+    np.testing.assert_array_equal(kept[-1]["done"][0], [True, True, False])
+
+
 def test_a_grid_from_before_done_is_completed(tmp_path):
     """Only this sees that NaN in an old file, which has no `done`, counts as computed."""
     problem = Problem(make_mlp(), make_images(12))
