@@ -10,6 +10,7 @@ from typing import Any
 
 import xarray as xr
 
+from landscape.result import recipe_of
 from models.errors import InputError
 from train.checkpoint import stored_recipe
 
@@ -21,7 +22,7 @@ def runs_by_epoch(results: Mapping[str, xr.Dataset]) -> dict[str, list[tuple[int
     """
     runs: dict[str, list[tuple[int, xr.Dataset]]] = {}
     for label, ds in results.items():
-        epoch = json.loads(ds.attrs["recipe"]).get("epoch")
+        epoch = recipe_of(ds).get("epoch")
         if epoch is None:
             raise InputError(f"{label}: --against epoch needs a checkpoint that records its epoch")
         run = re.sub(rf"[ _-]*(?<!\d){epoch}(?!\d)", "", label).strip(" _-") or "run"
@@ -72,8 +73,7 @@ def classes_of(metrics: Path) -> int | None:
     None if there are none of ours.
     """
     for suffix in (".ckpt", "_init.ckpt"):
-        recipe = stored_recipe(metrics.with_name(metrics.stem + suffix)) or {}
-        count = (recipe.get("model") or {}).get("num_classes")
-        if isinstance(count, int) and count > 1:
-            return count
+        match stored_recipe(metrics.with_name(metrics.stem + suffix)):
+            case {"model": {"num_classes": int(count)}} if count > 1:
+                return count
     return None

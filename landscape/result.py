@@ -19,6 +19,7 @@ from train.recipe import (
     Recipe,
     check_folder,
     check_same,
+    difference,
     normal_form,
     provenance,
     write_atomically,
@@ -43,9 +44,12 @@ def stamp(dataset: xr.Dataset, kind: str, recipe: Recipe, **notes: str) -> xr.Da
 def recipe_of(dataset: xr.Dataset) -> Recipe:
     """The recipe stored with a result; InputError if it has none."""
     try:
-        return json.loads(dataset.attrs["recipe"])
+        recipe = json.loads(dataset.attrs["recipe"])
     except (KeyError, ValueError):
-        raise InputError("the file holds no recipe: it is not a Ridgeline result") from None
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise InputError("the file holds no recipe: it is not a Ridgeline result")
+    return recipe
 
 
 def save_result(dataset: xr.Dataset, path: str | Path) -> None:
@@ -113,17 +117,16 @@ def held(path: Path, recipe: Recipe, overwrite: bool = False) -> xr.Dataset | No
     """
     if not path.is_file():
         return None
-    stored = None
     try:
         dataset = load_result(path)
         stored = recipe_of(dataset)
-        check_same(path, stored, recipe)
-    except InputError:
+    except InputError as error:
         if overwrite:
             return None
-        if stored is None:
-            check_same(path, None, recipe)
-        raise
+        raise InputError(f"{error}; name another output or pass --overwrite") from None
+    if overwrite and difference(stored, recipe):
+        return None
+    check_same(path, stored, recipe)
     return dataset
 
 
