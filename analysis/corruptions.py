@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 
 import numpy as np
@@ -14,7 +15,6 @@ import xarray as xr
 from landscape.problem import Problem
 from models.errors import InputError, unknown
 from train.data import Images
-from train.evaluation import evaluate
 from train.noise import Purpose, stream
 
 GROUPS = ("noise", "blur", "weather", "digital")
@@ -87,14 +87,17 @@ def corruption_scores(
     `mean_accuracy` is the plain mean over all cells; `mean_accuracy_se` treats the cells of an
     example as one draw (they share the example).
     """
-    predict = problem.predict(problem.origin)
-    options = {"batch_size": problem.batch_size, "seed": problem.seed, "device": problem.device}
-    clean = evaluate(predict, problem.images, **options)
+    clean = problem.under(None)
+
+    def right(name: str, severity: int) -> dict[str, torch.Tensor]:
+        images = corrupted(problem.images, name, severity, problem.seed)
+        return {"correct": clean.on(images).scores(tick=tick).correct}
+
     hits = torch.zeros(len(names), len(severities), len(problem.images), dtype=torch.float64)
     for row, name in enumerate(names):
         for column, severity in enumerate(severities):
-            images = corrupted(problem.images, name, severity, problem.seed)
-            hits[row, column] = evaluate(predict, images, tick=tick, **options).correct.double()
+            cell = problem.keep(f"{name} {severity}", partial(right, name, severity))
+            hits[row, column] = cell["correct"].double()
     count = len(problem.images)
     accuracy = hits.mean(2).numpy()
     by_example = hits.mean((0, 1))
@@ -103,7 +106,7 @@ def corruption_scores(
             "accuracy": (("corruption", "severity"), accuracy),
             "accuracy_se": (
                 ("corruption", "severity"), np.sqrt(accuracy * (1 - accuracy) / count)),
-            "clean_accuracy": clean.accuracy,
+            "clean_accuracy": clean.scores().accuracy,
             "mean_accuracy": accuracy.mean(),
             "mean_accuracy_se": by_example.std().item() / math.sqrt(count),
         },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -65,7 +65,7 @@ def draw_eigenvalues(results: Results, axes: Axes | None = None) -> Figure:
     axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
     every = dict(spectra(results))
     positive = all((ds["eigenvalue"].fillna(1) > 0).all() for ds in every.values())
-    largest = max(float(np.nanmax(np.abs(ds["eigenvalue"]))) for ds in every.values())
+    largest = _largest([ds["eigenvalue"].values for ds in every.values()])
     for number, (label, ds) in enumerate(every.items()):
         color = PALETTE[number % len(PALETTE)]
         axes.errorbar(
@@ -83,7 +83,7 @@ def draw_eigenvalues(results: Results, axes: Axes | None = None) -> Figure:
         low = min(float(ds["eigenvalue"].min()) for ds in every.values())
         axes.set_ylim(max(low * 0.5, largest * 1e-8), largest * 4)
     else:
-        axes.set_yscale("symlog", linthresh=largest * 1e-3)
+        axes.set_yscale("symlog", linthresh=largest * 1e-3 or 1.0)
         axes.axhline(0, color="0.7", lw=0.6, zorder=0)
     axes.set(xlabel="rank", ylabel="Hessian eigenvalue")
     ranks = max((ds["rank"].values for ds in every.values()), key=len)
@@ -99,7 +99,7 @@ def draw_density(results: Results, axes: Axes | None = None) -> Figure:
     """
     axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
     every = dict(spectra(results))
-    top = max(float(ds["density"].max()) for ds in every.values())
+    top = _largest([ds["density"].values for ds in every.values()])
     for number, (label, ds) in enumerate(every.items()):
         color = PALETTE[number % len(PALETTE)]
         x, y = ds["density_x"].values, ds["density"].values
@@ -145,7 +145,7 @@ def draw_eigenvalue_curves(results: Results, against: str) -> Figure:
         1, len(series), figsize=(max(COLUMN, 2.2 * len(series)), 2.4), layout="constrained",
         squeeze=False, sharex=True, sharey=True,
     )  # fmt: skip
-    lows, highs = [], []
+    tables = []
     for number, (axes, (label, (x, values, converged))) in enumerate(
         zip(grid.flat, series.items(), strict=True)
     ):
@@ -158,15 +158,23 @@ def draw_eigenvalue_curves(results: Results, against: str) -> Figure:
             axes.plot(x, table[:, rank], color=color, **look)
             odd = ~sure[:, rank] & np.isfinite(table[:, rank])
             axes.plot(x[odd], table[odd, rank], "o", mfc="white", mec=color)
-        lows.append(np.nanmin(table))
-        highs.append(np.nanmax(table))
+        tables.append(table)
         axes.set(xlabel="budget ε" if against == "eps" else "epoch", title=label)
         if against == "epoch":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[0, 0].set_ylabel(f"top {table.shape[1]} Hessian eigenvalues")
     grid[0, 0].legend()
-    if min(lows) > 0:
+    largest = _largest(tables)
+    if all((table[np.isfinite(table)] > 0).all() for table in tables):
         grid[0, 0].set_yscale("log")
     else:
-        grid[0, 0].set_yscale("symlog", linthresh=max(highs) * 1e-3)
+        grid[0, 0].set_yscale("symlog", linthresh=largest * 1e-3 or 1.0)
     return figure
+
+
+def _largest(values: Sequence[np.ndarray]) -> float:
+    """The largest magnitude among the finite values, to set a scale; InputError for none."""
+    flat = np.abs(np.concatenate([v.ravel() for v in values]))
+    if not np.isfinite(flat).any():
+        raise InputError("the results hold no finite value to draw")
+    return float(flat[np.isfinite(flat)].max())

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from landscape.parts import Values
 from landscape.problem import Problem
 from models.errors import InputError
+from train.data import Batch
 from train.noise import Noise
+from train.precision import exact
 
 LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d)
 
@@ -62,42 +66,50 @@ def cka(
     images, each under its own attack if it has one. HSIC is averaged over minibatches of
     `minibatch` examples (a last one below 4 is left out), which are in memory together; each is an
     unbiased estimate, so `cka` may dip below 0. `diagonal` (equal layers) is there if the layers
-    agree, with `diagonal_se`, a jackknife over minibatches; `mean_diagonal` sums it up.
+    agree, with `diagonal_se`, a jackknife over minibatches; `mean_diagonal` sums it up. A layer
+    whose features are all equal, or not finite, has no CKA: it is NaN, and so is that mean.
     """
     if second is None and first.attack is None:
         raise InputError("clean and adversarial features need an attack")
     tick = tick or (lambda n: None)
-    names = [layers_of(p.network, kinds) for p in (first, second or first)]
-    cross, left, right = [], [], []
+    sides = (first.under(None), first) if second is None else (first, second)
+    names = [layers_of(p.network, kinds) for p in sides]
+    found: list[Values] = []
     for batch in first.images.batches(minibatch, device=first.device, dtype=first.dtype):
         if len(batch.y) < 4:
             continue
-        noise = Noise(first.seed, batch.index)
-        views = []
-        for number, problem in enumerate((first, second or first)):
-            predict = problem.predict(problem.origin)
-            attack = problem.attack if second is not None or number else None
-            x = batch.x if attack is None else attack(predict, batch.x, batch.y, noise)
-            views.append(_grams(problem, predict, x, names[number]))
-        cross.append(hsic(*views).cpu())
-        left.append(torch.stack([hsic(k[None], k[None])[0, 0] for k in views[0]]).cpu())
-        right.append(torch.stack([hsic(k[None], k[None])[0, 0] for k in views[1]]).cpu())
+        look = partial(_overlaps, sides, names, batch)
+        found.append(first.keep(f"minibatch {len(found)}", look))
         tick(len(batch.y))
-    if not cross:
+    if not found:
         raise InputError("CKA needs a minibatch of 4 or more examples")
-    parts = [torch.stack(x).numpy() for x in (cross, left, right)]
+    parts = [torch.stack([each[n] for each in found]).numpy() for n in ("cross", "left", "right")]
     values = _ratio(*parts)
     ds = xr.Dataset(
         {"cka": (("layer_a", "layer_b"), values)},
         coords={"layer_a": names[0], "layer_b": names[1]},
-        attrs={"minibatches": len(cross)},
+        attrs={"minibatches": len(found)},
     )
     if names[0] == names[1]:
         ds["diagonal"] = ("layer", np.diag(values))
         ds["diagonal_se"] = ("layer", _jackknife(parts))
-        ds["mean_diagonal"] = float(np.nanmean(np.diag(values)))
+        ds["mean_diagonal"] = float(np.diag(values).mean())
         ds = ds.assign_coords(layer=names[0])
     return ds
+
+
+def _overlaps(
+    sides: Sequence[Problem], names: Sequence[Sequence[str]], batch: Batch
+) -> dict[str, Tensor]:
+    """HSICs of one minibatch: `cross` (a, b) of both sides, `left` (a,), `right` (b,) of each."""
+    views = []
+    for problem, layers in zip(sides, names, strict=True):
+        predict, x = problem.predict(problem.origin), batch.x.to(problem.dtype)
+        if problem.attack is not None:
+            x = problem.attack(predict, x, batch.y, Noise(sides[0].seed, batch.index))
+        views.append(_grams(problem, predict, x, layers))
+    own = [torch.stack([hsic(k[None], k[None])[0, 0] for k in view]) for view in views]
+    return {"cross": hsic(*views).cpu(), "left": own[0].cpu(), "right": own[1].cpu()}
 
 
 def _ratio(cross: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -127,7 +139,7 @@ def _grams(problem: Problem, predict, x: Tensor, names: Sequence[str]) -> Tensor
 
     handles = [network.get_submodule(n).register_forward_hook(hook(n)) for n in names]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), exact():
             predict(x)
     finally:
         for handle in handles:

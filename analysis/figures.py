@@ -75,6 +75,16 @@ def surface_norm(losses: list[xr.DataArray]) -> LogNorm:
     return LogNorm(low, max(values.max(), low * 1.01))
 
 
+def mark_missing(axes: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
+    """Grey around the places x (N,) where y is not finite, or not computed yet."""
+    places = x.values.astype(float)
+    edges = np.concatenate([places[:1], (places[1:] + places[:-1]) / 2, places[-1:]])
+    text = "no finite loss"
+    for n in np.flatnonzero(~np.isfinite(y.values)):
+        new = text not in axes.get_legend_handles_labels()[1]
+        axes.axvspan(edges[n], edges[n + 1], color="0.8", lw=0, zorder=0, label=text * new)
+
+
 def _axis_label(ds: xr.Dataset, axis: str) -> str:
     units = ds[axis].attrs.get("units", "")
     name = ds[axis].attrs.get("long_name", axis)
@@ -111,6 +121,7 @@ def _draw_lines(results: Results, axes: Axes | None) -> Figure:
             color = PALETTE[number % len(PALETTE)]
             number += 1
             axes.plot(here[axis], here["loss"], color=color, label=f"{label}, ε = {eps:.3g}")
+            mark_missing(axes, here[axis], here["loss"])
             low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]
             axes.fill_between(here[axis], low, high, color=color, alpha=0.2, lw=0)
         axes.set_xlabel(_axis_label(ds, axis))
@@ -132,6 +143,7 @@ def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
                 here = ds.sel(path=path, subset=subset)
                 text = f"{label} {path}, {subset}, barrier {float(here['barrier']):.2g}"
                 axes.plot(here["t"], here["loss"], line, color=color, label=text.strip())
+                mark_missing(axes, here["t"], here["loss"])
                 low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]
                 axes.fill_between(here["t"], low, high, color=color, alpha=0.15, lw=0)
             ends = ds["loss"].sel(path="curve", subset=subset).isel(t=[0, -1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ import xarray as xr
 from torch import Tensor
 
 from landscape.problem import Problem
+from train.data import Batch
 from train.losses import predicted
 from train.noise import Purpose, stream
+from train.precision import exact
 
 #: share of the Nyquist frequency that a filter keeps
 CUTOFFS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
@@ -51,19 +54,27 @@ def fourier_sensitivity(
     shape = (len(cells), channels)
     draws = [stream(problem.seed, Purpose.FOURIER, int(i)) for i in problem.images.index]
     signs = np.stack([draw.integers(2, size=shape) * 2 - 1 for draw in draws])
-    clean, done = 0, 0
     waves = [plane_wave(height, width, *cell) for cell in cells]
-    for batch in problem.batches(problem.dtype):
-        r = torch.from_numpy(signs[done : done + len(batch.y)]).to(batch.x)
-        done += len(batch.y)
-        with torch.no_grad():
-            clean += int((predicted(predict(batch.x)) != batch.y).sum())
-            for number, ((row, column), wave) in enumerate(zip(cells, waves, strict=True)):
+
+    def errors(batch: Batch, r: Tensor) -> dict[str, Tensor]:
+        """How many of a batch are wrong clean (1,) and under every wave (cells,)."""
+        counts = torch.zeros(len(cells))
+        with torch.no_grad(), exact():
+            for number, wave in enumerate(waves):
                 shift = strength * r[:, number, :, None, None] * wave.to(batch.x)
                 guess = predicted(predict((batch.x + shift).clamp(0, 1)))
-                wrong[row, column] += int((guess != batch.y).sum())
+                counts[number] = (guess != batch.y).sum()
                 if tick is not None:
                     tick(len(batch.y))
+            return {"clean": (predicted(predict(batch.x)) != batch.y).sum(), "waves": counts}
+
+    clean, done = 0, 0
+    for batch in problem.batches():
+        r = torch.from_numpy(signs[done : done + len(batch.y)]).to(batch.x)
+        part = problem.keep(f"waves from example {done}", partial(errors, batch, r))
+        done += len(batch.y)
+        clean += int(part["clean"])
+        wrong[*zip(*cells, strict=True)] += part["waves"].numpy()
     for row, column in cells:
         wrong[_mirror(row, height), _mirror(column, width)] = wrong[row, column]
     count = len(problem.images)
@@ -92,16 +103,24 @@ def pass_curves(problem: Problem, cutoffs: Sequence[float] = CUTOFFS, tick=None)
     difference is the network's frequency bias.
     """
     predict = problem.predict(problem.origin)
-    hits = np.zeros((2, len(cutoffs)))
-    clean = 0
-    for batch in problem.batches(problem.dtype):
-        with torch.no_grad():
-            clean += int((predicted(predict(batch.x)) == batch.y).sum())
+
+    def right(batch: Batch) -> dict[str, Tensor]:
+        """How many of a batch are right clean (1,) and filtered (2, cutoffs)."""
+        counts = torch.zeros(2, len(cutoffs))
+        with torch.no_grad(), exact():
             for n, c in enumerate(cutoffs):
                 for row, x in enumerate((band(batch.x, c), band(batch.x, c, high=True))):
-                    hits[row, n] += int((predicted(predict(x)) == batch.y).sum())
+                    counts[row, n] = (predicted(predict(x)) == batch.y).sum()
                     if tick is not None:
                         tick(len(batch.y))
+            return {"clean": (predicted(predict(batch.x)) == batch.y).sum(), "filtered": counts}
+
+    hits, clean, done = np.zeros((2, len(cutoffs))), 0, 0
+    for batch in problem.batches():
+        part = problem.keep(f"bands from example {done}", partial(right, batch))
+        done += len(batch.y)
+        clean += int(part["clean"])
+        hits += part["filtered"].numpy()
     count = len(problem.images)
     accuracy, base = hits / count, clean / count
     half = [_crossing(np.array(cutoffs), curve, base / 2) for curve in accuracy]

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.runs import runs_by_epoch
 from analysis.style import COLUMN, PALETTE, SURFACE
 from models.dct import dct_basis
-from models.errors import unknown
+from models.errors import InputError, unknown
 
 Results = Mapping[str, xr.Dataset]
 AGAINST = ("layer", "epoch", "filters", "kernels", "basis")
@@ -194,6 +194,8 @@ def draw_filters(results: Results) -> Figure:
     )  # fmt: skip
     energy = np.concatenate([ds["energy"].values.ravel() for ds in results.values()])
     energy = energy[np.isfinite(energy) & (energy > 0)]
+    if not energy.size:
+        raise InputError("the spectra hold no energy to draw: all filters are zero")
     norm = LogNorm(energy.min(), energy.max())
     for row, (label, ds) in zip(grid, results.items(), strict=True):
         for place, layer in zip(row, ds["layer"].values, strict=False):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,9 +17,7 @@ from landscape.problem import Problem
 from models.blocks import block_inputs
 from models.errors import InputError
 from train.attacks import Attack
-from train.attacks.base import Predict
 from train.data import Images
-from train.evaluation import attacked, evaluate
 from train.losses import predicted
 from train.noise import Noise, Purpose
 from train.precision import exact
@@ -48,27 +48,15 @@ def study(
     `reference_strong` = T_strong. Every accuracy has its standard error `_se`. `perturbation`
     (epoch, tile, channel, row, column) and `image` are the first `tiles` examples.
     """
-    tick = tick or (lambda n: None)
-    base = reference.predict(reference.origin)
     rows: list[dict] = []
     pictures = []
-    for problem in epochs.values():
-        predict = problem.predict(problem.origin)
-        found = perturbations(problem, generator)
-        options = {"batch_size": problem.batch_size, "seed": problem.seed, "tick": tick,
-                   "device": problem.device, "dtype": problem.dtype}  # fmt: skip
-        row = _accuracy("transfer", _hits(base, problem, found))
-        row |= _accuracy("clean", evaluate(predict, problem.images, **options).correct)
-        row |= _accuracy("robust", evaluate(predict, problem.images, strong, **options).correct)
-        for name, attack in (("own_train", generator), ("strong_train", strong)):
-            row |= _accuracy(name, evaluate(predict, train_images, attack, **options).correct)
-        row["gap"] = row["own_train"] - row["strong_train"]
-        row |= alignment(problem, generator.eps)
-        row |= speckle(found)
-        rows.append(row)
-        pictures.append(found[:tiles].numpy())
+    for epoch, problem in epochs.items():
+        look = partial(_epoch, problem, reference, generator, strong, train_images, tiles, tick)
+        row = dict(problem.keep(f"epoch {epoch}", look))
+        pictures.append(np.asarray(row.pop("picture")))
+        rows.append({name: float(value) for name, value in row.items()})
     like = next(iter(epochs.values()))
-    first = next(like.images.batches(tiles)).x
+    first = next(like.images.batches(tiles, dtype=like.dtype)).x
     level = _levels(reference, like, generator.eps, strong)
     ds = xr.Dataset(
         {
@@ -86,11 +74,27 @@ def study(
     return ds
 
 
+def _epoch(
+    problem: Problem, reference: Problem, generator: Attack, strong: Attack,
+    train_images: Images, tiles: int, tick: Callable[[int], None] | None,
+) -> dict[str, float | Tensor]:  # fmt: skip
+    """What `study` tells of one epoch's network, and its first perturbations as `picture`."""
+    clean, own, robust = (problem.under(attack) for attack in (None, generator, strong))
+    found = perturbations(problem, generator)
+    row = _accuracy("transfer", _hits(reference, problem, found))
+    row |= _accuracy("clean", clean.scores(tick=tick).correct)
+    row |= _accuracy("robust", robust.scores(tick=tick).correct)
+    row |= _accuracy("own_train", own.on(train_images).scores(tick=tick).correct)
+    row |= _accuracy("strong_train", robust.on(train_images).scores(tick=tick).correct)
+    row["gap"] = row["own_train"] - row["strong_train"]
+    row |= alignment(problem, generator.eps)
+    row |= speckle(found)
+    return row | {"picture": found[:tiles]}
+
+
 def perturbations(problem: Problem, generator: Attack) -> Tensor:
     """What the generator adds to every image of the problem, (N, C, H, W), on the CPU."""
-    predict = problem.predict(problem.origin)
-    options = {"batch_size": problem.batch_size, "seed": problem.seed, "device": problem.device}
-    pairs = attacked(predict, problem.images, generator, dtype=problem.dtype, **options)
+    pairs = problem.under(generator).adversarial()
     return torch.cat([(x - batch.x).cpu() for batch, x in pairs])
 
 
@@ -129,22 +133,19 @@ def alignment(problem: Problem, eps: float) -> dict[str, float]:
         sites = {}
     predict = problem.predict(problem.origin)
     cosines: list[list[Tensor]] = []
-    for batch in problem.batches(problem.dtype):
+    for batch in problem.batches():
         noise = eps * Noise(problem.seed, batch.index, purpose=Purpose.ALIGNMENT).uniform(batch.x)
         pairs = []
         for x in (batch.x, (batch.x + noise).clamp(0, 1)):
             x = x.detach().requires_grad_()
             taps: dict[str, Tensor] = {}
-            with torch.enable_grad(), tapped(sites, taps):
+            with torch.enable_grad(), tapped(sites, taps), exact():
                 loss = F.cross_entropy(predict(x), batch.y, reduction="sum")
-            pairs.append(torch.autograd.grad(loss, [x, *taps.values()]))
+                pairs.append(torch.autograd.grad(loss, [x, *taps.values()]))
         cosines.append(
-            [F.cosine_similarity(a.flatten(1), b.flatten(1), eps=0).cpu()
-             for a, b in zip(*pairs, strict=True)]
+            [_cosines(a.flatten(1), b.flatten(1)).cpu() for a, b in zip(*pairs, strict=True)]
         )  # fmt: skip
-    by_place = [torch.cat(parts).double() for parts in zip(*cosines, strict=True)]
-    means = [c[c.isfinite()] for c in by_place]
-    image, blocks = means[0], means[1:]
+    image, *blocks = (torch.cat(parts) for parts in zip(*cosines, strict=True))
     return {
         "alignment": image.mean().item(),
         "alignment_se": (image.std() / math.sqrt(max(len(image), 1))).item(),
@@ -152,6 +153,13 @@ def alignment(problem: Problem, eps: float) -> dict[str, float]:
         if blocks
         else math.nan,
     }
+
+
+def _cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Cosines of the rows of a and b (N, D) that are not zero; NaN where they hold one."""
+    a, b = a.double(), b.double()
+    norms = a.norm(dim=1) * b.norm(dim=1)
+    return ((a * b).sum(1) / norms)[norms != 0]
 
 
 def collapse(accuracy: Sequence[float], *, ignore: int = 0) -> dict[str, float]:
@@ -184,29 +192,27 @@ def best_per_cycle(
 
 def _levels(reference: Problem, like: Problem, eps: float, strong: Attack) -> dict[str, float]:
     """Accuracies of the reference under noise of two kinds and under the strong attack."""
-    predict = reference.predict(reference.origin)
     draws = torch.cat([
         Noise(like.seed, batch.index, purpose=Purpose.RANDOM_SIGNS).uniform(batch.x).cpu()
         for batch in like.batches()
     ])  # fmt: skip
-    options = {"batch_size": like.batch_size, "seed": like.seed, "device": like.device,
-               "dtype": reference.dtype}  # fmt: skip
-    strongest = evaluate(predict, like.images, strong, **options).correct
+    judge = replace(reference.on(like.images), seed=like.seed, batch_size=like.batch_size)
     return {
-        **_accuracy("random", _hits(predict, like, eps * draws.sign())),
-        **_accuracy("random_uniform", _hits(predict, like, eps * draws)),
-        **_accuracy("reference_strong", strongest),
+        **_accuracy("random", _hits(reference, like, eps * draws.sign())),
+        **_accuracy("random_uniform", _hits(reference, like, eps * draws)),
+        **_accuracy("reference_strong", judge.under(strong).scores().correct),
     }
 
 
-def _hits(predict: Predict, problem: Problem, delta: Tensor) -> Tensor:
-    """Which images (N,) the predictor gets right with delta (N, C, H, W) added."""
-    found, done = [], 0
-    with torch.no_grad():
-        for batch in problem.batches(problem.dtype):
+def _hits(judge: Problem, problem: Problem, delta: Tensor) -> Tensor:
+    """Which of the problem's images (N,) the judge gets right with delta (N, C, H, W) added."""
+    predict, found, done = judge.predict(judge.origin), [], 0
+    with torch.no_grad(), exact():
+        for batch in problem.batches():
             part = delta[done : done + len(batch.y)].to(batch.x)
             done += len(batch.y)
-            found.append((predicted(predict((batch.x + part).clamp(0, 1))) == batch.y).cpu())
+            x = (batch.x + part).clamp(0, 1).to(judge.dtype)
+            found.append((predicted(predict(x)) == batch.y).cpu())
     return torch.cat(found)
 
 

@@ -18,9 +18,9 @@ COLUMNS = ("best_epoch", "best", "last", "gap", "clean_best", "clean_last", "nrr
 def nrr(clean: float, robust: float) -> float:
     """Natural-robustness ratio 2 N R / (N + R), the harmonic mean (Gowda et al. 2024, section 4).
 
-    NaN if both are 0.
+    0 if either is: a network that is always wrong counts, in means over seeds too.
     """
-    return 2 * clean * robust / (clean + robust) if clean + robust else math.nan
+    return 2 * clean * robust / (clean + robust) if clean + robust else 0.0
 
 
 def networks_in(lines: Sequence[dict]) -> list[str]:
@@ -55,7 +55,10 @@ def best_and_last(lines: Sequence[dict], network: str = "") -> dict[str, float]:
                          "train with --attack")  # fmt: skip
     on_test = not np.isfinite(val["robust"]).any()
     score = test["robust"] if on_test else val["robust"]
-    best = int(np.nanargmax(np.where(judged, score, np.nan)))
+    scored = judged & np.isfinite(score)
+    if not scored.any():
+        raise InputError("the metrics hold no epoch with both a validation and a test accuracy")
+    best = int(np.argmax(np.where(scored, score, -np.inf)))
     last = int(np.flatnonzero(judged)[-1])
     robust, clean = test["robust"], test["clean"]
     return {
@@ -120,14 +123,14 @@ def overfitting(runs: Mapping[str, Sequence[Sequence[dict]]]) -> xr.Dataset:
         coords={"label": list(cases), "epoch": epochs},
     )
     for column in COLUMNS:
-        mean, half = zip(*(mean_and_interval(row) for row in table[column]), strict=True)
+        seeds = zip(table[column], cases.values(), strict=True)
+        mean, half = zip(*(mean_and_interval(row[: len(case)]) for row, case in seeds), strict=True)
         ds[column], ds[f"{column}_ci"] = ("label", list(mean)), ("label", list(half))
     return ds
 
 
 def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
-    """Mean and half width of the 95 % t interval of the finite values."""
-    values = values[np.isfinite(values)]
+    """Mean of values (n,) and half width of its 95 % t interval; NaN if one of them is."""
     if len(values) < 2:
         return (float(values[0]) if len(values) else math.nan), math.nan
     half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))

@@ -153,9 +153,14 @@ def draw_weights(metrics: Mapping[str, list[dict]], what: str) -> Figure:
         rows = [line for line in lines if line.get(what)]
         if not rows:
             raise InputError(f"{label}: the metrics hold no {what}")
-        values = np.array([list(line[what].values()) for line in rows]).T
-        tables[label] = (rows, np.ma.masked_less_equal(values, 0) if what == "prominence"
-                         else values)  # fmt: skip
+        if any(line[what].keys() != rows[0][what].keys() for line in rows):
+            raise InputError(f"{label}: the metrics hold {what} of other tensors in other epochs")
+        values = np.ma.masked_invalid(np.array([list(line[what].values()) for line in rows]).T)
+        if what == "prominence":
+            values = np.ma.masked_less_equal(values, 0)
+        if values.mask.all():
+            raise InputError(f"{label}: the metrics hold no {what} that can be drawn")
+        tables[label] = (rows, values)
     low = min(v.min() for _, v in tables.values())
     high = max(v.max() for _, v in tables.values())
     norm = "log" if what == "prominence" else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,28 +14,33 @@ from torch import Tensor
 from landscape.problem import Problem
 from models.errors import InputError
 from train.attacks import Attack
-from train.data import Images
-from train.evaluation import attacked
 from train.losses import predicted
 from train.noise import another_seed
+from train.precision import exact
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """Per-example cosines (N,) of two sets of perturbations; NaN where one of them is zero."""
+    """Per-example cosines (N,) of two sets of perturbations; NaN where one of them is.
+
+    `zero` (N,) marks the examples of which a perturbation is zero: they have no cosine (NaN).
+    """
 
     cosine: Tensor
     sign_cosine: Tensor
+    zero: Tensor
 
     @property
     def zeros(self) -> int:
         """Examples left out because a perturbation is zero."""
-        return int(self.cosine.isnan().sum())
+        return int(self.zero.sum())
 
-    @staticmethod
-    def mean_and_error(values: Tensor) -> tuple[float, float]:
-        """Mean over examples with a value, and its standard error (NaN for fewer than 2)."""
-        valid = values[~values.isnan()]
+    def mean_and_error(self, values: Tensor) -> tuple[float, float]:
+        """Mean of values (N,) over the other examples, its standard error (NaN for fewer than 2).
+
+        A NaN among them is no reason to leave an example out: the mean is NaN.
+        """
+        valid = values[~self.zero]
         if not len(valid):
             return math.nan, math.nan
         error = (valid.std() / math.sqrt(len(valid))).item() if len(valid) > 1 else math.nan
@@ -45,7 +50,8 @@ class Similarity:
 def similarity(a: Tensor, b: Tensor) -> Similarity:
     """Cosine and sign cosine of perturbations a, b (N, ...), example by example, in float64."""
     a, b = a.flatten(1).double(), b.flatten(1).double()
-    return Similarity(_cosines(a, b), _cosines(a.sign(), b.sign()))
+    zero = (a == 0).all(1) | (b == 0).all(1)
+    return Similarity(_cosines(a, b), _cosines(a.sign(), b.sign()), zero)
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
@@ -73,23 +79,21 @@ def adversaries(
 def _adversaries(
     subset: str, problem: Problem, attack: Attack | None, draws: int, tick: Callable[[int], None]
 ) -> xr.Dataset:
-    images: Images = problem.images
-    predict = problem.predict(problem.origin)
-    options = {"batch_size": problem.batch_size, "device": problem.device}
     found, fooled = [], []
     clean: list[Tensor] = []
     for draw in range(draws):
+        here = replace(problem, attack=attack, seed=another_seed(problem.seed, draw))
+        predict = here.predict(here.origin)
         deltas, guesses = [], []
-        seed = another_seed(problem.seed, draw)
-        for batch, x in attacked(predict, images, attack, seed=seed, **options):
-            with torch.no_grad():
+        for batch, x in here.adversarial(tick=tick):
+            with torch.no_grad(), exact():
                 guesses.append(predicted(predict(x)).cpu())
                 if draw == 0:
                     clean.append(predicted(predict(batch.x)).cpu())
             deltas.append((x - batch.x).cpu())
-            tick(len(batch.y))
         found.append(torch.cat(deltas))
         fooled.append(torch.cat(guesses))
+    images = problem.images
     dims = ("draw", "example", "channel", "row", "column")
     return xr.Dataset(
         {
@@ -178,4 +182,5 @@ def _pair(a: xr.Dataset, b: xr.Dataset, places: np.ndarray, batch_size: int) -> 
     return Similarity(
         torch.cat([p.cosine for p in parts] or [torch.empty(0)]),
         torch.cat([p.sign_cosine for p in parts] or [torch.empty(0)]),
+        torch.cat([p.zero for p in parts] or [torch.empty(0, dtype=torch.bool)]),
     )

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 from scipy.stats import binomtest
+from torch import Tensor, nn
 
 from analysis.overfitting import nrr
 from landscape.problem import Problem
+from models.errors import InputError
 from train.attacks import mixture
-from train.evaluation import Scores, evaluate
+from train.evaluation import Scores
+
+
+class Ensemble(nn.Module):
+    """Several networks, of any architectures, as one: the mixture of their predictions."""
+
+    def __init__(self, members: Sequence[nn.Module]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log of the mean predictive probability (N, classes) of all members."""
+        return mixture(list(self.members))(x)
+
+
+def ensemble(problems: Sequence[Problem]) -> Problem:
+    """The problem of the mixture of several problems' networks; all else is the first's.
+
+    Raises InputError if the problems are about different images or classes.
+    """
+    first, *others = problems
+    for other in others:
+        if (other.images.sha256, other.images.num_classes) != (
+            first.images.sha256, first.images.num_classes
+        ):  # fmt: skip
+            raise InputError("the members of an ensemble need the same images and classes")
+    return replace(first, network=Ensemble([p.network for p in problems])) if others else first
 
 
 def robustness(
@@ -27,32 +56,28 @@ def robustness(
     2024, section 4); per example `losses` and `correct`. Wherever it is judged, the attack counts:
     the recipe names it.
     """
-    first = problems[0]
-    predict = mixture([p.predict(p.origin) for p in problems])
-    options = {"batch_size": first.batch_size, "seed": first.seed, "device": first.device,
-               "dtype": first.dtype}  # fmt: skip
-    scores = {"clean": evaluate(predict, first.images, tick=tick, **options)}
-    attack, levels = first.attack, [0.0]
+    together = ensemble(problems)
+    attack = together.attack
+    names, levels, attacks = ["clean"], [0.0], [None]
     if attack is not None:
         budgets = [attack.eps] if budgets is None else list(budgets)
-        for eps in budgets:
-            name = "adversarial" if len(budgets) == 1 else f"eps={eps:.4g}"
-            at = attack if eps == attack.eps else attack.at(eps)
-            scores[name] = evaluate(predict, first.images, at, tick=tick, **options)
+        names += ["adversarial"] if len(budgets) == 1 else [f"eps={eps:.4g}" for eps in budgets]
+        attacks += [attack if eps == attack.eps else attack.at(eps) for eps in budgets]
         levels += budgets
-    rows = [_row(score) for score in scores.values()]
+    scores = [together.under(at).scores(tick=tick) for at in attacks]
+    rows = [_row(score) for score in scores]
     clean = rows[0]["accuracy"]
     ratios = [np.nan, *(nrr(clean, row["accuracy"]) for row in rows[1:])]
     return xr.Dataset(
         {
             **{name: ("condition", [row[name] for row in rows]) for name in rows[0]},
             "nrr": ("condition", ratios),
-            "losses": (("condition", "example"), np.stack([s.losses for s in scores.values()])),
-            "correct": (("condition", "example"), np.stack([s.correct for s in scores.values()])),
+            "losses": (("condition", "example"), np.stack([s.losses for s in scores])),
+            "correct": (("condition", "example"), np.stack([s.correct for s in scores])),
         },
         coords={
-            "condition": list(scores), "eps": ("condition", levels, {"units": "[0,1]"}),
-            "index": ("example", first.images.index.numpy()),
+            "condition": names, "eps": ("condition", levels, {"units": "[0,1]"}),
+            "index": ("example", together.images.index.numpy()),
         },
     )  # fmt: skip
 

@@ -6,9 +6,11 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
+from landscape.result import recipe_of
 from models.errors import InputError
 
 
@@ -19,7 +21,7 @@ def runs_by_epoch(results: Mapping[str, xr.Dataset]) -> dict[str, list[tuple[int
     """
     runs: dict[str, list[tuple[int, xr.Dataset]]] = {}
     for label, ds in results.items():
-        epoch = json.loads(ds.attrs["recipe"]).get("epoch")
+        epoch = recipe_of(ds).get("epoch")
         if epoch is None:
             raise InputError(f"{label}: --against epoch needs a checkpoint that records its epoch")
         run = re.sub(rf"[ _-]*(?<!\d){epoch}(?!\d)", "", label).strip(" _-") or "run"
@@ -30,7 +32,10 @@ def runs_by_epoch(results: Mapping[str, xr.Dataset]) -> dict[str, list[tuple[int
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics file; InputError if it is missing, empty or malformed."""
+    """The lines of a metrics file; InputError if it is missing, empty or malformed.
+
+    Every line has an `epoch`, and losses, accuracies and values per tensor are numbers.
+    """
     if not path.is_file():
         raise InputError(f"no such metrics file: {path}")
     try:
@@ -39,4 +44,23 @@ def read_metrics(path: Path) -> list[dict]:
         raise InputError(f"{path} is not a metrics file ({error})") from None
     if not lines or not all(isinstance(line, dict) and "epoch" in line for line in lines):
         raise InputError(f"{path} is not a metrics file: its lines need an epoch each")
+    for place, line in enumerate(lines, start=1):
+        for key, value in {"train_loss": None, "train_accuracy": None, **line}.items():
+            if not _fits(key, value):
+                raise InputError(
+                    f"{path} is not a metrics file: line {place} has {key} {json.dumps(value)}"
+                )
     return lines
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Whether a value of the metrics is what its key promises."""
+    if key == "epoch":
+        return _is_number(value) and float(value).is_integer()
+    if isinstance(value, dict):
+        return all(map(_is_number, value.values()))
+    return _is_number(value) or not key.endswith(("_loss", "_accuracy"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

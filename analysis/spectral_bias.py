@@ -17,11 +17,12 @@ MEASURES = ("high_share", "centroid", "entropy")
 def network_spectrum(spectrum: xr.Dataset, only_seen: bool = True) -> dict[str, float]:
     """Means over layers of high share, centroid and entropy of a spectrum result.
 
-    Layers whose input map is smaller than the kernel (`seen` is False) are left out.
+    Layers whose input map is smaller than the kernel (`seen` is False) are left out. A layer of
+    zeros has no spectrum: the means are NaN.
     """
     if only_seen and "seen" in spectrum:
         spectrum = spectrum.isel(layer=np.flatnonzero(spectrum["seen"].values))
-    return {name: float(spectrum[name].mean()) for name in MEASURES}
+    return {name: float(spectrum[name].mean(skipna=False)) for name in MEASURES}
 
 
 def spectral_bias(
@@ -36,13 +37,17 @@ def spectral_bias(
 
     `robustness` holds accuracy and standard error by name. `rho` comes with a 95 % percentile
     bootstrap interval over checkpoints (draws in which either side is constant are left out) and
-    its two-sided p value. Raises InputError for fewer than 3 checkpoints or different names.
+    its two-sided p value. Raises InputError for fewer than 3 checkpoints, different names, and
+    a checkpoint without a number.
     """
     names = list(spectra)
     if len(names) < 3 or set(names) != set(robustness):
         raise InputError("a correlation needs spectra and robustness of 3 or more networks")
     x = np.array([network_spectrum(spectra[n])[measure] for n in names])
     y, error = np.array([robustness[n] for n in names]).T
+    for name, *pair in zip(names, x, y, strict=True):
+        if not np.isfinite(pair).all():
+            raise InputError(f"{name} has no {measure} (a layer of zeros?) or no accuracy: NaN")
     found = spearmanr(x, y)
     picks = stream(seed, Purpose.BOOTSTRAP).integers(len(names), size=(draws, len(names)))
     samples = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,12 +13,20 @@ mpl.use("Agg")  # figures are files; no display is needed
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+
+from models.errors import InputError
+from train.recipe import write_atomically
 
 COLUMN = 3.25  # width of one column of a two-column paper
 PAGE = 6.75
 PALETTE = sns.color_palette("colorblind")
 SURFACE = "viridis"
+FORMATS = (".png", ".pdf", ".svg")
+#: suffixes of pictures that are not written here
+OTHERS = {f".{name}" for name in FigureCanvasBase.get_supported_filetypes()} - set(FORMATS) | {
+    ".bmp", ".gif"}  # fmt: skip
 
 
 @contextmanager
@@ -46,14 +55,25 @@ def style() -> Iterator[None]:
         yield
 
 
-def save_figure(figure: Figure, path: str | Path) -> list[Path]:
-    """Write PATH.png and PATH.pdf and close the figure; returns both paths."""
+def figure_files(path: str | Path) -> list[Path]:
+    """The files of a figure: PATH itself if it ends in one of FORMATS, else PATH.png and PATH.pdf.
+
+    What else follows a dot belongs to the name (lr0.1). Raises InputError for the suffix of a
+    picture that is not written here.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = []
-    for suffix in (".png", ".pdf"):
-        target = path.with_name(path.name.removesuffix(path.suffix or "\0") + suffix)
-        figure.savefig(target)
-        written.append(target)
+    suffix = path.suffix.lower()
+    if suffix in FORMATS:
+        return [path]
+    if suffix in OTHERS:
+        raise InputError(f"{path}: figures are written as {', '.join(FORMATS)}, not as {suffix}")
+    return [path.with_name(path.name + each) for each in (".png", ".pdf")]
+
+
+def save_figure(figure: Figure, path: str | Path) -> list[Path]:
+    """Write the files of a figure (`figure_files`) and close it; returns their paths."""
+    written = figure_files(path)
+    for target in written:
+        write_atomically(target, partial(figure.savefig, format=target.suffix[1:].lower()))
     plt.close(figure)
     return written

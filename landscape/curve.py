@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -62,10 +63,17 @@ class Knots(nn.Module):
         ]
 
 
+def check_fixed(fix_points: Sequence[int]) -> None:
+    """Raise InputError unless every control point is fixed (1) or free (0)."""
+    for number in fix_points:
+        if number not in (0, 1):
+            raise InputError(f"--fix_points must be 1 (fixed) or 0 (free) each, got {number}")
+
+
 def knots_in(tensors: dict[str, Tensor], like: Point, what: str) -> list[Point]:
     """The control points stored in a curve checkpoint; InputError if they do not fit."""
     first = next(iter(like))
-    count = sum(key.startswith(f"{first}_") for key in tensors)
+    count = next(k for k in itertools.count() if f"{first}_{k}" not in tensors)
     if count < 2:
         raise InputError(
             f"{what} is not a curve checkpoint of this network: no {first}_0, {first}_1"
@@ -155,23 +163,24 @@ def scan_curve(
 
     Dims are (path, subset, t) with path in (curve, line); recalibrated BatchNorm statistics come
     from the problem's own images for every subset. `barrier` (path, subset) is the largest
-    L(t) - ((1-t) L(0) + t L(1)).
+    L(t) - ((1-t) L(0) + t L(1)), NaN if any loss on the path is.
     """
     paths = {"curve": path, "line": curve("poly_chain", [path.knots[0], path.knots[-1]])}
     t = np.asarray(t, dtype=float)
     if cells is None:
         coordinates = {"path": list(paths), "subset": list(subsets), "t": ("t", t, {"units": "1"})}
         cells = empty_cells(coordinates, VARIABLES)
+    kept = [*VARIABLES, "done"]
     for i, (label, each) in enumerate(paths.items()):
         for j, (subset, images) in enumerate(subsets.items()):
 
             def keep(done: xr.Dataset, i: int = i, j: int = j) -> None:
-                for name in VARIABLES:
+                for name in kept:
                     cells[name].values[i, j] = done[name].values[0]
                 if save is not None:
                     save(cells)
 
-            part = cells[list(VARIABLES)].isel(path=i, subset=j).expand_dims("eps")
+            part = cells[kept].isel(path=i, subset=j).expand_dims("eps")
             scan(
                 problem.on(images),
                 each,
@@ -183,7 +192,8 @@ def scan_curve(
             )
     loss = cells["loss"]
     chord = (1 - cells["t"]) * loss.isel(t=0, drop=True) + cells["t"] * loss.isel(t=-1, drop=True)
-    cells["barrier"] = (loss - chord).max("t")
+    # without a loss somewhere on the way nothing is known about the largest one
+    cells["barrier"] = (loss - chord).max("t", skipna=False)
     cells["barrier"].attrs = {"long_name": "largest rise above the chord", "units": "nat"}
     if save is not None:
         save(cells)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from landscape.point import Point, combine
 from models.errors import InputError, unknown
@@ -24,6 +25,10 @@ class Path(ABC):
     def __call__(self, *coordinates: float) -> Point:
         """The Point at the given coordinates."""
         return combine(self.coefficients(*coordinates), self.knots)
+
+    def like(self, point: Point) -> Self:
+        """The same path on the device and in the dtype of a Point."""
+        return replace(self, knots=[{n: t.to(point[n]) for n, t in k.items()} for k in self.knots])
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -10,18 +11,23 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from landscape.seal import check_seal, seal
 from models.errors import InputError
+from train.locks import lock
 from train.progress import progress
 from train.recipe import (
     Recipe,
     check_folder,
     check_same,
+    difference,
     normal_form,
     provenance,
     write_atomically,
 )
 
 Cell = tuple[int, ...]
+#: kinds of results that are grids of cells, filled one after the other
+GRIDS = ("scan", "curve")
 
 
 def stamp(dataset: xr.Dataset, kind: str, recipe: Recipe, **notes: str) -> xr.Dataset:
@@ -38,55 +44,89 @@ def stamp(dataset: xr.Dataset, kind: str, recipe: Recipe, **notes: str) -> xr.Da
 def recipe_of(dataset: xr.Dataset) -> Recipe:
     """The recipe stored with a result; InputError if it has none."""
     try:
-        return json.loads(dataset.attrs["recipe"])
+        recipe = json.loads(dataset.attrs["recipe"])
     except (KeyError, ValueError):
-        raise InputError("the file holds no recipe: it is not a Ridgeline result") from None
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise InputError("the file holds no recipe: it is not a Ridgeline result")
+    return recipe
 
 
 def save_result(dataset: xr.Dataset, path: str | Path) -> None:
-    """Write a result as netCDF, atomically, with every variable compressed lightly."""
+    """Write a result as sealed netCDF, atomically, with every variable compressed lightly."""
     encoding = {
         name: {"zlib": True, "complevel": 1}
         for name, variable in dataset.data_vars.items()
         if variable.dtype.kind in "fiu" and variable.size > 4096
     }
-    write_atomically(
-        Path(path), lambda p: dataset.to_netcdf(p, engine="h5netcdf", encoding=encoding)
-    )
+
+    def write(target: Path) -> None:
+        dataset.to_netcdf(target, engine="h5netcdf", encoding=encoding)
+        seal(target)
+
+    write_atomically(Path(path), write)
 
 
-def load_result(path: str | Path, kind: str | None = None) -> xr.Dataset:
-    """Read a result into memory; InputError for a missing or foreign file or another kind."""
+def load_result(path: str | Path, kind: str | None = None, *, lazy: bool = False) -> xr.Dataset:
+    """Read a result into memory, or with `lazy` its variables when they are used.
+
+    Raises InputError for a missing, damaged or foreign file or another kind. In grids from before
+    `done` a NaN loss stood for a cell that is left to compute.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no such result file: {path}")
+    check_seal(path)
     try:
-        dataset = xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError, KeyError) as error:
+        dataset = (xr.open_dataset if lazy else xr.load_dataset)(path, engine="h5netcdf")
+    except Exception as error:  # HDF5 and its readers raise many kinds for a damaged file
         raise InputError(f"{path} is truncated or not a netCDF result ({error})") from None
     if "kind" not in dataset.attrs or "recipe" not in dataset.attrs:
         raise InputError(f"{path} is not a Ridgeline result: it holds no kind and recipe")
     if kind is not None and dataset.attrs["kind"] != kind:
         raise InputError(f"{path} holds a {dataset.attrs['kind']!r} result, needed is {kind!r}")
+    if dataset.attrs["kind"] in GRIDS and "loss" in dataset and "done" not in dataset:
+        dataset["done"] = dataset["loss"].notnull()
     return dataset
 
 
 def claim(path: str | Path, recipe: Recipe, overwrite: bool) -> xr.Dataset | None:
-    """What already stands at an output path: None, or a result of the same recipe.
+    """What an output path already holds of this recipe: None, or a result to reuse or complete.
 
     Call before computing. Raises InputError, with nothing touched, if the path holds anything
-    else and `overwrite` is not set.
+    else and `overwrite` is not set, or if another command is writing there. With `overwrite` a
+    half-done grid of the same recipe is this command's own, cut off, and is completed; whatever
+    else stands there is computed anew. The path is locked until the command ends, unless what it
+    holds is only to be read.
     """
     path = Path(path)
+    found = held(path, recipe, overwrite)
+    if found is not None and complete(found) and not overwrite:
+        return found
     check_folder(path)
-    if overwrite or not path.exists():
+    if os.environ.get("RANK", "0") == "0":  # the other processes of torchrun write nothing
+        lock(path)
+    found = held(path, recipe, overwrite)  # another command may have ended before the lock
+    return None if found is not None and overwrite and complete(found) else found
+
+
+def held(path: Path, recipe: Recipe, overwrite: bool = False) -> xr.Dataset | None:
+    """The result of this recipe at a path; None for no file, or one that is to be replaced.
+
+    Raises InputError for anything else that stands there, unless `overwrite`. Takes no lock.
+    """
+    if not path.is_file():
         return None
     try:
         dataset = load_result(path)
-    except InputError:
-        check_same(path, None, recipe)
-        raise
-    check_same(path, recipe_of(dataset), recipe)
+        stored = recipe_of(dataset)
+    except InputError as error:
+        if overwrite:
+            return None
+        raise InputError(f"{error}; name another output or pass --overwrite") from None
+    if overwrite and difference(stored, recipe):
+        return None
+    check_same(path, stored, recipe)
     return dataset
 
 
@@ -101,7 +141,7 @@ def result_path(out_file: str | Path) -> Path:
 def empty_cells(
     coordinates: Mapping[str, xr.DataArray | tuple], variables: Mapping[str, Mapping[str, str]]
 ) -> xr.Dataset:
-    """A grid over `coordinates` whose variables are NaN: not computed yet.
+    """A grid over `coordinates` with every cell still to compute: NaN, and `done` False.
 
     `variables` maps names to attributes (long_name, units).
     """
@@ -110,6 +150,7 @@ def empty_cells(
     shape = tuple(dataset.sizes[d] for d in dims)
     for name, attributes in variables.items():
         dataset[name] = (dims, np.full(shape, np.nan), dict(attributes))
+    dataset["done"] = (dims, np.zeros(shape, dtype=bool), {"long_name": "cell is computed"})
     return dataset
 
 
@@ -123,28 +164,37 @@ def fill(
     description: str = "scan",
     save_seconds: float = 10.0,
 ) -> xr.Dataset:
-    """Compute every cell whose `loss` is NaN, in the given order; `save` is called now and then.
+    """Compute every cell that is not `done`, in the given order; `save` is called now and then.
 
-    `compute(cell, tick)` returns the cell's values by variable name; it may call `tick(n)` with
-    examples done for the progress bar.
+    `compute(cell, tick)` returns the cell's values by variable name, NaN where they are; it may
+    call `tick(n)` with examples done for the progress bar.
     """
-    loss = cells["loss"]
-    todo = [cell for cell in order if np.isnan(loss.values[cell])]
+    done = cells["done"].values
+    todo = [cell for cell in order if not done[cell]]
     saved = time.monotonic()
-    with progress(len(todo) * examples_per_cell, description, "image") as bar:
-        for number, cell in enumerate(todo):
-            for name, value in compute(cell, lambda n: bar.update(n)).items():
-                cells[name].values[cell] = value
-            bar.n = (number + 1) * examples_per_cell
-            bar.set_postfix(cell=f"{number + 1}/{len(todo)}", refresh=False)
-            if save is not None and time.monotonic() - saved > save_seconds:
-                save(cells)
-                saved = time.monotonic()
-    if save is not None:
-        save(cells)
+    try:
+        with progress(len(todo) * examples_per_cell, description, "image") as bar:
+            for number, cell in enumerate(todo):
+                for name, value in compute(cell, lambda n: bar.update(n)).items():
+                    cells[name].values[cell] = value
+                done[cell] = True
+                bar.n = (number + 1) * examples_per_cell
+                bar.set_postfix(cell=f"{number + 1}/{len(todo)}", refresh=False)
+                if save is not None and time.monotonic() - saved > save_seconds:
+                    save(cells)
+                    saved = time.monotonic()
+    finally:  # also after Ctrl-C
+        if save is not None:
+            save(cells)
     return cells
 
 
-def complete(cells: xr.Dataset) -> bool:
-    """Whether no cell is left to compute."""
-    return not np.isnan(cells["loss"].values).any()
+def complete(result: xr.Dataset) -> bool:
+    """Whether no cell of a grid is left to compute; results that are no grids always are."""
+    return "done" not in result or bool(result["done"].all())
+
+
+def not_finite(values: xr.DataArray) -> str:
+    """What to say about values that are NaN or infinite, " (3 of 9 cells ...)"; "" for none."""
+    count = int((~np.isfinite(values)).sum())
+    return f" ({count} of {values.size} cells hold no finite loss)" if count else ""

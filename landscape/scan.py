@@ -47,7 +47,8 @@ def scan(
     """Loss, its standard error and accuracy on the grid spanned by `axes` (name -> coordinates).
 
     Dims are ("eps", *axes). The same examples and the same attack noise serve every cell.
-    `cells`, a half-done earlier result, is completed. `batchnorm` is `keep` or `recalibrate`.
+    `cells`, a half-done earlier result, is completed: cells that are `done` are, whatever their
+    loss, which is NaN where the network's outputs are. `batchnorm` is `keep` or `recalibrate`.
     Raises InputError for unknown choices and for budgets above 0 without an attack.
     """
     if adversary not in ADVERSARIES:
@@ -65,7 +66,7 @@ def scan(
             },
             VARIABLES,
         )
-    anchors = _Anchors(problem, path, budgets, values, batchnorm)
+    anchors = _Anchors(problem, path.like(problem.origin), budgets, batchnorm)
     shape = tuple(len(v) for v in values)
 
     def anchor_of(cell: Cell) -> Cell:
@@ -113,7 +114,6 @@ class _Anchors:
         problem: Problem,
         path: Path,
         budgets: Sequence[float],
-        axes: Sequence[np.ndarray],
         batchnorm: str,
     ):
         attack = problem.attack

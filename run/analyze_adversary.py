@@ -13,6 +13,7 @@ from launch import launch
 
 from analysis.perturbations import check_same_examples, similarity_matrix
 from landscape.result import claim, load_result, recipe_of, result_path, save_result, stamp
+from landscape.seal import check_seal
 from models import InputError
 
 
@@ -31,11 +32,12 @@ def main(
         raise InputError(f"--folder: no such folder: {folder}")
     sets: dict[str, xr.Dataset] = {}
     for path in sorted(Path(folder).glob("*.nc")):
+        check_seal(path)
         with xr.open_dataset(path, engine="h5netcdf") as header:
             kind = header.attrs.get("kind")
         if kind == "adversaries":
-            load = xr.open_dataset if path.stat().st_size > 2**28 else load_result
-            sets[path.stem.removesuffix("_adversaries")] = load(path)
+            large = path.stat().st_size > 2**28
+            sets[path.stem.removesuffix("_adversaries")] = load_result(path, lazy=large)
     if not sets:
         raise InputError(f"--folder: {folder} holds no result of generate_adversary (*.nc)")
     recipes = {name: recipe_of(ds) for name, ds in sets.items()}

@@ -7,8 +7,10 @@ from typing import Annotated
 import build
 import options as o
 from launch import launch
+from together import check_same_data
 
 from analysis.generator import best_per_cycle, collapse, study
+from landscape.parts import resumable
 from landscape.result import claim, save_result, stamp
 from models import InputError
 from train.attacks import FGSM, parse_attack
@@ -44,6 +46,7 @@ def main(
     subjects = build.by_epoch(model2load, network)
     first = next(iter(subjects.values()))
     judge = build.open_network(reference, network)
+    check_same_data(judge, *subjects.values())
     images = first.images("test", subset_size)
     train = first.images("train", train_size)
     problems = {epoch: s.problem(images, None, machine) for epoch, s in subjects.items()}
@@ -57,11 +60,12 @@ def main(
     ds = claim(path, recipe, machine.overwrite)
     if ds is None:
         total = len(problems) * (2 * len(images) + 2 * len(train))
-        with progress(total, "generator", "image") as bar:
-            ds = study(problems, judge.problem(images, None, machine), own, strong, train,
-                       tiles=tiles, tick=bar.update)  # fmt: skip
-        ds = ds.assign(collapse(ds["robust"].values, ignore=ignore))
-        save_result(stamp(ds, "generator", recipe, checkpoints=",".join(model2load)), path)
+        with progress(total, "generator", "image") as bar, resumable(path, recipe) as keep:
+            problems = {epoch: problem.resuming(keep) for epoch, problem in problems.items()}
+            fixed = judge.problem(images, None, machine).resuming(keep)
+            ds = study(problems, fixed, own, strong, train, tiles=tiles, tick=bar.update)
+            ds = ds.assign(collapse(ds["robust"].values, ignore=ignore))
+            save_result(stamp(ds, "generator", recipe, checkpoints=",".join(model2load)), path)
     for epoch in ds["epoch"].values:
         row = {k: float(v) for k, v in ds.sel(epoch=epoch).items() if v.ndim == 0}
         print(f"epoch {epoch:4d}  clean {row['clean']:.3f}  robust {row['robust']:.3f}  "

@@ -7,8 +7,10 @@ from typing import Annotated
 import build
 import options as o
 from launch import launch
+from together import check_same_data
 
 from analysis.features import cka, layers_of
+from landscape.parts import resumable
 from landscape.result import claim, save_result, stamp
 from models import InputError
 from train.progress import progress
@@ -35,6 +37,7 @@ def main(
     if minibatch < 4:
         raise InputError(f"--minibatch must be at least 4, got {minibatch}")
     subjects = [build.open_network(f, network) for f in (model2load, second) if f is not None]
+    check_same_data(*subjects)
     images = subjects[0].images(subset, subset_size)
     if len(images) < 4:
         raise InputError(f"--subset_size must be at least 4, got {len(images)}")
@@ -47,16 +50,19 @@ def main(
     path = build.output_path(out_file, model2load, "cka")
     ds = claim(path, recipe, machine.overwrite)
     if ds is None:
-        with progress(len(images), "cka", "image") as bar:
+        with progress(len(images), "cka", "image") as bar, resumable(path, recipe) as keep:
+            problems = [problem.resuming(keep) for problem in problems]
             ds = cka(*problems, minibatch=minibatch, tick=bar.update)
-        views = ("clean", "adversarial") if second is None else (model2load, second)
-        stamp(ds, "cka", recipe, first=f"layer, {views[0]}", second=f"layer, {views[1]}")
-        save_result(ds, path)
+            views = ("clean", "adversarial") if second is None else (model2load, second)
+            stamp(ds, "cka", recipe, first=f"layer, {views[0]}", second=f"layer, {views[1]}")
+            save_result(ds, path)
     if "diagonal" in ds:
         for layer in ds["layer"].values:
             row = ds.sel(layer=layer)
             print(f"{layer:30s} {float(row['diagonal']):.4f} +- {float(row['diagonal_se']):.4f}")
-        print(f"mean over layers {float(ds['mean_diagonal']):.4f}")
+        none = int(ds["diagonal"].isnull().sum())
+        why = f" ({none} layers have no CKA: features all equal, or not finite)" if none else ""
+        print(f"mean over layers {float(ds['mean_diagonal']):.4f}{why}")
     print(f"{ds.attrs['minibatches']} minibatches of {minibatch}; result in {path}")
 
 

@@ -10,6 +10,7 @@ import xarray as xr
 from launch import launch
 
 from analysis.fourier import CUTOFFS, distinct_cells, fourier_sensitivity, pass_curves
+from landscape.parts import resumable
 from landscape.result import claim, save_result, stamp
 from models import InputError
 from train.progress import progress
@@ -40,13 +41,14 @@ def main(
     ds = claim(path, recipe, machine.overwrite)
     if ds is None:
         total = len(images) * (distinct_cells(images.image_shape) + 2 * len(cutoffs))
-        with progress(total, "fourier", "image") as bar:
+        with progress(total, "fourier", "image") as bar, resumable(path, recipe) as keep:
+            problem = problem.resuming(keep)
             parts = [
                 fourier_sensitivity(problem, strength, bar.update),
                 pass_curves(problem, cutoffs, bar.update),
             ]
-        ds = xr.merge(parts)
-        save_result(stamp(ds, "fourier", recipe, checkpoint=model2load), path)
+            ds = xr.merge(parts)
+            save_result(stamp(ds, "fourier", recipe, checkpoint=model2load), path)
     print(
         f"error rate: clean {float(ds['clean_error']):.3f}, low over high frequencies "
         f"{float(ds['low_high_ratio']):.2f}; half of the accuracy at low-pass "

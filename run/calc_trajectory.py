@@ -8,10 +8,11 @@ from typing import Annotated
 import build
 import options as o
 from launch import launch
+from together import check_same_data
 
-from analysis.overfitting import best_and_last, course
 from analysis.runs import read_metrics
-from analysis.trajectory import barrier, trajectory
+from analysis.trajectory import barrier, metrics_along, trajectory
+from landscape.parts import resumable
 from landscape.point import select
 from landscape.result import claim, save_result, stamp
 from models import InputError
@@ -52,6 +53,9 @@ def main(
         raise InputError("--radius and --ascent must be positive, --trace_products at least 2")
     attacker = parse_attack(attack)
     lines = [] if metrics is None else read_metrics(Path(metrics))
+    if copy is not None and metrics is None:
+        raise InputError("--copy names a network in --metrics: pass both")
+    along = metrics_along(lines, copy or "") if lines else None
     subjects = build.by_epoch(model2load, network)
     subject = next(iter(subjects.values()))
     images = subject.images(subset, subset_size)
@@ -60,6 +64,7 @@ def main(
     first = load_checkpoint(initial)
     start = select(first.tensors, last.origin, initial)
     ends = build.open_network(best, network) if best else None
+    check_same_data(*subjects.values(), *([ends] if ends else []))
     recipe = subject.recipe("calc_trajectory", images, attacker, machine.seed)
     recipe |= {
         "checkpoint": [s.checkpoint.sha256 for s in subjects.values()], "initial": first.sha256,
@@ -70,18 +75,17 @@ def main(
     path = build.output_path(out_file, model2load[-1], "trajectory")
     ds = claim(path, recipe, machine.overwrite)
     if ds is None:
-        with progress(len(problems) * (directions + 2) * len(images), "trajectory", "image") as bar:
+        total = len(problems) * (directions + 2) * len(images)
+        with progress(total, "trajectory", "image") as bar, resumable(path, recipe) as keep:
+            problems = {epoch: problem.resuming(keep) for epoch, problem in problems.items()}
             ds = trajectory(problems, start, trace_products=trace_products, radius=radius,
                             ascent=ascent, directions=directions, tick=bar.update)  # fmt: skip
-        if ends:
-            best_point = ends.problem(images, attacker, machine).origin
-            ds = ds.assign(barrier(last, best_point, last.origin))
-        if lines:
-            ds = ds.assign_coords(every_epoch=[line["epoch"] for line in lines])
-            ds["robust_test"] = ("every_epoch", course(lines, copy or "")["robust"])
-            ds["robust_train"] = ("every_epoch", [line["train_accuracy"] for line in lines])
-            ds["best_epoch"] = best_and_last(lines, copy or "")["best_epoch"]
-        save_result(stamp(ds, "trajectory", recipe, checkpoints=",".join(model2load)), path)
+            if ends:
+                best_point = ends.problem(images, attacker, machine).origin
+                ds = ds.assign(barrier(last.resuming(keep), best_point, last.origin))
+            if along is not None:
+                ds = ds.merge(along)
+            save_result(stamp(ds, "trajectory", recipe, checkpoints=",".join(model2load)), path)
     for epoch in ds["epoch"].values:
         row = {k: float(v) for k, v in ds.sel(epoch=epoch).items() if v.ndim == 0}
         print(f"epoch {epoch:4d}  robust loss {row['loss']:.3f}  lambda_max "
@@ -90,8 +94,9 @@ def main(
               f"flatness {row['flatness']:.3f} +- {row['flatness_se']:.3f}  sharpness "
               f"{row['sharpness']:.3f}")  # fmt: skip
     if "barrier" in ds:
+        lost = " (a loss on the way is not finite)" if ds["barrier"].isnull() else ""
         print(f"barrier from best to last: {float(ds['barrier']):.3f} nat at t = "
-              f"{float(ds['barrier_at']):.1f}")  # fmt: skip
+              f"{float(ds['barrier_at']):.1f}{lost}")  # fmt: skip
     print(f"result in {path}")
 
 

@@ -83,8 +83,8 @@ class Lab:
         self.attack = PGD(eps=demo.eps, iterations=demo.iter_num)
         self.probe = PGD(eps=demo.probe_eps, iterations=5)
         self.model = {
-            "model_type": "lenet", "width": demo.width, "bias": True, "num_classes": 10,
-            "image_shape": self.train.image_shape, "normalize": None,
+            "model_type": "lenet", "width": demo.width, "bias": True, "normalize": None,
+            "num_classes": self.train.num_classes, "image_shape": self.train.image_shape,
         }  # fmt: skip
         self.began = time.monotonic()
 
@@ -120,7 +120,7 @@ class Lab:
             "data": build.data_recipe(self.train, "mnist5k"), "checkpoints": self.checkpoints,
         }  # fmt: skip
         ds = claim(path, recipe, self.demo.overwrite)
-        if ds is None or ("loss" in ds and ds["loss"].ndim > 1 and not complete(ds)):
+        if ds is None or not complete(ds):
             save = lambda cells: save_result(stamp(cells, kind, recipe), path)  # noqa: E731
             ds = compute(ds, save)
             save(ds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from analysis.distances import parameter_distance
@@ -83,7 +84,8 @@ def summary(
     header = ["network", "clean %", "PGD-40 %", "loss", f"loss {eps:g}", "λ1 clean"]
     header += [f"λ1 {probe:g}", f"λ1 {eps:g}", "conv1 HF", "from init"]
     count = next(iter(accuracy.values())).sizes["example"]
-    worst = max(float((ds["residual"] / abs(ds["eigenvalue"])).max()) for ds in eigen.values())
+    relative = [ds["residual"] / abs(ds["eigenvalue"]) for ds in eigen.values()]
+    worst = np.max(np.concatenate([r.values.ravel() for r in relative]))  # NaN if one is
     rise = curve["barrier"].sel(subset="test")
     return "\n".join(
         [

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from landscape.directions import between
 from landscape.point import Point, select
-from landscape.result import load_result
+from landscape.result import load_result, recipe_of
 from models import InputError
-from train.checkpoint import load_checkpoint
+from train.checkpoint import load_checkpoint, stored_recipe
+from train.recipe import difference
 
 
 def load_direction(source: str, origin: Point, eigenvector: int) -> tuple[Point, str]:
@@ -20,12 +21,40 @@ def load_direction(source: str, origin: Point, eigenvector: int) -> tuple[Point,
     name = source.removeprefix("between:")
     path = Path(name)
     if path.suffix == ".nc":
-        load_result(path, kind="hessian")
-        path = path.with_name(f"{path.stem}_vec{eigenvector}.ckpt")
-        if not path.is_file():
-            raise InputError(f"{name} has no eigenvector {eigenvector} beside it ({path.name})")
+        path = eigenvector_file(path, eigenvector)
     checkpoint = load_checkpoint(path)
     point = select(checkpoint.tensors, origin, str(path))
     if source.startswith("between:"):
         point = between(origin, point)
     return point, f"{'between:' * source.startswith('between:')}{checkpoint.sha256}"
+
+
+def eigenvector_file(result: Path, number: int) -> Path:
+    """The file of an eigenvector of a Hessian result, made by the computation that made the result.
+
+    Raises InputError if the result has no such eigenvector or holds several spectra, and if the
+    file beside it is missing or belongs to another computation.
+    """
+    ds = load_result(result, kind="hessian")
+    spectra = ds.sizes.get("eps", 1) * ds.sizes.get("block", 1)
+    if spectra > 1:
+        files = sorted(p.name for p in result.parent.glob(f"{result.stem}_eps*_vec{number}.ckpt"))
+        raise InputError(
+            f"{result} holds {spectra} spectra: name the file of the eigenvector you mean instead"
+            + (f", e.g. {files[0]}" if files else "")
+        )
+    count = ds.sizes.get("rank", 0)
+    if number >= count:
+        raise InputError(f"{result} holds {count} eigenvectors, from 0: there is no {number}")
+    path = result.with_name(f"{result.stem}_vec{number}.ckpt")
+    if not path.is_file():
+        raise InputError(f"{result} has no eigenvector {number} beside it ({path.name})")
+    stored = stored_recipe(path) or {}
+    wanted = {**recipe_of(ds), "kind": "direction", "number": number}
+    changed = difference({key: stored.get(key) for key in wanted}, wanted)
+    if changed:
+        raise InputError(
+            f"{path} is not of the computation that made {result.name} ({changed}); "
+            "compute the eigenvectors again"
+        )
+    return path

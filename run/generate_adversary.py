@@ -9,6 +9,7 @@ import options as o
 from launch import launch
 
 from analysis.perturbations import adversaries
+from landscape.parts import resumable
 from landscape.result import claim, save_result, stamp
 from train.progress import progress
 
@@ -39,9 +40,10 @@ def main(
     path = build.output_path(out_file, model2load, "adversaries")
     if claim(path, recipe, machine.overwrite) is None:
         total = draws * sum(len(p.images) for p in problems.values())
-        with progress(total, "attack", "image") as bar:
+        with progress(total, "attack", "image") as bar, resumable(path, recipe) as keep:
+            problems = {subset: problem.resuming(keep) for subset, problem in problems.items()}
             ds = adversaries(problems, attacker, draws, bar.update)
-        save_result(stamp(ds, "adversaries", recipe, checkpoint=model2load), path)
+            save_result(stamp(ds, "adversaries", recipe, checkpoint=model2load), path)
     print(f"result in {path}")
 
 

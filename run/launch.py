@@ -27,7 +27,7 @@ import fire
 from fire.decorators import SetParseFn
 
 from models.errors import InputError, unknown
-from train.locks import release_all
+from train.locks import holding, release_all
 from train.specs import convert
 
 REQUIRED = inspect.Parameter.empty
@@ -75,7 +75,9 @@ def launch(
             print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{command}: interrupted; run the same command again to continue", file=sys.stderr)
+        # whoever writes an output holds it, and keeps what is finished of it
+        hint = "; run the same command again to continue" if holding() else ""
+        print(f"{command}: interrupted{hint}", file=sys.stderr)
         sys.exit(130)
     finally:
         release_all()

@@ -1,4 +1,4 @@
-"""Draw result files of one kind, or training metrics, as PNG and PDF."""
+"""Draw result files of one kind, or training metrics, as PNG, PDF or SVG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from launch import launch
 from analysis.figures import draw, draw_training
 from analysis.overfitting_figures import draw_weights
 from analysis.runs import read_metrics
-from analysis.style import save_figure, style
+from analysis.style import figure_files, save_figure, style
 from landscape.result import load_result
 from models import InputError
 from train.recipe import check_folder
@@ -22,7 +22,9 @@ def main(
     *,
     result: Files,
     label: Annotated[tuple[str, ...], "one label per file; none: the file names"] = (),
-    out_file: Annotated[str | None, "figure; None: beside the first file"] = None,
+    out_file: Annotated[
+        str | None, "figure .png, .pdf or .svg, else the first two; None: beside the first file"
+    ] = None,
     against: Annotated[
         str | None, "what to draw against: rank, eps, epoch, ...; CURE's metrics: updated, ..."
     ] = None,
@@ -36,9 +38,7 @@ def main(
     if len(set(names)) != len(names):
         raise InputError(f"--label: every file needs a label of its own, got {', '.join(names)}")
     target = Path(out_file) if out_file else paths[0].with_suffix("")
-    target = target.with_suffix("") if target.suffix in (".png", ".pdf") else target
-    written = [target.with_name(target.name + suffix) for suffix in (".png", ".pdf")]
-    for path in written:
+    for path in figure_files(target):
         check_folder(path)
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists; name another --out_file or pass --overwrite")
@@ -46,12 +46,11 @@ def main(
         metrics = {n: read_metrics(p) for n, p in zip(names, paths, strict=True)}
         with style():
             figure = draw_weights(metrics, against) if against else draw_training(metrics)
-            save_figure(figure, target)
     else:
         options = {} if against is None else {"against": against}
         figure = draw({n: load_result(p) for n, p in zip(names, paths, strict=True)}, **options)
-        with style():
-            save_figure(figure, target)
+    with style():
+        written = save_figure(figure, target)
     print("wrote " + " and ".join(map(str, written)))
 
 

@@ -9,10 +9,10 @@ import options as o
 from launch import launch
 
 from landscape.batchnorm import POLICIES
-from landscape.curve import knots_in, scan_curve
+from landscape.curve import check_fixed, knots_in, scan_curve
 from landscape.paths import curve
 from landscape.point import point_of
-from landscape.result import claim, complete, save_result, stamp
+from landscape.result import claim, complete, not_finite, save_result, stamp
 from landscape.scan import grid
 from models import InputError, unknown
 
@@ -37,6 +37,7 @@ def main(
     attacker = build.attack_of(attack)
     if batchnorm not in POLICIES:
         raise unknown("--batchnorm", batchnorm, POLICIES)
+    check_fixed(fix_points)
     t = grid(0, 1, step_size, "--step_size")
     if t[-1] != 1:
         raise InputError(f"--step_size must divide 1, got {step_size:g}; e.g. 0.02 or 0.05")
@@ -69,8 +70,9 @@ def main(
         cells = scan_curve(problem, path, t, subsets, batchnorm=batchnorm, cells=cells, save=save)
     for way in cells["path"].values:
         for subset in cells["subset"].values:
-            barrier = float(cells["barrier"].sel(path=way, subset=subset))
-            print(f"{way:5s} {subset:5s} barrier {barrier:.4f} nat")
+            here = cells.sel(path=way, subset=subset)
+            print(f"{way:5s} {subset:5s} barrier {float(here['barrier']):.4f} nat"
+                  f"{not_finite(here['loss'])}")  # fmt: skip
     print(f"result in {out}")
 
 

@@ -14,7 +14,7 @@ from landscape.batchnorm import POLICIES
 from landscape.directions import random_direction
 from landscape.paths import Plane
 from landscape.point import norm
-from landscape.result import claim, complete, save_result, stamp
+from landscape.result import claim, complete, not_finite, save_result, stamp
 from landscape.scan import ADVERSARIES, grid, scan
 from models import InputError, unknown
 from train.checkpoint import claim_checkpoint, save_checkpoint
@@ -56,10 +56,14 @@ def main(
              **{band: band for band in BANDS}}  # fmt: skip
     if vec_sample_mode not in modes:
         raise unknown("--vec_sample_mode", vec_sample_mode, modes)
+    if vec_scale == 0:
+        raise InputError("--vec_scale 0 makes every direction zero; name another factor")
     if batchnorm not in POLICIES:
         raise unknown("--batchnorm", batchnorm, POLICIES)
     axis1, every = axis_of(vec1_scan or "step=0.05", "--vec1_scan")
     axes = {"x1": axis1}
+    if load_vec2 is not None and vec2_scan is None:
+        raise InputError("--load_vec2 is the direction of a second axis: name --vec2_scan too")
     if vec2_scan is not None:
         axes["x2"], other = axis_of(vec2_scan, "--vec2_scan")
         if other != every:
@@ -67,6 +71,8 @@ def main(
     mode = adversary or ("anchored" if every > 1 else "moving")
     if mode not in ADVERSARIES:
         raise unknown("--adversary", mode, ADVERSARIES)
+    if adversary is not None and attacker is None:
+        raise InputError(f"--adversary {adversary} needs --attack")
     budgets = build.budgets_of(adv_budget_list, attacker)
     subject = build.open_network(model2load, network)
     images = subject.images(subset, subset_size)
@@ -93,11 +99,11 @@ def main(
         "axes": {k: list(v) for k, v in axes.items()}, "directions": digests, "budgets": budgets,
         "adversary": mode, "adv_calc_freq": every, "bn": batchnorm,
     }  # fmt: skip
-    cells = claim(path, recipe, machine.overwrite)
     targets = [stem.with_name(f"{stem.name}_vec{n}.ckpt") for n in range(1, len(axes) + 1)]
     recipes = [{**recipe, "kind": "direction", "axis": name} for name in axes]
     for target, wanted in zip(targets, recipes, strict=True):
         claim_checkpoint(target, wanted, machine.overwrite)
+    cells = claim(path, recipe, machine.overwrite)
 
     def save(ds) -> None:
         for name, v in zip(axes, directions, strict=True):
@@ -105,13 +111,15 @@ def main(
         save_result(stamp(ds, "scan", recipe, checkpoint=model2load), path)
 
     if cells is None or not complete(cells):
+        here = problem.under(None).scores()  # a network that gets other pixels than it knows shows
+        print(f"at the checkpoint, clean: loss {here.loss:.4f}, accuracy {here.accuracy:.4f}")
         for target, v, wanted in zip(targets, directions, recipes, strict=True):
             save_checkpoint(target, v, wanted)
-        scan(
+        cells = scan(
             problem, Plane([problem.origin, *directions]), axes, budgets=budgets, adversary=mode,
             anchor_every=every, batchnorm=batchnorm, cells=cells, save=save,
         )  # fmt: skip
-    print(f"result in {path}")
+    print(f"result in {path}{not_finite(cells['loss'])}")
 
 
 def axis_of(text: str, what: str):

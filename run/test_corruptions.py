@@ -9,6 +9,7 @@ import options as o
 from launch import launch
 
 from analysis.corruptions import corruption_scores, names_of
+from landscape.parts import resumable
 from landscape.result import claim, save_result, stamp
 from models import InputError
 from train.progress import progress
@@ -38,9 +39,10 @@ def main(
     path = build.output_path(out_file, model2load, "corruptions")
     ds = claim(path, recipe, machine.overwrite)
     if ds is None:
-        with progress(len(images) * len(names) * len(severities), "corruptions", "image") as bar:
-            ds = corruption_scores(problem, names, severities, bar.update)
-        save_result(stamp(ds, "corruptions", recipe, checkpoint=model2load), path)
+        total = len(images) * len(names) * len(severities)
+        with progress(total, "corruptions", "image") as bar, resumable(path, recipe) as keep:
+            ds = corruption_scores(problem.resuming(keep), names, severities, bar.update)
+            save_result(stamp(ds, "corruptions", recipe, checkpoint=model2load), path)
     for name in ds["corruption"].values:
         row = ds["accuracy"].sel(corruption=name).values
         print(f"{name:18s} " + " ".join(f"{value:.3f}" for value in row))

@@ -7,12 +7,16 @@ from typing import Annotated
 import build
 import options as o
 from launch import launch
+from together import check_same_data
 
 from analysis.robustness import robustness
+from landscape.parts import resumable
 from landscape.result import claim, result_path, save_result, stamp
 from train.progress import progress
 
-Members = Annotated[tuple[str, ...], "checkpoints of one architecture, A.ckpt,B.ckpt,..."]
+Members = Annotated[
+    tuple[str, ...], "checkpoints of any architectures for the same images, A.ckpt,B.ckpt,..."
+]
 
 
 def main(
@@ -32,23 +36,27 @@ def main(
     attacker = build.attack_of(attack)
     budgets = build.budgets_of(adv_budget_list, attacker)
     subjects = [build.open_network(name, network, "cifar10", "lenet") for name in model2load]
+    check_same_data(*subjects)
     images = subjects[0].images("test", subset_size)
     problems = [subject.problem(images, attacker, machine) for subject in subjects]
     recipe = subjects[0].recipe("test_ensemble", images, attacker, machine.seed)
     recipe["checkpoint"] = [subject.checkpoint.sha256 for subject in subjects]
+    recipe["model"] = [subject.model for subject in subjects]
     if adv_budget_list is not None:
         recipe["budgets"] = budgets
     path = out_file and result_path(out_file)
     ds = claim(path, recipe, machine.overwrite) if path else None
     if ds is None:
         count = 1 + (len(budgets) if attacker else 0)
-        with progress(count * len(images), "evaluate", "image") as bar:
+        total = count * len(images)
+        with progress(total, "evaluate", "image") as bar, resumable(path, recipe) as keep:
+            problems = [problem.resuming(keep) for problem in problems]
             ds = robustness(problems, budgets, bar.update)
-        stamp(ds, "robustness", recipe, checkpoints=",".join(model2load))
-        if path:
-            save_result(ds, path)
-    for condition in ds["condition"].values:
-        row = ds.sel(condition=condition)
+            stamp(ds, "robustness", recipe, checkpoints=",".join(model2load))
+            if path:
+                save_result(ds, path)
+    for place, condition in enumerate(ds["condition"].values):
+        row = ds.isel(condition=place)
         print(
             f"{condition:11s} accuracy {float(row['accuracy']):.4f} "
             f"[{float(row['accuracy_low']):.4f}, {float(row['accuracy_high']):.4f}]  "

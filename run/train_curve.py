@@ -10,7 +10,7 @@ import options as o
 from launch import launch
 from trainer import trainer_of
 
-from landscape.curve import CurveTraining
+from landscape.curve import CurveTraining, check_fixed
 from landscape.paths import CURVES, straight
 from landscape.point import point_of, select
 from models import InputError, unknown
@@ -42,6 +42,7 @@ def main(
     """
     if curve_type not in CURVES:
         raise unknown("--curve_type", curve_type, CURVES)
+    check_fixed(fix_points)
     count = len(fix_points)
     if count != len(model2load) or count < 3:
         raise InputError(

@@ -18,11 +18,20 @@ from landscape.directions import between, random_direction, unit
 from landscape.paths import Bezier, Plane, PolygonalChain, curve, straight
 from landscape.point import add, buffers_of, dot, norm, point_of
 from landscape.problem import Problem
-from landscape.result import claim, complete, load_result, result_path, save_result, stamp
-from landscape.scan import grid, scan
+from landscape.result import (
+    claim,
+    complete,
+    empty_cells,
+    load_result,
+    result_path,
+    save_result,
+    stamp,
+)
+from landscape.scan import VARIABLES, grid, scan
 from models import InputError
 from tests.conftest import make_conv_bn, make_images, make_mlp
 from train.attacks import PGD
+from train.locks import release_all
 from train.loop import fit
 from train.optimizers import parse_optimizer
 
@@ -198,16 +207,14 @@ def test_a_scan_cut_off_is_completed_to_the_same_numbers(tmp_path):
             raise Cut
         return real(self, *args, **kwargs)
 
-    half = xr.Dataset(
-        {n: (v.dims, np.full(v.shape, np.nan)) for n, v in whole.data_vars.items()}, whole.coords
-    )
+    half = empty_cells({n: whole[n] for n in whole.dims}, VARIABLES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Problem, "scores", failing)
         with pytest.raises(Cut):
             scan(problem, path, axes, cells=half)
     save(half)
     resumed = load_result(file)
-    assert int(np.isnan(resumed["loss"]).sum()) == 2
+    assert int((~resumed["done"]).sum()) == int(np.isnan(resumed["loss"]).sum()) == 2
     assert not complete(resumed)
     xr.testing.assert_equal(scan(problem, path, axes, cells=resumed, save=save), whole)
     assert complete(load_result(file))
@@ -349,7 +356,8 @@ def test_knots_round_trip_and_wrong_curves_are_refused():
 
 def test_results_round_trip_with_recipe_and_refuse_others(tmp_path):
     file = tmp_path / "r.nc"
-    ds = stamp(xr.Dataset({"loss": ("x", [1.0, np.nan])}), "scan", {"seed": 1, "t": (1, 2)})
+    cells = {"loss": ("x", [1.0, np.nan]), "done": ("x", [True, True])}
+    ds = stamp(xr.Dataset(cells), "scan", {"seed": 1, "t": (1, 2)})
     save_result(ds, file)
     xr.testing.assert_identical(load_result(file), ds)
     assert claim(file, {"seed": 1, "t": [1, 2]}, overwrite=False) is not None
@@ -369,4 +377,5 @@ def test_results_round_trip_with_recipe_and_refuse_others(tmp_path):
         load_result(tmp_path / "absent.nc")
     assert result_path("a/b.pkl").name == "b.nc"
     assert result_path("a/b").name == "b.nc"
+    release_all()
     assert [p.name for p in tmp_path.iterdir()] == ["r.nc"]

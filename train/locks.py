@@ -34,6 +34,11 @@ def lock(output: str | Path) -> None:
     _held[path] = held
 
 
+def holding() -> bool:
+    """Whether this process holds an output."""
+    return bool(_held)
+
+
 def release_all() -> None:
     """Give every held output free and remove the lock files."""
     while _held:

@@ -120,11 +120,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
     Raises OSError that names `path` and the reason, for instance a full disk; the file that was
     there is then intact.
+    Its mode is what the user's umask asks for, whatever the writer chose.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -1,0 +1,413 @@
+"""Result files, their locks, what an interrupted command leaves, figures, and metrics."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from analysis.figures import draw
+from analysis.runs import read_metrics
+from analysis.style import figure_files, save_figure
+from analysis.trajectory import metrics_along
+from landscape.curve import check_fixed
+from landscape.parts import Parts, resumable
+from landscape.result import (
+    claim,
+    complete,
+    empty_cells,
+    load_result,
+    result_path,
+    save_result,
+    stamp,
+)
+from models import InputError, build_model
+from tests.conftest import ROOT
+from train.checkpoint import save_checkpoint
+from train.locks import release_all
+from train.recipe import write_atomically
+
+FGSM = "name=fgsm,threshold=0.1,order=-1"
+
+
+@pytest.fixture(autouse=True)
+def free():
+    """Outputs that a test holds are free when it ends."""
+    yield
+    release_all()
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run a command in this process in an empty folder: its exit status, stdout and stderr."""
+
+    def run(name: str, *options: object) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(ROOT / "run"))
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, options)])
+        capsys.readouterr()
+        status = 0
+        try:
+            importlib.import_module("launch").launch(importlib.import_module(name).main)
+        except SystemExit as stop:
+            status = stop.code
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def small_run(folder: Path, name: str = "a", width: int = 1, data: str = "d.npz") -> None:
+    """A checkpoint of an untrained LeNet that records its data set, 30 random images."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part in ("train", "test"):
+        arrays[f"{part}_images"] = rng.integers(0, 256, (30, 28, 28), dtype=np.uint8)
+        arrays[f"{part}_labels"] = np.arange(30) % 10
+    np.savez(folder / data, **arrays)
+    torch.manual_seed(width)
+    network = build_model("lenet", (1, 28, 28), width=width, bias=True, num_classes=10)
+    model = {"model_type": "lenet", "width": width, "bias": True, "num_classes": 10,
+             "image_shape": [1, 28, 28], "normalize": None}  # fmt: skip
+    save_checkpoint(folder / f"{name}.ckpt", network.state_dict(),
+                    {"model": model, "data": {"dataset": data}, "epoch": width})  # fmt: skip
+
+
+def grid(recipe: dict, done: bool) -> xr.Dataset:
+    """A scan of two cells, the second NaN, and computed or not."""
+    cells = empty_cells({"x": ("x", [0.0, 1.0])}, {"loss": {}, "loss_se": {}})
+    cells["loss"][:], cells["loss_se"][:] = [1.0, np.nan], [0.1, np.nan]
+    cells["done"][:] = [True, done]
+    return stamp(cells, "scan", recipe)
+
+
+def test_every_flipped_byte_of_a_result_is_noticed_or_harmless(tmp_path):
+    """Only this sees damage that HDF5 does not: attributes, small variables, its own metadata."""
+    file, ds = tmp_path / "r.nc", grid({"seed": 1}, True)
+    save_result(ds, file)
+    content, noticed = file.read_bytes(), 0
+    with file.open("r+b", buffering=0) as raw:
+        for place, byte in enumerate(content):
+            raw.seek(place)
+            raw.write(bytes([byte ^ 1 << place % 8]))
+            try:
+                xr.testing.assert_identical(load_result(file), ds)
+            except InputError as error:
+                assert "damaged" in str(error)
+                noticed += 1
+            raw.seek(place)
+            raw.write(bytes([byte]))
+    assert noticed > len(content) - 32  # the mark that says "sealed" itself may go
+    file.write_bytes(content[:-1])
+    xr.testing.assert_identical(load_result(file), ds)  # all of the data is there
+    ds.to_netcdf(file, engine="h5netcdf")  # a file without a seal
+    xr.testing.assert_identical(load_result(file), ds)
+    file.write_bytes(content)
+    xr.testing.assert_identical(xr.load_dataset(file, engine="h5netcdf"), ds)
+
+
+def test_files_have_the_mode_of_the_umask(tmp_path):
+    """Only this sees the 0600 that safetensors gives, which locks out a group and a web server."""
+    for mask, mode in ((0o022, 0o644), (0o002, 0o664), (0o077, 0o600)):
+        before = os.umask(mask)
+        try:
+            save_checkpoint(tmp_path / "a.ckpt", {"w": torch.zeros(2)}, {})
+            save_result(grid({}, True), tmp_path / "a.nc")
+            write_atomically(tmp_path / "a.jsonl", lambda p: p.write_text("{}"))
+        finally:
+            os.umask(before)
+        assert {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {mode}
+
+
+def test_overwrite_completes_its_own_half_and_replaces_the_rest(tmp_path):
+    """Only this sees `--overwrite` delete, at every call, what a kill left of the same command."""
+    file, mine = tmp_path / "r.nc", {"seed": 1}
+    save_result(grid(mine, False), file)
+    assert not complete(claim(file, mine, overwrite=True))
+    assert not complete(claim(file, mine, overwrite=False))
+    assert claim(file, {"seed": 2}, overwrite=True) is None
+    save_result(grid(mine, True), file)
+    assert claim(file, mine, overwrite=True) is None  # asked for anew
+    assert complete(claim(file, mine, overwrite=False))
+    file.write_bytes(b"somebody else's")
+    assert claim(file, mine, overwrite=True) is None
+    with pytest.raises(InputError, match="--overwrite"):
+        claim(file, mine, overwrite=False)
+
+
+def test_the_second_writer_is_refused_and_a_reader_is_not(tmp_path):
+    """Only this sees two processes write one output: the loser's result and vectors are lost."""
+    save_result(grid({"seed": 1}, True), tmp_path / "whole.nc")
+    for name in ("r.nc", "whole.nc"):
+        assert claim(tmp_path / name, {"seed": 1}, overwrite=True) is None  # held from here on
+    code = (
+        "import sys; from landscape.result import claim, complete\n"
+        "assert complete(claim('whole.nc', {'seed': 1}, False))\n"
+        "for name, overwrite in (('r.nc', False), ('r.nc', True), ('whole.nc', True)):\n"
+        "    try: claim(name, {'seed': 2}, overwrite)\n"
+        "    except ValueError as error: print(error)\n"
+    )
+    second = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert second.returncode == 0, second.stderr
+    lines = second.stdout.splitlines()
+    assert len(lines) == 3 and all("being written by another command" in x for x in lines)
+    assert {p.name for p in tmp_path.glob("*.nc")} == {"whole.nc"}
+
+
+def test_a_whole_result_is_read_where_nothing_can_be_written(tmp_path):
+    """Only this sees a finished result of the same recipe refused for its read-only folder."""
+    save_result(grid({"seed": 1}, True), tmp_path / "r.nc")
+    tmp_path.chmod(0o555)
+    try:
+        assert complete(claim(tmp_path / "r.nc", {"seed": 1}, overwrite=False))
+        assert [p.name for p in tmp_path.iterdir()] == ["r.nc"]
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def test_parts_survive_any_cut_of_their_file(tmp_path):
+    """Only this sees a record torn by a kill, or one of another course, believed."""
+    made: list[str] = []
+
+    def run(names=("a", "outer", "b")) -> list:
+        parts, found = Parts(tmp_path / "p"), []
+
+        def make(name: str):
+            if name == "outer":  # a part made of parts
+                inner = [float(parts(n, lambda n=n: make(n))["v"]) for n in ("c", "d")]
+                made.append(name)
+                return {"v": sum(inner)}
+            made.append(name)
+            return {"v": 0.1 * ord(name), "t": torch.full((3,), float(ord(name)))}
+
+        for name in names:
+            found.append(
+                {
+                    k: torch.as_tensor(v).tolist()
+                    for k, v in parts(name, lambda name=name: make(name)).items()
+                }
+            )
+        return found
+
+    whole = run()
+    assert made == ["a", "c", "d", "outer", "b"]
+    content = (tmp_path / "p").read_bytes()
+    for cut in range(len(content) + 1):
+        (tmp_path / "p").write_bytes(content[:cut])
+        made.clear()
+        assert run() == whole
+        assert (tmp_path / "p").read_bytes() == content
+        assert bool(made) == (cut < len(content))
+    for place in range(0, len(content), 7):
+        (tmp_path / "p").write_bytes(content[:place] + bytes([content[place] ^ 4])
+                                     + content[place + 1 :])  # fmt: skip
+        assert run() == whole
+    made.clear()
+    assert run(names=("a", "b"))[0] == whole[0] and made == ["b"]  # another course after a
+
+
+def test_parts_go_when_the_result_is_safe_and_stay_when_it_is_not(tmp_path):
+    """Only this sees parts that pile up beside results, or vanish with an exception."""
+    for error in (None, KeyboardInterrupt, OSError):
+        try:
+            with resumable(tmp_path / "r.nc", {}) as keep:
+                keep("a", lambda: {"v": 1})
+                if error:
+                    raise error
+        except (KeyboardInterrupt, OSError):
+            (left,) = tmp_path.iterdir()
+            assert left.name.startswith(".r.nc.") and left.suffix == ".parts"
+            with resumable(tmp_path / "r.nc", {"another": "recipe"}) as keep:
+                assert float(keep("a", lambda: {"v": 2})["v"]) == 2
+            assert list(tmp_path.iterdir()) == [left]  # not its own: it stays
+        else:
+            assert not list(tmp_path.iterdir())
+    with resumable(None, {}) as keep:
+        assert keep("a", lambda: {"v": 1}) == {"v": 1}
+
+
+@pytest.mark.parametrize("name", ["test_ensemble", "generate_adversary"])
+def test_ctrl_c_says_what_is_true(name, command, tmp_path, monkeypatch):
+    """Only this sees a command that promises to continue and begins anew, attack by attack."""
+    small_run(tmp_path)
+    options = [name, "--model2load", "a.ckpt", "--attack", FGSM, "--batch_size", 10]
+    attacks = importlib.import_module("train.attacks").FGSM
+    real, calls = attacks.__call__, []
+
+    def attack(self, *args, **kwargs):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(attacks, "__call__", attack)
+    status, _, said = command(*options, "--out_file", "r")
+    assert (status, said.splitlines()[-1]) == (
+        130, f"{name}.py: interrupted; run the same command again to continue")  # fmt: skip
+    calls[:] = [1] * 10  # 12 and more: never interrupted again
+    assert command(*options, "--out_file", "r")[0] == 0
+    rest = len(calls) - 10
+    assert command(*options, "--out_file", "whole")[0] == 0
+    assert len(calls) - 10 - rest == rest + 2  # the two of the first run were kept
+    xr.testing.assert_equal(load_result(tmp_path / "r.nc"), load_result(tmp_path / "whole.nc"))
+    assert not list(tmp_path.glob(".*"))
+    if name == "test_ensemble":
+        calls[:] = [1] * 2
+        assert command(*options)[2].splitlines()[-1] == f"{name}.py: interrupted"
+
+
+def test_an_ensemble_may_mix_architectures_but_not_data(command, tmp_path):
+    """Only this sees the first member's width or data set imposed on the others."""
+    for name, width, data in (("a", 1, "d.npz"), ("b", 2, "d.npz"), ("c", 1, "other.npz")):
+        small_run(tmp_path, name, width, data)
+    alone = [command("test_ensemble", "--model2load", f"{n}.ckpt", "--out_file", n) for n in "ab"]
+    status, _, _ = command("test_ensemble", "--model2load", "a.ckpt,b.ckpt", "--out_file", "ab")
+    assert [status, *(s for s, *_ in alone)] == [0, 0, 0]
+    probabilities = []
+    for name in ("a", "b", "ab"):
+        ds = load_result(tmp_path / f"{name}.nc")
+        probabilities.append(np.exp(-ds["losses"].values))
+    np.testing.assert_allclose(
+        probabilities[2], (probabilities[0] + probabilities[1]) / 2, rtol=1e-5)  # fmt: skip
+    status, _, said = command("test_ensemble", "--model2load", "a.ckpt,c.ckpt")
+    assert status == 2 and said.count("\n") == 1 and "pass --dataset" in said
+    both = ("test_ensemble", "--model2load", "a.ckpt,c.ckpt", "--dataset", "d.npz")
+    assert command(*both)[0] == 0
+    status, _, said = command("test_ensemble", "--model2load", "a.ckpt,b.ckpt", "--width", 2)
+    assert status == 2 and "another architecture" in said
+
+
+def test_a_scan_says_where_it_stands_and_which_cells_are_lost(command, tmp_path):
+    """Only this sees a scan that hides NaN cells, or that never shows the checkpoint's own loss."""
+    small_run(tmp_path)
+    scan = ["scan_param", "--model2load", "a.ckpt", "--vec1_scan", "min=0,max=1e30,step=1e30"]
+    status, out, _ = command(*scan)
+    assert status == 0 and "at the checkpoint, clean: loss" in out
+    assert "(1 of 2 cells hold no finite loss)" in out
+    status, again, _ = command(*scan)
+    assert status == 0 and again == out.splitlines()[-1] + "\n"
+
+
+def test_an_eigenvector_must_be_of_its_result(command, tmp_path):
+    """Only this sees h.nc computed anew with fewer vectors beside h_vec2.ckpt of the old recipe."""
+    small_run(tmp_path)
+    hessian = ["calc_hessian", "--model2load", "a.ckpt", "--subset_size", 10, "--max_iter", 1,
+               "--out_file", "h.nc"]  # fmt: skip
+    assert command(*hessian, "--topk", 3, "--seed", 1)[0] == 0
+    moved = ["perturb_param", "--model2load", "a.ckpt", "--vec2load", "h.nc", "--eigenvec_idx"]
+    assert command(*moved, 2, "--model_name", "m2")[0] == 0
+    assert command(*hessian, "--topk", 1, "--overwrite")[0] == 0
+    assert command(*moved, 0, "--model_name", "m0")[0] == 0
+    status, _, said = command(*moved, 2, "--model_name", "m3")
+    assert status == 2 and "holds 1 eigenvectors" in said
+    # the file of one vector replaced by that of another computation
+    (tmp_path / "h_vec1.ckpt").rename(tmp_path / "h_vec0.ckpt")
+    status, _, said = command(*moved, 0, "--model_name", "m4")
+    assert status == 2 and "is not of the computation that made h.nc" in said
+    assert command(*hessian, "--topk", 1, "--blocks", "each", "--overwrite")[0] == 0
+    status, _, said = command(*moved, 0, "--model_name", "m5")
+    assert status == 2 and "spectra: name the file" in said and "e.g. h_eps0_" in said
+    assert not list(tmp_path.glob("m[345]*"))
+
+
+@pytest.mark.parametrize(
+    ("named", "files"),
+    [
+        ("lr0.1", ["lr0.1.png", "lr0.1.pdf"]), ("a.svg", ["a.svg"]), ("a.PNG", ["a.PNG"]),
+        ("a.pdf", ["a.pdf"]), ("a", ["a.png", "a.pdf"]), ("run.best", ["run.best.png",
+                                                                      "run.best.pdf"]),
+    ],
+)  # fmt: skip
+def test_a_figure_is_written_under_the_name_it_was_given(named, files, command, tmp_path):
+    """Only this sees lr0.1 and lr0.2 drawn into one lr0.png, and a .svg that is a .png."""
+    assert [p.name for p in figure_files(tmp_path / named)] == files
+    save_result(grid({}, True).expand_dims(eps=[0.0]), tmp_path / "r.nc")
+    status, out, _ = command("plot", "--result", "r.nc", "--out_file", named)
+    assert status == 0 and out == f"wrote {' and '.join(files)}\n"
+    assert {p.name for p in tmp_path.iterdir()} == {"r.nc", *files}
+    head = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
+    for name in files:
+        assert (tmp_path / name).read_bytes().startswith(head[Path(name).suffix.lower()])
+
+
+def test_two_results_with_dots_in_their_names_get_two_figures(command, tmp_path):
+    """Only this sees the second figure written over the first while its own name is printed."""
+    for name in ("lr0.1", "lr0.2"):
+        save_result(grid({}, True).expand_dims(eps=[0.0]), result_path(tmp_path / name))
+        status, out, _ = command("plot", "--result", f"{name}.nc")
+        assert status == 0 and out == f"wrote {name}.png and {name}.pdf\n"
+    assert len(list(tmp_path.glob("lr0.?.p??"))) == 4
+    assert [result_path(n).name for n in ("lr0.1", "lr0.1.pkl", "lr0.1.nc")] == ["lr0.1.nc"] * 3
+
+
+def test_nan_cells_are_grey_and_never_a_line(tmp_path):
+    """Only this sees a curve drawn through places where no loss is known."""
+    x = np.linspace(0, 1, 5)
+    loss = np.array([1.0, 2.0, np.nan, np.inf, 1.0])
+    ds = xr.Dataset(dict.fromkeys(("loss", "loss_se"), (("eps", "x1"), loss[None])),
+                    {"eps": [0.0], "x1": x})  # fmt: skip
+    figure = draw({"": stamp(ds, "scan", {})})
+    spans = sorted(p.get_x() for p in figure.axes[0].patches)
+    np.testing.assert_allclose(spans, [0.375, 0.625])
+    save_figure(figure, tmp_path / "line.png")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epoch": "x"}, {"epoch": 1.5}, {"epoch": None}, {"epoch": True}, {"train_loss": "low"},
+        {"train_loss": None}, {"train_accuracy": [1]}, {"test_target_accuracy": "high"},
+        {"updated": {"conv1": "all"}},
+    ],
+)  # fmt: skip
+def test_metrics_that_are_no_numbers_are_refused(wrong, tmp_path):
+    """Only this sees a traceback of numpy or matplotlib for a metrics line with words in it."""
+    good = {"epoch": 1, "train_loss": float("nan"), "train_accuracy": 0.5, "phase": "relearn"}
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(good) + "\n")
+    assert read_metrics(file)
+    file.write_text(json.dumps(good) + "\n" + json.dumps(good | wrong) + "\n")
+    with pytest.raises(InputError, match=f"line 2 has {next(iter(wrong))}"):
+        read_metrics(file)
+
+
+def test_a_copy_must_be_in_the_metrics():
+    """Only this sees a trajectory beside NaN accuracies of a network the run does not carry."""
+    lines = [{"epoch": e, "train_loss": 1.0, "train_accuracy": 0.5, "test_target_accuracy": 0.4,
+              "test_stable_target_accuracy": 0.3} for e in (1, 2)]  # fmt: skip
+    assert float(metrics_along(lines, "stable")["robust_test"][0]) == 0.3
+    with pytest.raises(InputError, match=r"--copy.*'stabel' \(did you mean 'stable'\?\)"):
+        metrics_along(lines, "stabel")
+    with pytest.raises(InputError, match="fixed"):
+        check_fixed((1, 0, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("scan_param --load_vec2 v.ckpt", "name --vec2_scan"),
+        ("scan_param --adversary frozen", "needs --attack"),
+        ("scan_param --vec_scale 0", "every direction zero"),
+        ("train_curve --fix_points 1,0,2", "fixed"),
+        ("scan_curve --fix_points 1,0,2", "fixed"),
+        ("calc_trajectory --initial a --copy stable", "--metrics"),
+        ("plot --result a.nc --out_file a.jpg", "figures are written as"),
+        ("plot --result lr0.1.nc --out_file a.eps", "figures are written as"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(options, says, refuse):
+    """Only this sees an option accepted in silence that has no effect, or a wrong one."""
+    name, *rest = options.split()
+    common = [] if name == "plot" else ["--model2load", "a.ckpt,,b.ckpt"]
+    assert says in refuse(name, *rest, *common)
