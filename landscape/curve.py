@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from landscape.point import Point, buffers_of
 from landscape.problem import Problem
 from landscape.result import empty_cells
 from landscape.scan import VARIABLES, scan
+from models.copying import copy_of
 from models.errors import InputError
 from train.attacks import Attack
 from train.data import Batch, Images
@@ -97,7 +97,7 @@ class CurveTraining(Method):
         attack: Attack | None = None,
         device: torch.device | str = "cpu",
     ):
-        self.base = copy.deepcopy(network).requires_grad_(False).to(device)
+        self.base = copy_of(network).requires_grad_(False).to(device)
         self.network = Knots(knots, fixed, buffers_of(network)).to(device)
         self.curve_type, self.attack, self.device = curve_type, attack, device
         if all(fixed):

@@ -386,7 +386,8 @@ def test_other_files_and_architectures_are_refused(tmp_path):
     path.write_text("just text, long enough to be looked at")
     with pytest.raises(InputError, match="not a checkpoint"):
         load_checkpoint(path)
-    save_checkpoint(path, build_model("lenet", (1, 28, 28), width=2).state_dict(), {"model": "w2"})
+    recipe = {"model": {"model_type": "w2"}}
+    save_checkpoint(path, build_model("lenet", (1, 28, 28), width=2).state_dict(), recipe)
     with pytest.raises(InputError, match=r"conv1.weight is .*the network has.*w2"):
         load_checkpoint(path).load_into(build_model("lenet", (1, 28, 28), width=3))
     with pytest.raises(InputError, match="lacks bn1"):
@@ -398,11 +399,11 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     save_checkpoint(path, {"w": torch.zeros(3)}, {"v": 1})
     content = path.read_bytes()
 
-    def broken(tensors, target, metadata):
-        target.write_bytes(b"half")
+    def broken(target, content):
+        target.open("wb").write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("safetensors.torch.save_file", broken)
+    monkeypatch.setattr("pathlib.Path.write_bytes", broken)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(path, {"w": torch.ones(3)}, {"v": 2})
     assert path.read_bytes() == content
