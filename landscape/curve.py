@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -65,7 +66,7 @@ class Knots(nn.Module):
 def knots_in(tensors: dict[str, Tensor], like: Point, what: str) -> list[Point]:
     """The control points stored in a curve checkpoint; InputError if they do not fit."""
     first = next(iter(like))
-    count = sum(key.startswith(f"{first}_") for key in tensors)
+    count = sum(re.fullmatch(rf"{re.escape(first)}_\d+", key) is not None for key in tensors)
     if count < 2:
         raise InputError(
             f"{what} is not a curve checkpoint of this network: no {first}_0, {first}_1"

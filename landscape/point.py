@@ -25,6 +25,16 @@ def buffers_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: b.detach().clone() for name, b in network.named_buffers()}
 
 
+def state_at(network: nn.Module, point: Point) -> dict[str, Tensor]:
+    """The network's full state dict with its parameters at a Point.
+
+    A Point names a tied parameter once; the state dict holds it under all its names.
+    """
+    names = {id(p): name for name, p in network.named_parameters()}
+    own = network.state_dict(keep_vars=True)
+    return {k: point[names[id(v)]] if id(v) in names else v.detach() for k, v in own.items()}
+
+
 def select(tensors: Mapping[str, Tensor], like: Point, what: str) -> Point:
     """The Point over the names of `like` found in a state dict; InputError if it does not fit."""
     missing = sorted(like.keys() - tensors.keys())

@@ -109,6 +109,7 @@ def trainer_of(options: o.Training, dataset: str) -> Trainer:
     test = load_images(dataset, "test", options.data_dir).subset(options.eval_size)
     images = load_images(dataset, "train", options.data_dir)
     images = images.subset(options.subset_size)
+    images.check_beside(test)
     augment = dataset.startswith("cifar") if options.augment is None else options.augment
     validation = None
     if options.val_fraction:

@@ -86,7 +86,8 @@ def test_npz_data_sets(tmp_path, shape):
     expected = pixels if len(shape) == 4 else pixels[..., None]
     assert np.array_equal(train.pixels.permute(0, 2, 3, 1).numpy(), expected)
     for wrong, message in (
-        ({"train_images": pixels.astype(float)}, "uint8"),
+        ({"train_images": pixels.astype(float)}, r"\[0,1\].*--normalize"),
+        ({"train_images": pixels.astype(int)}, "uint8"),
         ({"train_labels": labels[:-1]}, "as many labels"),
         ({"train_labels": labels.astype(float)}, "integers"),
         ({"train_labels": np.array([None] * shape[0])}, "plain arrays"),
@@ -96,10 +97,11 @@ def test_npz_data_sets(tmp_path, shape):
             load_images(str(path), "train")
     del arrays["test_labels"]
     np.savez(path, **arrays)
+    assert load_images(str(path), "train").num_classes == 3  # only what is asked for is needed
     with pytest.raises(InputError, match="lacks test_labels"):
-        load_images(str(path), "train")
+        load_images(str(path), "test")
     path.write_bytes(b"PK nonsense")
-    with pytest.raises(InputError, match="not a readable"):
+    with pytest.raises(InputError, match=r"damaged or no \.npz"):
         load_images(str(path), "train")
 
 

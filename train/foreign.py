@@ -48,8 +48,8 @@ def read_torch(path: Path) -> Any:
             ) from None
         raise InputError(
             f"{path} is refused: it holds the class or function {held[1]}, and loading that runs "
-            "code; where you trust the file, write its weights anew with "
-            "torch.save(torch.load(FILE, weights_only=False)[...] or .state_dict(), NEW)"
+            "code; where you trust the file, load it in Python yourself and write its weights anew "
+            "with torch.save(network.state_dict(), NEW)"
         ) from None
     except Exception as error:  # a damaged file breaks torch's reader in a dozen ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]

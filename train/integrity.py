@@ -39,7 +39,7 @@ def ties_of(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...]:
         if t.numel():
             place = (t.data_ptr(), t.dtype, tuple(t.shape), t.stride())
             groups.setdefault(place, []).append(name)
-    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+    return tuple(sorted(tuple(sorted(names)) for names in groups.values() if len(names) > 1))
 
 
 def check_torch_zip(path: Path) -> None:

@@ -15,6 +15,7 @@ from models.errors import InputError
 from train.augment import crop_and_flip
 from train.checkpoint import save_checkpoint, stored_recipe
 from train.data import Images
+from train.integrity import check_torch_zip
 from train.losses import predicted
 from train.methods.base import Kept, Method, Step
 from train.noise import Purpose, number_of
@@ -76,6 +77,7 @@ class RunFiles:
 
 def read_state(path: Path) -> dict:
     """Load a training state; InputError if it cannot be read."""
+    check_torch_zip(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
