@@ -52,13 +52,14 @@ def fit_to(tensors: Mapping[str, Tensor], network: nn.Module, what: str, hint: s
     """Find the network's state in the tensors of a file, whatever stands before their names.
 
     Prefixes are found by comparing with the network's names, wrappers of torch are seen through,
-    one linear layer may have another name, counters may be missing, and the normalisation may
-    stand on either side. Raises InputError for anything else that is missing, unknown, of another
-    shape or kind, or not finite, and for tied parameters that the file holds with different
-    values. `what` names the file in messages, `hint` is added to one about the architecture.
+    a module may have another name where shapes leave no choice (`fc` for `classifier`), counters
+    may be missing, and the normalisation may stand on either side. Raises InputError for anything
+    else that is missing, unknown, of another shape or kind, or not finite, and for tied parameters
+    that the file holds with different values. `what` names the file in messages, `hint` is added
+    to one about the architecture.
     """
     expected = network.state_dict(keep_vars=True)
-    pairs, copies = _pairs(list(expected), tensors, what)
+    pairs, prefixes, copies = _pairs(list(expected), tensors, what)
     unused = set(tensors) - set(pairs.values()) - copies
     found = {k: t for k, t in tensors.items() if k in unused and not _is_counter(k)}
     missing = {k: t for k, t in expected.items() if k not in pairs and not _is_counter(k)}
@@ -69,12 +70,12 @@ def fit_to(tensors: Mapping[str, Tensor], network: nn.Module, what: str, hint: s
     surplus = {k: t for k, t in found.items() if k not in {n for p in theirs for n in p}}
     missing = {k: t for k, t in missing.items() if k not in {n for p in ours for n in p}}
     surplus = {k: t for k, t in surplus.items() if k not in pairs.values()}
-    pairs |= _renamed_head(missing, surplus, what)
+    pairs |= _renamed(missing, surplus, prefixes, what)
     state = {name: tensors[key] for name, key in pairs.items()}
     state |= {n: state[n].view_as(expected[n]) for p in ours for n in p if n in state}
     for group in ties_of(expected):
         held = [name for name in group if name in state]
-        if any(not torch.equal(state[held[0]], state[name]) for name in held[1:]):
+        if not all(_same(state[held[0]], state[name]) for name in held[1:]):
             raise InputError(
                 f"{what}: {' and '.join(held)} are one tensor in the network, and differ in the "
                 "file; it is of a network that does not tie them"
@@ -92,8 +93,8 @@ def fit_to(tensors: Mapping[str, Tensor], network: nn.Module, what: str, hint: s
 
 def _pairs(
     expected: Sequence[str], tensors: Mapping[str, Tensor], what: str
-) -> tuple[dict[str, str], set[str]]:
-    """Network name -> name in the file under the best prefixes, and second copies of the same.
+) -> tuple[dict[str, str], tuple[str, str], set[str]]:
+    """Network name -> name in the file, the prefixes that pair most, and second copies of the same.
 
     A network name is q.r and the file's p.r, with one q and one p for all: those that pair most
     names. Wrappers' segments are left out of both sides only where that pairs more.
@@ -105,10 +106,10 @@ def _pairs(
         if found and (not best or _most(found) > _most(best)):
             best = found
     if not best:
-        return {}, set()
-    top = [pairs for pairs in best.values() if len(pairs) == _most(best)]
-    first, *others = {tuple(sorted(pairs.items())): pairs for pairs in top}.values()
-    same = [p for p in others if all(torch.equal(tensors[k], tensors[p[n]])
+        return {}, ("", ""), set()
+    prefixes, first = next(iter(best.items()))
+    others = [pairs for pairs in best.values() if pairs != first]
+    same = [p for p in others if all(_same(tensors[k], tensors[p[n]])
                                      for n, k in first.items() if n in p)]  # fmt: skip
     full = len(first) >= sum(not _is_counter(name) for name in expected)
     if full and len(same) < len(others):
@@ -117,7 +118,7 @@ def _pairs(
             f"{what} holds several networks that fit (see {', '.join(starts[:3])}); name what "
             "stands before their tensors with --state_key"
         )
-    return first, {key for pairs in same for key in pairs.values()} if full else set()
+    return first, prefixes, {key for pairs in same for key in pairs.values()} if full else set()
 
 
 def _by_prefix(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict:
@@ -142,6 +143,10 @@ def _by_prefix(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict:
             if k == p and rest in under
         }
     return pairs
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _most(found: Mapping[tuple[str, str], dict[str, str]]) -> int:
@@ -182,22 +187,44 @@ def _constant_pairs(tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _renamed_head(
-    missing: Mapping[str, Tensor], surplus: Mapping[str, Tensor], what: str
-) -> dict[str, str]:
-    """The pairs of the one linear layer that the network and the file call differently, if so."""
-    owners = [{name.rpartition(".")[0] for name in names} for names in (missing, surplus)]
-    if [len(o) for o in owners] != [1, 1]:
-        return {}
-    (ours,), (theirs,) = owners
-    pairs = {n: f"{theirs}.{n.rpartition('.')[2]}".lstrip(".") for n in missing}
-    same = set(pairs.values()) == set(surplus) and all(
-        missing[n].shape == surplus[k].shape for n, k in pairs.items()
+def _renamed(
+    missing: Mapping[str, Tensor], surplus: Mapping[str, Tensor], prefixes: tuple[str, str],
+    what: str,
+) -> dict[str, str]:  # fmt: skip
+    """The pairs that are left if modules of the file are renamed, one name for one, else nothing.
+
+    Two names fit if one segment of them differs and the shapes are equal; every name must fit one
+    only, so that nothing is guessed.
+    """
+    ours, theirs = (
+        {name: _segments(name, prefix) for name in names}
+        for names, prefix in zip((missing, surplus), prefixes, strict=True)
     )
-    if not same or not any(t.ndim == 2 for t in missing.values()):
+    pairs, renamed = {}, {}
+    for name, parts in ours.items():
+        fits = [
+            (key, next((a, b) for a, b in zip(parts, others, strict=True) if a != b))
+            for key, others in theirs.items()
+            if missing[name].shape == surplus[key].shape
+            and len(parts) == len(others)
+            and sum(a != b for a, b in zip(parts, others, strict=True)) == 1
+        ]
+        if len(fits) != 1:
+            return {}
+        ((pairs[name], (own, their)),) = fits
+        if renamed.setdefault(own, their) != their:
+            return {}
+    if set(pairs.values()) != set(surplus) or len(set(renamed.values())) != len(renamed):
         return {}
-    log.warning("%s: its %s is taken for the network's %s", what, theirs, ours)
+    for own, their in renamed.items():
+        log.warning("%s: its %s is taken for the network's %s", what, their, own)
     return pairs
+
+
+def _segments(name: str, prefix: str) -> list[str]:
+    parts = [s for s in name.split(".") if s not in WRAPPERS]
+    skip = [s for s in prefix.split(".") if s and s not in WRAPPERS]
+    return parts[len(skip) :] if parts[: len(skip)] == skip else parts
 
 
 def _check_shapes(
