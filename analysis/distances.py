@@ -10,6 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from models.errors import InputError
+from train.integrity import check_real
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -28,7 +29,7 @@ def parameter_distance(
 
     Per tensor (dim `parameter`): `distance`, `relative` = ||a-b|| / ||a||, and the cosine between
     a and b; scalars `total_distance` and `total_relative`. Raises InputError for different keys
-    or shapes.
+    or shapes, and for values that are no numbers.
     """
     again = {name for group in ties for name in group[1:]}
     names, others = ([n for n in x if is_parameter(n) and n not in again] for x in (a, b))
@@ -42,6 +43,8 @@ def parameter_distance(
                 f"the checkpoints are of different architectures: {name} is "
                 f"{tuple(a[name].shape)} and {tuple(b[name].shape)}"
             )
+        for tensor in (a[name], b[name]):
+            check_real(name, tensor, "the checkpoints")
         u, v = a[name].double().flatten(), b[name].double().flatten()
         rows.append((((u - v) ** 2).sum().item(), (u**2).sum().item(), (v**2).sum().item(),
                      (u @ v).item()))  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,6 @@ def start(
 
 def place(fresh: o.Fresh, output: o.Output, images: Images, method: str) -> tuple[Path, str]:
     """Folder and name of a run: as given, or made of data set, network and method."""
-    kind = fresh.model_type.replace(":", ".")
+    kind = re.sub(r"[^\w.]+", ".", fresh.model_type).strip(".")  # may be a path with options
     name = output.model_name or f"{images.name}_{kind}_w{fresh.width}_{method}"
     return Path(output.out_folder or f"runs/{name}"), name

@@ -111,3 +111,19 @@ def refuse(tmp_path, monkeypatch, capsys):
         return said.err
 
     return run
+
+
+@pytest.fixture
+def run_main(tmp_path, monkeypatch, capsys):
+    """Run a command in this process, in an empty folder; returns what it printed."""
+
+    def run(command: str, *options: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(ROOT / "run"))
+        monkeypatch.setattr(sys, "argv", [f"{command}.py", *map(str, options)])
+        launch = importlib.import_module("launch").launch
+        capsys.readouterr()
+        launch(importlib.import_module(command).main)
+        return capsys.readouterr().out
+
+    return run

@@ -172,11 +172,11 @@ def _check_recipe(recipe: Any, path: Path) -> None:
         owner, _, name = place.rpartition(".")
         if place and isinstance(places.get(owner), dict) and name in places[owner]:
             places[place] = places[owner][name]
-        value = places.get(place)
-        odd = isinstance(value, bool) and kinds is int
-        if place in places and (odd or not isinstance(value, kinds)):
+        odd = isinstance(places.get(place), bool) and kinds is not bool
+        if place in places and (odd or not isinstance(places[place], kinds)):
             raise InputError(
-                f"{path}: its recipe is not one of ours: {place or 'it'} is {str(value)[:40]!r}"
+                f"{path}: its recipe is not one of ours: {place or 'it'} is "
+                f"{str(places[place])[:40]!r}"
             )
     norm = places.get("model.normalize") or {}
     shape = places.get("model.image_shape", [])

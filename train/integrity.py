@@ -42,6 +42,18 @@ def ties_of(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...]:
     return tuple(sorted(tuple(sorted(names)) for names in groups.values() if len(names) > 1))
 
 
+def check_real(name: str, tensor: Tensor, what: str) -> None:
+    """Raise InputError for a tensor of complex numbers, and one with NaN or infinite values."""
+    if tensor.is_complex():
+        raise InputError(f"{what}: {name} holds complex numbers")
+    bad = ~tensor.isfinite()
+    if bad.any():
+        raise InputError(
+            f"{what}: {name} holds {int(bad.sum())} of {bad.numel()} values that are NaN or "
+            "infinite; the training that wrote it diverged"
+        )
+
+
 def check_torch_zip(path: Path) -> None:
     """Raise InputError if a zip file of torch.save is damaged or was not written by it.
 
@@ -55,11 +67,11 @@ def check_torch_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
+            packed = any(m.compress_type != zipfile.ZIP_STORED for m in members)
             if packed or sum(m.file_size for m in members) > path.stat().st_size:
                 raise InputError(
-                    f"{path} is refused: torch.save writes no compressed or overlapping members"
-                    + (f" such as {packed[0]}" if packed else "")
+                    f"{path} is damaged or not of torch.save, which writes no compressed and no "
+                    "overlapping members"
                 )
             bad = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.errors import InputError
 from train.foreign import WRAPPERS
-from train.integrity import ties_of
+from train.integrity import check_real, ties_of
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def fit_to(tensors: Mapping[str, Tensor], network: nn.Module, what: str, hint: s
     to one about the architecture.
     """
     expected = network.state_dict(keep_vars=True)
-    pairs, prefixes, copies = _pairs(list(expected), tensors, what)
+    pairs, prefixes, copies = _pairs(expected, tensors, what)
     unused = set(tensors) - set(pairs.values()) - copies
     found = {k: t for k, t in tensors.items() if k in unused and not _is_counter(k)}
     missing = {k: t for k, t in expected.items() if k not in pairs and not _is_counter(k)}
@@ -72,7 +72,9 @@ def fit_to(tensors: Mapping[str, Tensor], network: nn.Module, what: str, hint: s
     surplus = {k: t for k, t in surplus.items() if k not in pairs.values()}
     pairs |= _renamed(missing, surplus, prefixes, what)
     state = {name: tensors[key] for name, key in pairs.items()}
-    state |= {n: state[n].view_as(expected[n]) for p in ours for n in p if n in state}
+    for name in (n for pair in _constant_pairs(expected) for n in pair if n in state):
+        if state[name].numel() == expected[name].numel():  # (3,) or (1, 3, 1, 1) are the same
+            state[name] = state[name].reshape(expected[name].shape)
     for group in ties_of(expected):
         held = [name for name in group if name in state]
         if not all(_same(state[held[0]], state[name]) for name in held[1:]):
@@ -92,17 +94,22 @@ def fit_to(tensors: Mapping[str, Tensor], network: nn.Module, what: str, hint: s
 
 
 def _pairs(
-    expected: Sequence[str], tensors: Mapping[str, Tensor], what: str
+    expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], what: str
 ) -> tuple[dict[str, str], tuple[str, str], set[str]]:
     """Network name -> name in the file, the prefixes that pair most, and second copies of the same.
 
     A network name is q.r and the file's p.r, with one q and one p for all: those that pair most
-    names. Wrappers' segments are left out of both sides only where that pairs more.
+    names. Outside q there is nothing but the constants of a normalisation. Wrappers' segments are
+    left out of both sides only where that pairs more.
     """
+    apart = {name for pair in _constant_pairs(expected) for name in pair}
     best: dict[tuple[str, str], dict[str, str]] = {}
     for through in (False, True):
         ours, theirs = _seen(expected, through), _seen(tensors, through)
-        found = _by_prefix(ours, theirs)
+        if not ours:
+            continue
+        inner = [short for short, name in ours.items() if name not in apart]
+        found = _by_prefix(ours, theirs, set.intersection(*map(_prefixes, inner or ours)))
         if found and (not best or _most(found) > _most(best)):
             best = found
     if not best:
@@ -121,12 +128,15 @@ def _pairs(
     return first, prefixes, {key for pairs in same for key in pairs.values()} if full else set()
 
 
-def _by_prefix(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict:
-    """(q, p) -> pairs, shortest prefixes first."""
+def _by_prefix(
+    ours: Mapping[str, str], theirs: Mapping[str, str], allowed: Collection[str]
+) -> dict[tuple[str, str], dict[str, str]]:
+    """(q, p) -> pairs for those that pair most, q one of `allowed`, shortest prefixes first."""
     rests: dict[str, list[tuple[str, str]]] = {}
     for name, original in ours.items():
         for q, rest in _splits(name):
-            rests.setdefault(rest, []).append((q, original))
+            if q in allowed:
+                rests.setdefault(rest, []).append((q, original))
     votes = Counter(
         (q, p) for key in theirs for p, rest in _splits(key) for q, _ in rests.get(rest, [])
     )
@@ -167,6 +177,10 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
     for place, letter in enumerate(name):
         if letter == ".":
             yield name[:place], name[place + 1 :]
+
+
+def _prefixes(name: str) -> set[str]:
+    return {prefix for prefix, _ in _splits(name)}
 
 
 def _is_counter(name: str) -> bool:
@@ -260,11 +274,5 @@ def _check_values(name: str, tensor: Tensor, own: Tensor, what: str) -> None:
             f"{str(own.dtype).removeprefix('torch.')}; quantised or converted weights cannot be "
             "measured"
         )
-    bad = ~tensor.to(own).isfinite()
-    if not isinstance(own, nn.Parameter):
-        bad &= own.isfinite()
-    if bad.any():
-        raise InputError(
-            f"{what}: {name} holds {int(bad.sum())} of {bad.numel()} values that are NaN or "
-            "infinite; the training that wrote it diverged"
-        )
+    values = tensor.to(own)
+    check_real(name, values if isinstance(own, nn.Parameter) else values[own.isfinite()], what)
