@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import random
+import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -98,20 +99,17 @@ def test_a_bomb_is_refused_by_its_headers(tmp_path, monkeypatch):
         load_images(str(path), "test")
 
 
-def test_a_flipped_bit_of_a_data_file_is_noticed_or_harmless(tmp_path):
-    """Sees a changed pixel or label, or a traceback of the zip reader."""
+def test_an_array_longer_than_its_header_says_is_damaged(tmp_path):
+    """Sees a part of the images taken for all: numpy reads what the header says, and no more."""
     path = tmp_path / "a.npz"
-    content = (tmp_path / write(path)).read_bytes()
-    expected, draw, noticed = load_images(str(path), "train"), random.Random(1), 0
-    for _ in range(80):
-        flipped = bytearray(content)
-        flipped[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-        path.write_bytes(flipped)
-        try:
-            assert load_images(str(path), "train").sha256 == expected.sha256
-        except InputError:
-            noticed += 1
-    assert noticed > 40
+    pixels, labels = io.BytesIO(), io.BytesIO()
+    np.save(pixels, PIXELS[:3])
+    np.save(labels, LABELS[:3])
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("test_images.npy", pixels.getvalue() + PIXELS[3:].tobytes())
+        archive.writestr("test_labels.npy", labels.getvalue())
+    with pytest.raises(InputError, match="damaged"):
+        load_images(str(path), "test")
 
 
 def write_network(path, **model) -> str:

@@ -134,9 +134,15 @@ def claim_checkpoint(path: Path, recipe: Recipe, overwrite: bool) -> None:
     and `overwrite` is not set.
     """
     check_folder(path)
+    lock(path)
+    check_checkpoint(path, recipe, overwrite)
+
+
+def check_checkpoint(path: Path, recipe: Recipe, overwrite: bool) -> None:
+    """The same without a lock, for the files of an output that is held under its own name."""
+    check_folder(path)
     if path.exists() and not overwrite:
         check_same(path, stored_recipe(path), recipe)
-    lock(path)
 
 
 def _digest(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
