@@ -23,6 +23,7 @@ from train.attacks import Attack
 from train.data import Batch, Images
 from train.evaluation import Scores, evaluate
 from train.guard import undisturbed
+from train.integrity import check_real
 from train.methods import Method, Step
 from train.noise import Noise, Purpose, stream
 
@@ -79,6 +80,8 @@ def knots_in(tensors: dict[str, Tensor], like: Point, what: str) -> list[Point]:
     ]
     if missing:
         raise InputError(f"{what} is a curve of another architecture: see {missing[0]}")
+    for name, tensor in tensors.items():
+        check_real(name, tensor, what)
     return [{n: tensors[f"{n}_{k}"].to(t) for n, t in like.items()} for k in range(count)]
 
 

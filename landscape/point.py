@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import InputError
+from train.integrity import check_real
 
 Point = dict[str, Tensor]
 
@@ -36,7 +37,10 @@ def state_at(network: nn.Module, point: Point) -> dict[str, Tensor]:
 
 
 def select(tensors: Mapping[str, Tensor], like: Point, what: str) -> Point:
-    """The Point over the names of `like` found in a state dict; InputError if it does not fit."""
+    """The Point over the names of `like` found in a state dict.
+
+    Raises InputError if it does not fit, or holds complex, NaN or infinite values.
+    """
     missing = sorted(like.keys() - tensors.keys())
     if missing:
         raise InputError(f"{what} lacks {', '.join(missing[:3])} of the network's parameters")
@@ -46,6 +50,7 @@ def select(tensors: Mapping[str, Tensor], like: Point, what: str) -> Point:
                 f"{what}: {name} is {tuple(tensors[name].shape)}, "
                 f"the network has {tuple(tensor.shape)}"
             )
+        check_real(name, tensors[name], what)
     return {name: tensors[name].to(tensor) for name, tensor in like.items()}
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from models.errors import InputError, unknown
+from models.errors import InputError, reason_of, unknown
 from models.torchvision_import import import_torchvision
 
 
@@ -128,12 +128,6 @@ def _in_one_line(act: Callable[[], Any], what: str) -> Any:
         return act()
     except (Exception, SystemExit) as error:
         raise InputError(f"{what}: {reason_of(error)}") from None
-
-
-def reason_of(error: BaseException) -> str:
-    """Kind and first line of an exception."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _options(text: str, model_type: str) -> dict[str, Any]:

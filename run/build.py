@@ -14,7 +14,7 @@ from torch import nn
 from landscape.problem import Problem
 from landscape.result import result_path
 from models import InputError, add_normalization, build_model, check_model_type, unknown
-from models.external import reason_of
+from models.errors import reason_of
 from train.attacks import Attack, parse_attack
 from train.checkpoint import Checkpoint, load_checkpoint
 from train.data import Images
@@ -147,12 +147,12 @@ class Subject:
     def _trained_images(self) -> Images:
         recipe = self.checkpoint.recipe or {}
         data, held_out = recipe.get("data", {}), recipe.get("validation")
-        count = data.get("examples", 0) + (held_out["examples"] if held_out else 0)
+        count = data.get("examples", 0) + (held_out or {}).get("examples", 0)
         images = load_images(self.dataset, "train", self.data_dir)
         if 0 < count <= len(images):
             images = images.subset(count)
             if held_out:
-                images, _ = images.split(held_out["examples"] / count)
+                images, _ = images.split(held_out.get("examples", 0) / count)
         if images.sha256 != data.get("sha256"):
             raise InputError(
                 f"--subset trained: {self.checkpoint.path} does not record which images it was "

@@ -351,6 +351,7 @@ def test_a_zip_bomb_is_refused_before_it_is_read(tmp_path, monkeypatch):
         {"model": {"normalize": {"mean": ["a"], "std": [1]}}}, {"data": "mnist"},
         {"data": {"dataset": 5}}, {"data": {"examples": "all"}}, {"validation": 3},
         {"model": {"image_shape": [None]}}, {"kind": 3},
+        {"model": {"normalize": {"mean": [0.5]}}},
     ],
 )  # fmt: skip
 def test_a_recipe_of_the_wrong_type_is_one_line(recipe, tmp_path):

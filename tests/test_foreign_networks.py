@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from landscape.curve import Knots, knots_in
 from landscape.point import add, point_of
 from landscape.problem import Problem
 from models import InputError, add_normalization, build_model
@@ -191,6 +192,19 @@ def test_a_moved_network_has_moved_under_all_its_names(tmp_path):
     assert checkpoint.ties == (("a.weight", "b.weight"),)
     checkpoint.load_into(again)
     assert all(torch.equal(p, moved[n]) for n, p in again.named_parameters())
+
+
+def test_a_parameter_whose_name_begins_anothers_is_no_knot_of_it():
+    """Sees w_scale_0 counted as a control point of w, and NaN knots scanned."""
+    network = net(lambda n, x: n.f(x.flatten(1)))
+    network.w, network.w_scale = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    origin = point_of(network)
+    origin = {"w": origin.pop("w"), **origin}
+    knots = Knots([origin] * 3, [False] * 3, {})
+    assert len(knots_in(knots.state_dict(), origin, "curve")) == 3
+    knots.w_1.data.fill_(torch.nan)
+    with pytest.raises(InputError, match="w_1 holds 1 of 1 values that are NaN"):
+        knots_in(knots.state_dict(), origin, "curve")
 
 
 @pytest.fixture

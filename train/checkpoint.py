@@ -165,7 +165,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     except InputError:
         raise
     except (SafetensorError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is truncated, damaged or not a checkpoint ({error})") from None
+        raise InputError(f"{path} is damaged, truncated or not a checkpoint ({error})") from None
     _check_recipe(recipe, path)
     return Checkpoint(path, tensors, recipe, ties)
 
@@ -184,8 +184,8 @@ def _check_recipe(recipe: Any, path: Path) -> None:
                 f"{path}: its recipe is not one of ours: {place or 'it'} is "
                 f"{str(places[place])[:40]!r}"
             )
-    norm = places.get("model.normalize") or {}
-    shape = places.get("model.image_shape", [])
-    for value in [*norm.get("mean", []), *norm.get("std", []), *shape]:
+    norm = places.get("model.normalize") or {"mean": [], "std": []}
+    numbers = [norm.get("mean", [None]), norm.get("std", [None])]
+    for value in sum(numbers, places.get("model.image_shape", [])):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{path}: its recipe is not one of ours: {str(value)[:40]!r}")

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.errors import InputError
-from models.external import reason_of
+from models.errors import InputError, reason_of
 from train.data import Images
 from train.guard import undisturbed
 from train.precision import exact

@@ -53,7 +53,7 @@ def read_torch(path: Path) -> Any:
         ) from None
     except Exception as error:  # a damaged file breaks torch's reader in a dozen ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} is truncated, damaged or not a checkpoint ({reason})") from None
+        raise InputError(f"{path} is damaged, truncated or not a checkpoint ({reason})") from None
 
 
 def state_in(content: Any, path: Path, key: str | None = None) -> dict[str, Tensor]:
