@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 from torch import Tensor
 
 from models.errors import InputError
+from train.integrity import check_real
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -19,15 +20,19 @@ def is_parameter(name: str) -> bool:
     return name.rpartition(".")[2] not in _STATISTICS
 
 
-def parameter_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> xr.Dataset:
+def parameter_distance(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], ties: Sequence[Sequence[str]] = ()
+) -> xr.Dataset:
     """Euclidean distance of two state dicts, total and per tensor, statistics left out.
+
+    Names that stand for one tensor in both (`ties`, in groups) count once, under the first.
 
     Per tensor (dim `parameter`): `distance`, `relative` = ||a-b|| / ||a||, and the cosine between
     a and b; scalars `total_distance` and `total_relative`. Raises InputError for different keys
-    or shapes.
+    or shapes, and for values that are no numbers.
     """
-    names = [n for n in a if is_parameter(n)]
-    others = [n for n in b if is_parameter(n)]
+    again = {name for group in ties for name in group[1:]}
+    names, others = ([n for n in x if is_parameter(n) and n not in again] for x in (a, b))
     if set(names) != set(others):
         odd = sorted(set(names) ^ set(others))
         raise InputError(f"the checkpoints are of different architectures: see {odd[0]}")
@@ -38,6 +43,8 @@ def parameter_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> xr.D
                 f"the checkpoints are of different architectures: {name} is "
                 f"{tuple(a[name].shape)} and {tuple(b[name].shape)}"
             )
+        for tensor in (a[name], b[name]):
+            check_real(name, tensor, "the checkpoints")
         u, v = a[name].double().flatten(), b[name].double().flatten()
         rows.append((((u - v) ** 2).sum().item(), (u**2).sum().item(), (v**2).sum().item(),
                      (u @ v).item()))  # fmt: skip

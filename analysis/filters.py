@@ -13,16 +13,20 @@ from torch import Tensor
 from models import build_model
 from models.blocks import input_sizes
 from models.errors import InputError
+from train.integrity import check_real
 from train.precision import exact
 
 
 def convolutions(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Square convolution kernels with K >= 3 in a state dict, float64 (out, in, K, K)."""
-    return {
-        name: tensor.double().numpy()
+    kernels = {
+        name: tensor
         for name, tensor in tensors.items()
         if tensor.ndim == 4 and tensor.shape[2] == tensor.shape[3] >= 3
     }
+    for name, tensor in kernels.items():
+        check_real(name, tensor, "the checkpoint")
+    return {name: tensor.double().numpy() for name, tensor in kernels.items()}
 
 
 def is_high(size: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -18,11 +17,13 @@ from landscape.point import Point, buffers_of
 from landscape.problem import Problem
 from landscape.result import empty_cells
 from landscape.scan import VARIABLES, scan
+from models.copying import copy_of
 from models.errors import InputError
 from train.attacks import Attack
 from train.data import Batch, Images
 from train.evaluation import Scores, evaluate
 from train.guard import undisturbed
+from train.integrity import check_real
 from train.methods import Method, Step
 from train.noise import Noise, Purpose, stream
 
@@ -86,6 +87,8 @@ def knots_in(tensors: dict[str, Tensor], like: Point, what: str) -> list[Point]:
     ]
     if missing:
         raise InputError(f"{what} is a curve of another architecture: see {missing[0]}")
+    for name, tensor in tensors.items():
+        check_real(name, tensor, what)
     return [{n: tensors[f"{n}_{k}"].to(t) for n, t in like.items()} for k in range(count)]
 
 
@@ -105,7 +108,7 @@ class CurveTraining(Method):
         attack: Attack | None = None,
         device: torch.device | str = "cpu",
     ):
-        self.base = copy.deepcopy(network).requires_grad_(False).to(device)
+        self.base = copy_of(network).requires_grad_(False).to(device)
         self.network = Knots(knots, fixed, buffers_of(network)).to(device)
         self.curve_type, self.attack, self.device = curve_type, attack, device
         if all(fixed):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import InputError
+from train.integrity import check_real
 
 Point = dict[str, Tensor]
 
@@ -25,8 +26,21 @@ def buffers_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: b.detach().clone() for name, b in network.named_buffers()}
 
 
+def state_at(network: nn.Module, point: Point) -> dict[str, Tensor]:
+    """The network's full state dict with its parameters at a Point.
+
+    A Point names a tied parameter once; the state dict holds it under all its names.
+    """
+    names = {id(p): name for name, p in network.named_parameters()}
+    own = network.state_dict(keep_vars=True)
+    return {k: point[names[id(v)]] if id(v) in names else v.detach() for k, v in own.items()}
+
+
 def select(tensors: Mapping[str, Tensor], like: Point, what: str) -> Point:
-    """The Point over the names of `like` found in a state dict; InputError if it does not fit."""
+    """The Point over the names of `like` found in a state dict.
+
+    Raises InputError if it does not fit, or holds complex, NaN or infinite values.
+    """
     missing = sorted(like.keys() - tensors.keys())
     if missing:
         raise InputError(f"{what} lacks {', '.join(missing[:3])} of the network's parameters")
@@ -36,6 +50,7 @@ def select(tensors: Mapping[str, Tensor], like: Point, what: str) -> Point:
                 f"{what}: {name} is {tuple(tensors[name].shape)}, "
                 f"the network has {tuple(tensor.shape)}"
             )
+        check_real(name, tensors[name], what)
     return {name: tensors[name].to(tensor) for name, tensor in like.items()}
 
 

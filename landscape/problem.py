@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,6 +13,7 @@ from torch.func import functional_call
 
 from landscape.parts import Compute, Keep, Values, at_once
 from landscape.point import Point, buffers_of, point_of
+from models.copying import copy_of
 from models.errors import unknown
 from train.attacks import Attack, Predict
 from train.data import Batch, Images
@@ -50,7 +50,7 @@ class Problem:
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)
-        network = copy.deepcopy(self.network).eval().requires_grad_(False).to(self.device)
+        network = copy_of(self.network).eval().requires_grad_(False).to(self.device)
         object.__setattr__(self, "network", network)
         object.__setattr__(self, "origin", point_of(network))
         object.__setattr__(self, "buffers", buffers_of(network))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import warnings
 
@@ -13,6 +12,7 @@ import torch
 from landscape.operators import Hessian
 from landscape.spectrum import Eigenpairs, product_of
 from landscape.trace import Estimate
+from models.copying import copy_of
 from models.errors import InputError
 from train.noise import Purpose, number_of, seeded
 
@@ -28,7 +28,7 @@ def _tool(operator: Hessian):
         )
     if inner.weight_decay or inner.device.type != "cpu":
         raise InputError("--estimator pyhessian: no weight decay, and the CPU only")
-    network = copy.deepcopy(inner.problem.network).to(inner.dtype)
+    network = copy_of(inner.problem.network).to(inner.dtype)
     network.load_state_dict({**inner.origin, **(inner.buffers or {})}, strict=False)
     network.requires_grad_(True)
     loader = [(b.x, b.y) for b in inner.problem.batches(inner.dtype)]

@@ -9,8 +9,8 @@ from torch import nn
 
 from models.efficientnet import cifar_efficientnet_b0
 from models.errors import InputError, unknown
-from models.external import external
-from models.layers import Normalize, add_normalization
+from models.external import external, materialise
+from models.layers import Normalize, add_normalization, normalization_in
 from models.lenet import CifarLeNet, MnistLeNet
 from models.preact import MnistPreActResNet18, PreActResNet18
 from models.resnet import CifarResNet18
@@ -34,7 +34,7 @@ MODELS: dict[tuple[str, tuple[int, int, int]], Callable[..., nn.Module]] = {
 
 __all__ = [
     "MODELS", "InputError", "Normalize", "add_normalization", "build_model", "check_model_type",
-    "published_width", "unknown",
+    "normalization_in", "published_width", "unknown",
 ]  # fmt: skip
 
 
@@ -79,6 +79,10 @@ def build_model(
     InputError for an unknown model_type, one that does not take this shape, or a width below 1.
     """
     check_model_type(model_type, image_shape)
+    if normalize and len(normalize[0]) != image_shape[0]:
+        raise InputError(
+            f"the normalisation has {len(normalize[0])} means, the images {image_shape[0]} channels"
+        )
     if width is not None and width < 1:
         raise InputError(f"width must be at least 1, got {width}")
     if ":" in model_type:
@@ -86,6 +90,7 @@ def build_model(
         network = external(
             model_type, **chosen, bias=bias, num_classes=num_classes, in_channels=image_shape[0]
         )
+        materialise(network, image_shape)
     else:
         width = published_width(model_type, image_shape) if width is None else width
         network = MODELS[model_type, tuple(image_shape)](width, bias, num_classes)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from models.copying import copy_of
 from models.errors import InputError
 
 
@@ -42,7 +42,7 @@ def input_sizes(network: nn.Module, image_shape: Sequence[int]) -> dict[str, int
     def hook(name: str):
         return lambda module, inputs: sizes.__setitem__(name, min(inputs[0].shape[2:]))
 
-    twin = copy.deepcopy(network).eval()
+    twin = copy_of(network).eval()
     for name, module in twin.named_modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(hook(name))

@@ -7,7 +7,6 @@ the function class and the number of weights are those of the plain convolution.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.copying import copy_of
 from models.errors import InputError, unknown
 
 #: how a layer computes: kernels from coefficients, or a fixed basis convolution and a 1x1 one
@@ -109,7 +109,7 @@ def decompose(
     With init "same" the function does not change; other inits are drawn from `seed`. Raises
     InputError if there is no such convolution.
     """
-    network = copy.deepcopy(network)
+    network = copy_of(network)
     found = [
         name
         for name, m in network.named_modules()

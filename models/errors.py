@@ -16,3 +16,9 @@ def unknown(kind: str, value: object, allowed: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return InputError(f"unknown {kind} {str(value)!r}{hint}; allowed: {', '.join(names)}")
+
+
+def reason_of(error: BaseException) -> str:
+    """Kind and first line of an exception."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

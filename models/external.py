@@ -1,35 +1,147 @@
-"""Networks that Ridgeline does not define: any `package.module:factory`."""
+"""Networks that Ridgeline does not define: `package.module:factory` or `file.py:factory`.
+
+Options of the factory follow after a comma, as in a call: `torchvision.models:resnet18,
+num_classes=2`. Importing runs the named code: only a name that the user typed comes here, never
+one that was read from a file.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
-from models.errors import InputError
+from models.errors import InputError, reason_of, unknown
+from models.torchvision_import import import_torchvision
 
 
 def external(model_type: str, **options: object) -> nn.Module:
-    """Import `package.module:factory` and call it with those of `options` its signature names.
+    """Import the factory and call it with those of `options` its signature names.
 
-    Raises InputError when the module, the factory or its result is not usable. The import runs
-    the named code: call this only with a name the user typed, never with one read from a file.
+    What the user wrote behind the factory wins over `options`. Raises InputError when the module,
+    the factory, an option or the result is not usable.
     """
-    module_name, _, factory_name = model_type.partition(":")
+    source, _, call = model_type.partition(":")
+    name, _, text = call.partition(",")
+    factory = _factory(source, name, model_type)
+    given = _options(text, model_type)
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"model_type {model_type!r} cannot be imported: {error}") from None
-    if not callable(factory):
-        raise InputError(f"model_type {model_type!r} is not a function or class")
-    try:
-        names = inspect.signature(factory).parameters
-    except ValueError:
-        names = {}
-    network = factory(**{k: v for k, v in options.items() if k in names})
+        known = inspect.signature(factory).parameters
+    except ValueError:  # a class written in C tells nothing
+        known = {}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    for key in given:
+        if key not in known and not takes_any:
+            raise unknown(f"option of {source}:{name}", key, known)
+    own = {key: value for key, value in options.items() if key in known}
+    network = _in_one_line(lambda: factory(**{**own, **given}), f"{source}:{name} failed")
     if not isinstance(network, nn.Module):
         raise InputError(
             f"model_type {model_type!r} returned a {type(network).__name__}, not a torch.nn.Module"
         )
     return network
+
+
+def materialise(network: nn.Module, image_shape: Sequence[int]) -> nn.Module:
+    """Let lazy modules take their sizes from one black image (C, H, W); others are left alone."""
+    if any(isinstance(module, LazyModuleMixin) for module in network.modules()):
+        training = network.training
+        with torch.no_grad():
+            blank = torch.zeros(1, *image_shape)
+            _in_one_line(lambda: network.eval()(blank), "the network's lazy modules got no size")
+        network.train(training)
+    return network
+
+
+def _factory(source: str, name: str, model_type: str) -> Callable[..., Any]:
+    what = f"model_type {model_type!r} cannot be imported"
+    if not (source and name.isidentifier()):
+        raise InputError(f"{what}: write package.module:factory or file.py:factory")
+    read = _from_file if source.endswith(".py") else _from_module
+    module = _in_one_line(lambda: read(source), what)
+    factory = getattr(module, name, None)
+    if factory is None:
+        file = getattr(module, "__file__", None) or "a package without a file"
+        raise InputError(f"{what}: there is no {name!r} in {file}; a file is named by its path, "
+                         "e.g. ./nets.py:factory")  # fmt: skip
+    if not callable(factory):
+        raise InputError(f"model_type {model_type!r} is not a function or class")
+    return factory
+
+
+def _from_module(source: str) -> ModuleType:
+    """Import a module, also one of the working folder."""
+    with _searched(os.getcwd(), last=True):
+        return importlib.import_module(source)
+
+
+def _from_file(source: str) -> ModuleType:
+    """Run a Python file as a module of its own; its neighbours can be imported by it."""
+    path = Path(source).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {source}")
+    name = f"ridgeline_external_{path.stem}_{abs(hash(path))}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        try:
+            with _searched(str(path.parent), last=False):
+                spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+@contextmanager
+def _searched(folder: str, *, last: bool) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path[:] = [*before, folder] if last else [folder, *before]
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _in_one_line(act: Callable[[], Any], what: str) -> Any:
+    """The result of the user's code; whatever it raises becomes an InputError."""
+    try:
+        try:
+            return act()
+        except RuntimeError as error:
+            if "operator torchvision::" not in str(error):
+                raise
+        import_torchvision()  # a wheel that does not fit this torch: this knows the way round
+        return act()
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{what}: {reason_of(error)}") from None
+
+
+def _options(text: str, model_type: str) -> dict[str, Any]:
+    """Typed options of a factory, written as in a call; a bare word is a string."""
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+            raise ValueError
+        return {
+            k.arg: k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)
+            for k in call.keywords
+        }
+    except (ValueError, SyntaxError):
+        raise InputError(
+            f"model_type {model_type!r}: cannot read the options {text!r}; "
+            "write them as key=value,key=value"
+        ) from None

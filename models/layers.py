@@ -1,4 +1,4 @@
-"""Layers shared by several networks."""
+"""Normalisation of the input inside a network, so that budgets stay in pixel units."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from torch import Tensor, nn
 from models.errors import InputError
 
 
-class Normalize(nn.Module):
-    """Map images in [0,1] to (x - mean) / std per channel, so that eps stays in pixel units.
+class Normalize:
+    """Map images in [0,1] to (x - mean) / std per channel, before a network's own forward.
 
-    The constants are non-persistent buffers: the network's state dict has no extra key.
+    A forward pre-hook that holds plain numbers: it is no child that an `nn.Sequential` would run
+    once more, has no key in the state dict, and follows every dtype and device.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        super().__init__()
         if len(mean) != len(std) or not mean or min(std) <= 0:
             raise InputError(
                 f"normalisation needs one mean and one positive std per channel, got {mean} {std}"
             )
-        shape = (1, -1, 1, 1)
-        self.register_buffer("mean", torch.tensor(mean).view(shape), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(shape), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x of shape (N, C, H, W)."""
-        return (x - self.mean) / self.std
-
-
-class NormalizeInput:
-    """Forward pre-hook that sends the input through the network's own `normalize` layer."""
+        self.mean, self.std = tuple(mean), tuple(std)
 
     def __call__(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Normalise the first positional input, leave the others alone."""
-        return (network.normalize(inputs[0]), *inputs[1:])
+        """Normalise the first positional input (N, C, H, W), leave the others alone."""
+        x, *others = inputs
+        mean, std = (
+            torch.tensor(values, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return ((x - mean) / std, *others)
 
 
 def add_normalization(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    """Put a `Normalize` inside any network without changing a key of its state dict."""
-    network.normalize = Normalize(mean, std)
-    network.register_forward_pre_hook(NormalizeInput())
+    """Let any network normalise its input, without changing a key of its state dict."""
+    network.register_forward_pre_hook(Normalize(mean, std))
     return network
+
+
+def normalization_in(network: nn.Module) -> Normalize | None:
+    """The normalisation that `add_normalization` gave a network, if any."""
+    hooks = network._forward_pre_hooks.values()
+    return next((hook for hook in hooks if isinstance(hook, Normalize)), None)

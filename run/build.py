@@ -13,11 +13,20 @@ from torch import nn
 
 from landscape.problem import Problem
 from landscape.result import result_path
-from models import InputError, build_model, check_model_type, published_width, unknown
+from models import (
+    InputError,
+    add_normalization,
+    build_model,
+    check_model_type,
+    published_width,
+    unknown,
+)
+from models.errors import reason_of
 from train.attacks import Attack, check_budget, parse_attack
 from train.checkpoint import Checkpoint, load_checkpoint
 from train.data import Images
-from train.datasets import SUBSETS, check_dataset, load_images
+from train.datasets import SUBSETS, check_dataset, load_images, splits_of
+from train.dry_run import check_network
 from train.noise import STREAMS, Purpose, check_seed, number_of, seeded
 from train.recipe import Recipe
 from train.schedules import parse_schedule
@@ -120,17 +129,20 @@ def normalization_of(text: str | None) -> dict[str, list[float]] | None:
 
 
 def fresh_network(model: dict[str, Any], seed: int) -> nn.Module:
-    """A newly initialised network from the `model` part of a recipe."""
+    """A newly initialised network from the `model` part of a recipe; raises InputError."""
     norm = model.get("normalize")
-    with seeded(number_of(seed, Purpose.INITIAL_WEIGHTS)):
-        return build_model(
-            model["model_type"],
-            model["image_shape"],
-            width=model["width"],
-            bias=model["bias"],
-            num_classes=model["num_classes"],
-            normalize=(norm["mean"], norm["std"]) if norm else None,
-        )
+    try:
+        with seeded(number_of(seed, Purpose.INITIAL_WEIGHTS)):
+            return build_model(
+                model["model_type"],
+                model["image_shape"],
+                width=model["width"],
+                bias=model["bias"],
+                num_classes=model["num_classes"],
+                normalize=(norm["mean"], norm["std"]) if norm else None,
+            )
+    except (RuntimeError, MemoryError, OverflowError) as error:  # more weights than memory
+        raise InputError(f"{model['model_type']} cannot be built: {reason_of(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -142,7 +154,9 @@ class Subject:
     dataset: str
     checkpoint: Checkpoint
     data_dir: str | None
-    test_images: Images
+    #: the split of the data set that the network was met with, and which one it is
+    first: Images
+    first_subset: str
 
     def images(self, subset: str, size: int | None = None) -> Images:
         """The examples of --subset and --subset_size; a size above the set's takes it all.
@@ -152,22 +166,23 @@ class Subject:
         positive(subset_size=size)
         if subset not in (*SUBSETS, "trained"):
             raise unknown("--subset", subset, (*SUBSETS, "trained"))
-        images = self.test_images
+        images = self.first
         if subset == "trained":
             images = self._trained_images()
-        elif subset != "test":
+        elif subset != self.first_subset:
             images = load_images(self.dataset, subset, self.data_dir)
+        images.check_beside(self.first)
         return images.subset(size and min(size, len(images)))
 
     def _trained_images(self) -> Images:
         recipe = self.checkpoint.recipe or {}
         data, held_out = recipe.get("data", {}), recipe.get("validation")
-        count = data.get("examples", 0) + (held_out["examples"] if held_out else 0)
+        count = data.get("examples", 0) + (held_out or {}).get("examples", 0)
         images = load_images(self.dataset, "train", self.data_dir)
         if 0 < count <= len(images):
             images = images.subset(count)
             if held_out:
-                images, _ = images.split(held_out["examples"] / count)
+                images, _ = images.split(held_out.get("examples", 0) / count)
         if images.sha256 != data.get("sha256"):
             raise InputError(
                 f"--subset trained: {self.checkpoint.path} does not record which images it was "
@@ -201,28 +216,33 @@ class Subject:
 
 
 def open_network(
-    model2load: str,
-    network: o.Network,
-    default_dataset: str = "cifar10",
-    default_model: str = "resnet",
-    load: bool = True,
+    model2load: str, network: o.Network, default_model: str = "resnet", load: bool = True
 ) -> Subject:
     """Load a checkpoint into its network: options win over its recipe, that over the defaults.
 
-    The default data set and model are those of the reference's command. A model type of the form
+    The default model is that of the reference's command. A model type of the form
     package.module:factory is imported only if the user typed it, never because a file says so.
-    `load=False` leaves the weights out (curve checkpoints).
+    Constants of a normalisation that the file holds are used unless --normalize says otherwise.
+    The network is tried on two images. `load=False` leaves the weights out (curve checkpoints).
     """
     positive(width=network.width)
-    checkpoint = load_checkpoint(model2load)
+    checkpoint = load_checkpoint(model2load, network.state_key)
     recipe = checkpoint.recipe or {}
-    dataset = network.dataset or recipe.get("data", {}).get("dataset") or default_dataset
+    dataset = network.dataset or recipe.get("data", {}).get("dataset")
+    if dataset is None:
+        raise InputError(
+            f"{model2load} does not say which data it is for; pass --dataset, and --normalize if "
+            "its network expects normalised images"
+        )
     check_dataset(dataset)
-    images = load_images(dataset, "test", network.data_dir)
-    model = {"model_type": default_model, **FOREIGN, **recipe.get("model", {})}
+    subset = splits_of(dataset)[0]
+    images = load_images(dataset, subset, network.data_dir)
+    model = {
+        "model_type": default_model, **FOREIGN, "num_classes": images.num_classes,
+        **recipe.get("model", {}), "image_shape": list(images.image_shape),
+    }  # fmt: skip
     given = {n: getattr(network, n) for n in ("model_type", *FOREIGN)}
     model |= {k: v for k, v in given.items() if v is not None}
-    model |= {"image_shape": list(images.image_shape), "num_classes": images.num_classes}
     if network.normalize is not None:
         model["normalize"] = normalization_of(network.normalize)
     if ":" in model["model_type"] and network.model_type is None:
@@ -235,8 +255,13 @@ def open_network(
     check_model_type(model["model_type"], images.image_shape)
     module = fresh_network(model, 0)
     if load:
-        checkpoint.load_into(module)
-    return Subject(module, model, dataset, checkpoint, network.data_dir, images)
+        fitted = checkpoint.fit(module)
+        if fitted.constants and not model.get("normalize"):
+            model["normalize"] = fitted.normalization(model2load)
+            add_normalization(module, **model["normalize"])
+        module.load_state_dict(fitted.state)
+    check_network(module, images)
+    return Subject(module, model, dataset, checkpoint, network.data_dir, images, subset)
 
 
 def by_epoch(names: Sequence[str], network: o.Network) -> dict[int, Subject]:

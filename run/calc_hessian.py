@@ -77,7 +77,7 @@ def main(
         raise InputError(
             "--operator input knows no --blocks, no --weight_decay and no --diagonal_products"
         )
-    subject = build.open_network(model2load, network, "mnist", "lenet")
+    subject = build.open_network(model2load, network, "lenet")
     images = subject.images(subset, subset_size)
     problem = subject.problem(images, attacker, machine)
     problem = build.moved(problem, problem.device, build.use_precision(precision))

@@ -21,8 +21,9 @@ def main(
 ) -> None:
     """Euclidean distance over all parameters, BatchNorm's statistics left out."""
     a, b = load_checkpoint(ckpt_file1), load_checkpoint(ckpt_file2)
-    ds = parameter_distance(a.tensors, b.tensors)
-    recipe = {"command": "calc_param_distance", "checkpoints": [a.sha256, b.sha256]}
+    ties = [group for group in a.ties if group in b.ties]
+    ds = parameter_distance(a.tensors, b.tensors, ties)
+    recipe = {"command": "calc_param_distance", "checkpoints": [a.sha256, b.sha256], "ties": ties}
     if out_file is not None:
         path = result_path(out_file)
         if claim(path, recipe, overwrite) is None:
@@ -33,6 +34,8 @@ def main(
             f"{name:30s} distance {float(row['distance']):10.4f}  "
             f"relative {float(row['relative']):8.4f}  cosine {float(row['cosine']):8.4f}"
         )
+    for first, *rest in ties:
+        print(f"{first} is tied to {', '.join(rest)} and counts once")
     print(
         f"{'total':30s} distance {float(ds['total_distance']):10.4f}  "
         f"relative {float(ds['total_relative']):8.4f}"

@@ -16,7 +16,7 @@ from landscape.journal import Journal
 from landscape.problem import Problem
 from landscape.result import claim, save_result, stamp
 from models import InputError
-from train.checkpoint import claim_checkpoint, save_checkpoint
+from train.checkpoint import check_checkpoint, save_checkpoint
 from train.data import Images
 from train.recipe import Recipe
 
@@ -46,7 +46,7 @@ class Cell:
     def claim(self, overwrite: bool) -> None:
         """Raise InputError if something else stands where this cell writes; drop it if asked to."""
         for target, wanted in (*self.vectors, *self.diagonals):
-            claim_checkpoint(target, wanted, overwrite)
+            check_checkpoint(target, wanted, overwrite)
         if overwrite and self.part.is_file():
             try:
                 claim(self.part, self.recipe, overwrite=False)

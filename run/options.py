@@ -36,13 +36,18 @@ class Network:
     ] = None
     data_dir: DataDir = None
     model_type: Annotated[
-        str | None, "lenet, vgg, resnet, ... or package.module:factory; None: the recorded one"
+        str | None,
+        "lenet, vgg, ..., package.module:factory or file.py:factory; None: as recorded",
     ] = None
     width: Annotated[int | None, "width factor w; None: the recorded one"] = None
     bias: Annotated[bool | None, "biases of LeNet and VGG; None: as recorded"] = None
     normalize: Annotated[
         str | None,
         "normalise inputs inside the network, mean=a:b:c,std=d:e:f; None: as recorded",
+    ] = None
+    state_key: Annotated[
+        str | None,
+        "entry of a file that holds several, e.g. ema_state_dict; None: state_dict",
     ] = None
 
 
@@ -112,7 +117,8 @@ class Fresh:
     dataset: Annotated[str, "mnist5k, mnist, cifar10, cifar100, svhn or FILE.npz"] = "mnist5k"
     model_type: Annotated[
         str,
-        "lenet, vgg, resnet, preact, resnet9, resnet20, efficientnet_b0, package.module:factory",
+        "lenet, vgg, resnet, preact, resnet9, resnet20, efficientnet_b0, package.module:factory "
+        "or file.py:factory",
     ] = "lenet"
     width: Annotated[int | None, "width factor w; None: the network's published one"] = None
     bias: Annotated[bool, "biases of LeNet and VGG"] = True

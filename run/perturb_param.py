@@ -10,7 +10,7 @@ from directions_from import load_direction
 from launch import launch
 
 from landscape.directions import random_direction, unit
-from landscape.point import add, norm, point_of
+from landscape.point import add, norm, point_of, state_at
 from models import InputError
 from train.checkpoint import claim_checkpoint, save_checkpoint
 
@@ -50,7 +50,7 @@ def main(
     path = path.with_name(f"{path.name}.ckpt")
     claim_checkpoint(path, recipe, machine.overwrite)
     moved = add(origin, direction, vec_scale)
-    save_checkpoint(path, {**subject.network.state_dict(), **moved}, recipe)
+    save_checkpoint(path, state_at(subject.network, moved), recipe)
     print(f"moved by {abs(vec_scale) * norm(direction):.4g} (||theta|| = {norm(origin):.4g})")
     print(f"wrote {path}")
 

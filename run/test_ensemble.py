@@ -35,7 +35,7 @@ def main(
     """
     attacker = build.attack_of(attack)
     budgets = build.budgets_of(adv_budget_list, attacker)
-    subjects = [build.open_network(name, network, "cifar10", "lenet") for name in model2load]
+    subjects = [build.open_network(name, network, "lenet") for name in model2load]
     check_same_data(*subjects)
     images = subjects[0].images("test", subset_size)
     problems = [subject.problem(images, attacker, machine) for subject in subjects]

@@ -57,7 +57,8 @@ def main(
     subject = build.open_network(model2load[0], network)
     origin = point_of(subject.network)
     loaded = {k: load_checkpoint(p) for k, p in enumerate(model2load) if p}
-    points = {k: select(c.tensors, origin, str(c.path)) for k, c in loaded.items()}
+    points = {k: select(c.fit(subject.network).state, origin, str(c.path))
+              for k, c in loaded.items()}  # fmt: skip
     line = straight(points[0], points[count - 1], count)
     trainer = trainer_of(training, subject.dataset)
     check_batches(subject.network, trainer.images, training.batch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,7 @@ def trainer_of(options: o.Training, dataset: str) -> Trainer:
     test = load_images(dataset, "test", options.data_dir).subset(options.eval_size)
     images = load_images(dataset, "train", options.data_dir)
     images = images.subset(options.subset_size)
+    images.check_beside(test)
     augment = dataset in AUGMENTED if options.augment is None else options.augment
     validation = None
     if options.val_fraction:
@@ -244,7 +246,7 @@ def start(
 
 def place(model: dict[str, Any], output: o.Output, images: Images, method: str) -> tuple[Path, str]:
     """Folder and name of a run: as given, or made of data set, network and method."""
-    kind = model["model_type"].replace(":", ".")
+    kind = re.sub(r"[^\w.]+", ".", model["model_type"]).strip(".")  # may be a path with options
     wide = "" if model["width"] is None else f"_w{model['width']}"
     name = output.model_name or f"{images.name}_{kind}{wide}_{method}"
     return Path(output.out_folder or f"runs/{name}"), name

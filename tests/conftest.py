@@ -126,3 +126,19 @@ def chain_noted(tmp_path_factory):
 def every_result(chain_noted):
     """A folder with results of every command; do not write into it."""
     return chain_noted[0]
+
+
+@pytest.fixture
+def run_main(tmp_path, monkeypatch, capsys):
+    """Run a command in this process, in an empty folder; returns what it printed."""
+
+    def run(command: str, *options: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(ROOT / "run"))
+        monkeypatch.setattr(sys, "argv", [f"{command}.py", *map(str, options)])
+        launch = importlib.import_module("launch").launch
+        capsys.readouterr()
+        launch(importlib.import_module(command).main)
+        return capsys.readouterr().out
+
+    return run

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+from models.copying import copy_of
 
 
 def move_towards(target: Iterable[Tensor], source: Iterable[Tensor], share: float) -> None:
@@ -32,7 +33,7 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float | None = 0.999, *, buffers: bool = True):
         self.source, self.decay, self.buffers = network, decay, buffers
-        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.network = copy_of(network).requires_grad_(False)
         self.seen = 0
 
     def restart(self) -> None:

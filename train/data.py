@@ -43,8 +43,18 @@ class Images:
                 f"{self.name}: needs as many labels as images (N, C, H, W) and at least one, got "
                 f"images {tuple(self.pixels.shape)} and labels {tuple(self.labels.shape)}"
             )
+        if self.pixels.is_floating_point() and not self.pixels.isfinite().all():
+            raise InputError(f"{self.name}: the images hold NaN or infinite pixels")
         if int(self.labels.min()) < 0 or int(self.labels.max()) >= self.num_classes:
             raise InputError(f"{self.name}: labels must lie in 0..{self.num_classes - 1}")
+
+    def check_beside(self, other: Images) -> None:
+        """Raise InputError unless the other images are of the same shape."""
+        if self.image_shape != other.image_shape:
+            raise InputError(
+                f"{self.name}: its splits are of different shapes, "
+                f"{self.image_shape} and {other.image_shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from models.errors import InputError, unknown
 from models.torchvision_import import import_torchvision
 from train.data import Images
+from train.integrity import array_headers
 from train.noise import Purpose, stream
 
 #: torchvision sets by name: (class, number of classes)
@@ -24,7 +26,8 @@ TORCHVISION = {
 }
 DATASETS = ("mnist5k", *TORCHVISION)
 SUBSETS = ("train", "test")
-_NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+#: labels beyond this are no class numbers
+_MOST_CLASSES = 100_000
 
 
 def default_data_dir() -> Path:
@@ -55,6 +58,20 @@ def load_images(dataset: str, subset: str, data_dir: str | Path | None = None) -
     if dataset in TORCHVISION:
         return _torchvision(dataset, subset, Path(data_dir) if data_dir else default_data_dir())
     return _npz(Path(dataset), subset)
+
+
+def splits_of(dataset: str) -> tuple[str, ...]:
+    """The splits that a data set has, test first: an .npz file may hold one of them only."""
+    if not dataset.endswith(".npz"):
+        return SUBSETS[::-1]
+    headers = array_headers(Path(dataset))
+    found = tuple(s for s in SUBSETS[::-1] if f"{s}_images" in headers)
+    if not found:
+        raise InputError(
+            f"--dataset {dataset}: lacks test_images and train_images; "
+            f"it holds {', '.join(headers) or 'nothing'}"
+        )
+    return found
 
 
 def _mnist5k(subset: str) -> Images:
@@ -103,30 +120,59 @@ def _torchvision(dataset: str, subset: str, data_dir: Path) -> Images:
 
 
 def _npz(path: Path, subset: str) -> Images:
+    """The split of an .npz file; the classes are those of every split that is there."""
     what = f"--dataset {path}"
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [k for k in _NPZ_KEYS if k not in archive.files]
-            if missing:
-                raise InputError(
-                    f"{what}: lacks {', '.join(missing)}; needs {', '.join(_NPZ_KEYS)}"
-                )
-            pixels, labels = archive[f"{subset}_images"], archive[f"{subset}_labels"]
-            classes = 1 + max(int(archive[k].max(initial=0)) for k in _NPZ_KEYS[1::2])
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{what}: not a readable .npz file of plain arrays ({error})") from None
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+    headers = array_headers(path)
+    wanted = [f"{subset}_images", f"{subset}_labels"]
+    if missing := [key for key in wanted if key not in headers]:
+        held = ", ".join(headers) or "nothing"
+        raise InputError(f"{what}: lacks {' and '.join(missing)}; it holds {held}")
+    with np.load(path, allow_pickle=False) as archive:
+        try:
+            pixels = archive[wanted[0]]
+            labels = {k: archive[k] for s in SUBSETS if (k := f"{s}_labels") in headers}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(f"{what}: damaged ({error})") from None
+    largest = max(_check_labels(found, f"{what}: {name}") for name, found in labels.items())
+    own = torch.from_numpy(labels[wanted[1]].ravel().astype(np.int64))
+    tensor = _pixels(pixels, f"{what}: {wanted[0]}")
+    return Images(tensor, own, torch.arange(len(own)), path.stem, largest + 1)
+
+
+def _check_labels(labels: np.ndarray, what: str) -> int:
+    """The largest of labels (N,) or (N, 1); InputError unless they are classes 0, 1, ..."""
+    if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels[:1].size > 1:
         raise InputError(
-            f"{what}: {subset}_images must be uint8 (N, H, W, C) or (N, H, W), "
+            f"{what} must be integers (N,), got {labels.dtype} {labels.shape}; "
+            "write class numbers, labels.astype(int) or one_hot.argmax(1)"
+        )
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if low < 0 or high >= _MOST_CLASSES:
+        raise InputError(
+            f"{what} must be classes 0..{_MOST_CLASSES - 1}, got {low if low < 0 else high}"
+        )
+    return high
+
+
+def _pixels(pixels: np.ndarray, what: str) -> torch.Tensor:
+    """The array as a tensor (N, C, H, W); InputError unless uint8, or floats in [0,1]."""
+    if pixels.ndim not in (3, 4) or (pixels.dtype != np.uint8 and pixels.dtype.kind != "f"):
+        raise InputError(
+            f"{what} must be uint8, or floats in [0,1], (N, H, W, C) or (N, H, W), "
             f"got {pixels.dtype} {pixels.shape}"
         )
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+    if pixels.ndim == 4 and pixels.shape[-1] > 4 >= pixels.shape[1]:
         raise InputError(
-            f"{what}: {subset}_labels must be integers (N,), got {labels.dtype} {labels.shape}"
+            f"{what} is {pixels.shape}: channels come last, (N, H, W, C); use transpose(0, 2, 3, 1)"
         )
+    if pixels.dtype.kind == "f":
+        low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))
+        if not (low >= 0 and high <= 1):  # NaN as well
+            raise InputError(
+                f"{what} must lie in [0,1], got {low:g}..{high:g}; undo a normalisation and give "
+                "it to --normalize, or divide by 255"
+            )
+        pixels = pixels.astype(np.float64 if pixels.dtype.itemsize > 4 else np.float32)
     tensor = torch.from_numpy(pixels)
     tensor = tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
-    labels = torch.from_numpy(labels.astype(np.int64))
-    return Images(tensor.contiguous(), labels, torch.arange(len(labels)), path.stem, classes)
+    return tensor.contiguous()

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.errors import InputError
 from train.checkpoint import save_checkpoint, stored_recipe
 from train.finite import finite
+from train.integrity import check_torch_zip
 from train.locks import lock
 from train.methods.base import Method
 from train.recipe import Recipe, check_folder, check_same, difference, write_atomically
@@ -144,9 +145,12 @@ class RunFiles:
 
 
 def read_state(path: Path) -> dict:
-    """Load a training state; InputError if it cannot be read."""
+    """Load a training state; InputError if it is damaged or cannot be read."""
     try:
+        check_torch_zip(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # torch raises many kinds for a damaged file
         raise InputError(f"{path} cannot be read ({type(error).__name__}); remove it") from None
 
