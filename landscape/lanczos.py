@@ -22,7 +22,7 @@ RANKS: dict[str, Callable[[Tensor], Tensor]] = {
 _CHECK = 5  # products between looks at the pairs
 _ROUNDINGS = 10  # of the operator's scale, that products in its precision may be off by
 _PIECE = 1 << 14  # columns of all rows that are combined at once
-_CERTAIN = 10  # how far a copy would outgrow the rest of a random vector before it is ruled out
+_CERTAIN = 100  # how far a copy of mean weight in a random vector must have outgrown the rest of it
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def outermost(
                 rest = rank(torch.linalg.eigvalsh(space.projected(search.first)))
                 low = -rest.max() if which == "LM" else ranks.min()
                 needed = _growth(float(above[-1]), float(rest.max()), float(low), len(space))
-                done = space.closed or space.since_draw >= needed
+                done = space.closed or space.since_draw > needed
             if done:
                 return Ritz(values[:k], space.vectors(weights[:, :k]), residuals, space.scale, True)
             if search is None:

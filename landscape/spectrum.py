@@ -106,7 +106,7 @@ def _reasons(found: Ritz, rule: Rule) -> list[str]:
         elif residual <= rounding:
             reasons.append("converged as far as rounding allows")
         elif residual <= 100 * rounding and coarse:
-            reasons.append("limited by rounding: use --precision float64 or raise --tol")
+            reasons.append("near the rounding of float32: use --precision float64, or raise --tol")
         else:
             reasons.append("restarts ran out: raise --max_iter or --tol")
     return reasons
