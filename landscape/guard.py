@@ -91,6 +91,9 @@ def trusted(
             if worst.passes(allowed):
                 departures = np.array([f.departure for f in found])
                 return Trust(way, max(f.asymmetry for f in found), departures.max())
+            if not np.isfinite(worst.asymmetry):
+                said = "they are NaN or infinite, as weights or images may be"
+                continue
             said = (
                 f"u'Hv and v'Hu differ by {worst.asymmetry:.1%}, Hv and the slope of the gradient "
                 f"by {worst.departure:.1%} at {worst.where} (allowed {allowed:.2%})"
