@@ -22,7 +22,9 @@ RANKS: dict[str, Callable[[Tensor], Tensor]] = {
 _CHECK = 5  # products between looks at the pairs
 _ROUNDINGS = 10  # of the operator's scale, that products in its precision may be off by
 _PIECE = 1 << 14  # columns of all rows that are combined at once
-_CERTAIN = 100  # how far a copy of mean weight in a random vector must have outgrown the rest of it
+_CERTAIN = (
+    1000  # how far a copy of mean weight in a random vector must have outgrown the rest of it
+)
 
 
 @dataclass(frozen=True)

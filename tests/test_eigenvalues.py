@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,13 @@ import torch
 from landscape.curvature import Measures
 from landscape.density import density_dataset, lanczos_quadrature
 from landscape.operators import Hessian, Matrix
+from landscape.point import norm
 from landscape.problem import Problem
 from landscape.result import load_result
 from landscape.spectrum import ENDS, top_eigenpairs
 from landscape.trace import estimate_trace
-from models import InputError
-from tests.conftest import make_images, make_mlp
+from models import InputError, build_model
+from tests.conftest import ROOT, make_images, make_mlp
 from tests.test_problem import symmetric
 from train.checkpoint import load_checkpoint, save_checkpoint
 
@@ -150,13 +153,56 @@ def test_small_hessians_by_both_routes_agree():
             assert np.abs(every.values - value).min() < 1e-8 * np.abs(every.values).max()
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    """A LeNet file and the options that name it."""
-    from models import build_model
+NETWORK = ["--dataset", "mnist5k", "--subset_size", "5", "--model_type", "lenet", "--width", "1"]
 
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A LeNet's checkpoint outside the folder of the commands."""
     torch.manual_seed(0)
     network = build_model("lenet", (1, 28, 28), width=1)
-    recipe = {"model_type": "lenet", "width": 1, "dataset": "mnist5k"}
-    save_checkpoint(tmp_path / "net.ckpt", network.state_dict(), recipe)
-    return tmp_path / "net.ckpt"
+    path = tmp_path_factory.mktemp("nets") / "net.ckpt"
+    save_checkpoint(path, network.state_dict(), {})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        (["--blocks", "each", "--topk", "60"], "1..52, the number of parameters of block conv1"),
+        (["--operator", "input", "--topk", "785"], "784, the number of pixels"),
+        (["--topk", "1000000"], "the number of parameters"),
+        (["--tol", "-1"], "tol must lie in"),
+        (["--tol", "nan"], "--tol must be finite"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_had_is_refused_before_computing(tiny, refuse, options, size):
+    """Pairs beyond a block's or an image's size, which were NaN at the end of the work."""
+    said = refuse(
+        "calc_hessian", "--model2load", tiny, "--dataset", "mnist5k", "--subset_size", "5", *options
+    )
+    assert size in said
+
+
+def test_results_in_float64_stay_so_and_say_how_they_were_made(tiny, tmp_path, monkeypatch, capsys):
+    """Eigenvectors cut to float32; the asymmetry, the reasons and the estimator left unsaid."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "run"))
+    main = importlib.import_module("calc_hessian").main
+    launch = importlib.import_module("launch").launch
+    options = ["--precision", "float64", "--blocks", "conv1.*,*.bias", "--topk", "2", "--out_file",
+               "h.nc", "--trace_products", "24", "--trace_estimator", "hutchpp"]  # fmt: skip
+    launch(main, ["--model2load", str(tiny), *NETWORK, *options])
+    ds = load_result(tmp_path / "h.nc", "hessian")
+    assert float(ds["asymmetry"].max()) < 1e-10
+    assert "|u'Hv - v'Hu|" in ds["asymmetry"].attrs["long_name"]
+    assert set(ds["reason"].values.ravel()) == {"converged"}
+    assert set(ds["trace_estimator"].values.ravel()) == {"hutchpp"}
+    assert "kernels" in ds["evaluation"].values.ravel()[0]
+    said = capsys.readouterr().out
+    assert said.count("converged") == 4
+    assert "(hutchpp)" in said
+    vector = load_checkpoint(tmp_path / "h_eps0_conv1._vec0.ckpt").tensors
+    assert {t.dtype for t in vector.values()} == {torch.float64}
+    assert norm(vector) == pytest.approx(1, abs=1e-14)
