@@ -8,7 +8,7 @@ et al. 2019, Cohen et al. 2021 (edge of stability), Marchenko and Pastur 1967.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from torch.func import functional_call, hessian
 from torch.nn import functional as F
 
 from analysis.filters import filter_spectrum
+from analysis.written_out import LAYERS
 from landscape.density import lanczos_quadrature
 from landscape.directions import random_direction
 from landscape.gauss_newton import GaussNewton
 from landscape.operators import Hessian, Matrix, dense
 from landscape.paths import curve, straight
-from landscape.point import add, flatten, point_of, unflatten
+from landscape.point import add, buffers_of, flatten, point_of, unflatten
 from landscape.problem import Problem
 from landscape.spectrum import top_eigenpairs
 from landscape.total_hessian import TotalHessian, refined
@@ -153,6 +154,34 @@ def small_network(bench: Bench) -> Iterator[Finding]:
     yield _compare("its symmetry", matrix, matrix.T, bench, 200)
 
 
+def layers(bench: Bench) -> Iterator[Finding]:
+    """Hessians through layers against those of the same functions in elementary operations.
+
+    PyTorch's own derivatives of the layers are no witness: that of weight_norm is wrong. The last
+    batch holds one example.
+    """
+    data = _data(22, 16, 3)
+    images = replace(data, pixels=data.pixels.view(22, 1, 4, 4))
+    for name, (make, written) in LAYERS.items():
+        torch.manual_seed(0)
+        body = make()
+        width = body(torch.zeros(1, 1, 4, 4)).numel()
+        network = nn.Sequential(body, nn.Tanh(), nn.Flatten(), nn.Linear(width, 3)).double()
+        for buffer, tensor in network.named_buffers():
+            if "running" in buffer:
+                tensor.uniform_(0.5, 2)
+        origin, buffers = point_of(network), buffers_of(network)
+
+        def loss(vector: Tensor, origin=origin, buffers=buffers, written=written) -> Tensor:
+            p = {**buffers, **unflatten(vector, origin)}
+            features = written(p, images.pixels).tanh().flatten(1)
+            return F.cross_entropy(features @ p["3.weight"].T + p["3.bias"], images.labels)
+
+        truth = hessian(loss)(flatten(origin))
+        matrix = dense(Hessian(bench.problem(network, images)))
+        yield _compare(f"Hessian through {name}", matrix, truth, bench, 500)
+
+
 def adversarial_logistic(bench: Bench) -> Iterator[Finding]:
     """Logistic regression in a ball: softplus(-m + eps ||w||_dual) in closed form."""
     images = _data(40, 5, 2, seed=1)
@@ -248,7 +277,6 @@ def frequencies_and_cosines(bench: Bench) -> Iterator[Finding]:
 
 #: all anchors
 ANCHORS: tuple[Callable[[Bench], Iterator[Finding]], ...] = (
-    quadratic, least_squares, softmax, small_network, adversarial_logistic, edge_of_stability,
-    paths_and_directions, perturbations,
-    frequencies_and_cosines,
+    quadratic, least_squares, softmax, small_network, layers, adversarial_logistic,
+    edge_of_stability, paths_and_directions, perturbations, frequencies_and_cosines,
 )  # fmt: skip

@@ -16,7 +16,7 @@ from landscape.operators import Hessian, Operator
 from landscape.point import Point
 from landscape.problem import Problem
 from landscape.pyhessian_check import pyhessian_eigenpairs, pyhessian_trace
-from landscape.spectrum import ENDS, eigenpairs_dataset, top_eigenpairs
+from landscape.spectrum import ENDS, check_tolerance, eigenpairs_dataset, top_eigenpairs
 from landscape.total_hessian import TotalHessian, refined
 from landscape.trace import ESTIMATORS, estimate_diagonal, estimate_trace
 from models.errors import InputError, unknown
@@ -59,6 +59,7 @@ class Measures:
             raise unknown("--trace_estimator", self.trace_estimator, ESTIMATORS)
         if self.estimator not in ("ridgeline", "pyhessian"):
             raise unknown("--estimator", self.estimator, ["ridgeline", "pyhessian"])
+        check_tolerance(self.tol)
         asked = (self.topk, self.probes, self.trace_products, self.diagonal_products)
         if min(asked) < 0:
             raise InputError(
@@ -136,7 +137,7 @@ def measure(
     diagonal: list[Point] = []
     began, parts, vectors = time.perf_counter(), [], np.empty((operator.shape[0], 0))
     if wanted.topk:
-        k = min(wanted.topk, operator.shape[0])
+        k = wanted.topk
         if wanted.estimator == "pyhessian":
             pairs = pyhessian_eigenpairs(operator, k, wanted.tol, wanted.max_iter or 100, seed)
         else:
@@ -144,9 +145,7 @@ def measure(
                 operator, k, which=wanted.which, tol=wanted.tol, max_iter=wanted.max_iter, seed=seed
             )
         vectors = pairs.vectors
-        ranks = np.arange(1, wanted.topk + 1)
-        parts.append(eigenpairs_dataset(operator, pairs).reindex(rank=ranks))
-        parts[-1]["converged"] = parts[-1]["converged"].fillna(0).astype(bool)
+        parts.append(eigenpairs_dataset(operator, pairs))
     if wanted.probes:
         quadrature = lanczos_quadrature(
             operator, probes=wanted.probes, steps=wanted.steps, seed=seed
@@ -162,7 +161,8 @@ def measure(
                 estimator=wanted.trace_estimator,
                 seed=seed,
             )
-        parts.append(xr.Dataset({"trace": trace.mean, "trace_se": trace.se}))
+        numbers = {"trace": trace.mean, "trace_se": trace.se, "trace_estimator": trace.estimator}
+        parts.append(xr.Dataset(numbers))
     if wanted.diagonal_products:
         diagonal += estimate_diagonal(operator, products=wanted.diagonal_products, seed=seed)
     ds = xr.merge(parts, compat="override")
@@ -171,8 +171,10 @@ def measure(
     for name, meaning in (
         ("share_regular", "examples with a settled, strict inner maximum"),
         ("stationarity", "gradient left along the faces at the inner maxima, relative, mean"),
+        ("asymmetry", "|u'Hv - v'Hu| / |Hv| of the network's second derivatives on a few examples"),
     ):
         ds[name] = ((), getattr(operator, name, np.nan), {"long_name": meaning})
+    ds["evaluation"] = ((), str(operator.trust.way), {"long_name": "how derivatives were taken"})
     ds["products"] = operator.products
     ds["seconds"] = time.perf_counter() - began
     return ds, vectors, diagonal

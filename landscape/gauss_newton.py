@@ -41,6 +41,8 @@ class GaussNewton(Operator):
     Kunstner et al. 2019 (empirical against Monte-Carlo Fisher).
     """
 
+    curved = False
+
     def __init__(
         self,
         problem: Problem,

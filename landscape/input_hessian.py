@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from landscape.kernels import second_order
-from landscape.operators import Products
+from landscape.guard import trusted
+from landscape.kernels import Way
+from landscape.operators import Products, finite
 from landscape.problem import Problem
 from train.losses import LOSSES
 from train.precision import exact
@@ -15,7 +16,7 @@ from train.precision import exact
 class InputHessian(Products):
     """The Hessian (D, D) of one example's loss by its D = C H W pixels, the weights held fixed.
 
-    `example` is its place in the problem's images.
+    `example` is its place in the problem's images. `trust` and InputErrors as for `Operator`.
     """
 
     def __init__(self, problem: Problem, example: int, buffers=None, tick=None):
@@ -23,11 +24,16 @@ class InputHessian(Products):
             raise ValueError("the input Hessian needs a problem without attack: problem.frozen()")
         one = problem.images.take(torch.tensor([example]))
         batch = next(one.batches(1, device=problem.device, dtype=problem.dtype))
-        self._x = batch.x.detach().clone().requires_grad_()
+        contiguous = Way(True, False), Way(False, False)
+        self.trust = trusted(
+            problem.on(one), problem.origin, [], contiguous, buffers=buffers, by_image=True
+        )
+        self.asymmetry = self.trust.asymmetry
+        self._x = self.trust.way.leaf(batch.x)
         self.shape, self.dtype = (self._x.numel(),) * 2, self._x.dtype
         self.device, self.products, self.tick = self._x.device, 0, tick
-        with exact(), second_order(), torch.enable_grad():
-            logits = problem.predict(problem.origin, buffers)(self._x)
+        with exact(), torch.enable_grad():
+            logits = self.trust.way.logits(problem.predict(problem.origin, buffers), self._x)
             loss = LOSSES[problem.loss](logits, batch.y).sum()
             (self._gradient,) = torch.autograd.grad(loss, self._x, create_graph=True)
         self._loss = loss.item()
@@ -45,7 +51,7 @@ class InputHessian(Products):
                 self._gradient, self._x, grad_outputs=v, retain_graph=True,
                 allow_unused=True, materialize_grads=True,
             )  # fmt: skip
-        return product.flatten()
+        return finite(product.flatten())
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """The products (D, k) with vectors (D, k)."""

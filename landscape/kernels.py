@@ -1,15 +1,17 @@
-"""How a network is evaluated when its graph is to be differentiated twice, and fast.
+"""How a network is evaluated when its graph is to be differentiated twice, right and fast.
 
 PyTorch's own second derivative of a convolution runs convolutions whose kernels are as large as
-the image, BatchNorm's recomputes batch formulas in eval mode, and fused attention has none at all.
-Inside `second_order()` these three are replaced by equal functions with good second derivatives.
+the image, BatchNorm's recomputes batch formulas in eval mode, fused attention and the hard sigmoid
+have none at all, and that of fused weight normalisation is wrong. Inside `second_order()` these are
+replaced by equal functions with good second derivatives.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,27 +26,58 @@ _convolution = torch.ops.aten.convolution
 _convolution_backward = torch.ops.aten.convolution_backward
 
 
+class Way(NamedTuple):
+    """One of the ways to evaluate a network for its second derivatives."""
+
+    replaced: bool  # by the functions of this module, or PyTorch's own
+    channels_last: bool  # layout of images and kernels: faster on a CPU
+
+    def __str__(self) -> str:
+        kernels = "Ridgeline's kernels" if self.replaced else "PyTorch's kernels"
+        return f"{kernels}, {'channels-last' if self.channels_last else 'contiguous'}"
+
+    def logits(self, predict, x: Tensor) -> Tensor:
+        """The network's outputs for images (B, C, H, W), to be differentiated twice."""
+        with second_order(self.replaced), torch.enable_grad():
+            return predict(x.to(memory_format=self._layout))
+
+    def leaf(self, tensor: Tensor) -> Tensor:
+        """A copy of a tensor, in this layout, to differentiate by."""
+        layout = self._layout if tensor.ndim == 4 else torch.contiguous_format
+        return tensor.detach().clone(memory_format=layout).requires_grad_()
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+def ways(device: torch.device) -> tuple[Way, ...]:
+    """The ways on a device, fastest first, then the safer ones."""
+    all_ways = (Way(True, True), Way(True, False), Way(False, False))
+    return all_ways if device.type == "cpu" else all_ways[1:]
+
+
 @contextmanager
-def second_order() -> Iterator[None]:
-    """Evaluate with kernels that have fast second derivatives; values are the same."""
-    with exact(), sdpa_kernel(SDPBackend.MATH), _Replacements():
+def second_order(replaced: bool = True) -> Iterator[None]:
+    """Evaluate with functions that have good second derivatives; values are the same.
+
+    Without `replaced` they are PyTorch's own, but for attention, which has none when fused.
+    """
+    with exact(), sdpa_kernel(SDPBackend.MATH), _Replacements() if replaced else nullcontext():
         yield
 
 
 class _Replacements(TorchFunctionMode):
-    """Catches the functions a module calls and answers convolutions and eval-mode BatchNorm."""
+    """Catches the functions a module calls and answers those that have a replacement."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func in _CONVOLUTIONS:
             return _convolve(func, *args, **kwargs)
-        if func is F.batch_norm:
-            return _batch_norm(*args, **kwargs)
-        return func(*args, **kwargs)
+        return _REPLACED.get(func, func)(*args, **kwargs)
 
 
 _CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
-_BATCH_NORM = inspect.signature(F.batch_norm)
 
 
 def _convolve(func, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -59,16 +92,59 @@ def _convolve(func, input, weight, bias=None, stride=1, padding=0, dilation=1, g
 
 
 def _batch_norm(*args, **kwargs) -> Tensor:
-    bound = _BATCH_NORM.bind(*args, **kwargs)
-    bound.apply_defaults()
-    o = bound.arguments
+    o = _arguments(F.batch_norm, args, kwargs)
     if o["training"] or o["running_mean"] is None:
         return F.batch_norm(*args, **kwargs)
+    return _normalised(o)
+
+
+def _instance_norm(*args, **kwargs) -> Tensor:
+    o = _arguments(F.instance_norm, args, kwargs)
+    if o["use_input_stats"] or o["running_mean"] is None:
+        return F.instance_norm(*args, **kwargs)
+    return _normalised(o)
+
+
+def _normalised(o: dict) -> Tensor:
+    """Normalisation by running statistics, which is affine by channel."""
     scale = (o["running_var"] + o["eps"]).rsqrt()
     scale = scale if o["weight"] is None else o["weight"] * scale
     shift = -o["running_mean"] * scale
     shift = shift if o["bias"] is None else o["bias"] + shift
     return _Affine.apply(o["input"], scale, shift)
+
+
+def _layer_norm(*args, **kwargs) -> Tensor:
+    o = _arguments(F.layer_norm, args, kwargs)
+    if o["weight"] is not None or o["bias"] is None:
+        return F.layer_norm(*args, **kwargs)
+    return F.layer_norm(o["input"], o["normalized_shape"], eps=o["eps"]) + o["bias"]
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def _hard_sigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    return F.relu6(input + 3) / 6
+
+
+_SIGNATURES = {f: inspect.signature(f) for f in (F.batch_norm, F.instance_norm, F.layer_norm)}
+
+
+def _arguments(func, args, kwargs) -> dict:
+    bound = _SIGNATURES[func].bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+_REPLACED = {
+    F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
+    F.layer_norm: _layer_norm,
+    F.hardsigmoid: _hard_sigmoid,
+    torch._weight_norm: _weight_norm,
+}
 
 
 class _Affine(Function):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from landscape.distributed import all_count, all_sum
-from landscape.kernels import second_order
+from landscape.guard import trusted
+from landscape.kernels import ways
 from landscape.memory import free_bytes, held_by_graphs
 from landscape.point import Point, unflatten
 from landscape.problem import Problem
@@ -56,9 +57,13 @@ class Operator(Products):
     one would not fit. Neither that nor batch size changes a product. `buffers` replace the
     problem's (BatchNorm statistics); `weight_decay` adds (weight_decay / 2) ||theta||^2 to the
     loss; `tick(n)` is called with the examples of every batch done. Under torchrun every process
-    brings its own images and gets the product over all. Raises InputError if not even one
-    example's graph fits.
+    brings its own images and gets the product over all. `trust` is the way of evaluation chosen
+    (landscape/guard.py) and the `asymmetry` measured on it. Raises InputError if the network has no
+    right second derivatives, if not even one example's graph fits, or if a product is not finite.
     """
+
+    curved = True  # whether the network's own curvature is a part of it, or its Jacobian alone
+    by_image = False  # whether it differentiates by the images too
 
     def __init__(
         self,
@@ -75,7 +80,13 @@ class Operator(Products):
         names = list(origin) if parameters is None else parameters
         self.problem, self.buffers, self.tick = problem, buffers, tick
         self.weight_decay, self.origin = weight_decay, origin
-        self.active: Point = {n: _leaf(origin[n]) for n in names}
+        offered = ways(origin[names[0]].device)
+        self.trust = trusted(
+            problem, origin, names, offered,
+            buffers=buffers, by_image=self.by_image, curved=self.curved,
+        )  # fmt: skip
+        self.asymmetry, self._way = self.trust.asymmetry, self.trust.way
+        self.active: Point = {n: self._way.leaf(origin[n]) for n in names}
         first = next(iter(self.active.values()))
         size = sum(t.numel() for t in self.active.values())
         self.shape, self.dtype, self.device = (size, size), first.dtype, first.device
@@ -83,7 +94,6 @@ class Operator(Products):
         self.examples = all_count(len(problem.images))
         self._predict = problem.predict({**origin, **self.active}, buffers)
         self._loss = LOSSES[problem.loss]
-        self._fast_layout = self.device.type == "cpu" and self._takes_channels_last()
         self._kept: list[Any] = []
         self._batches: list[Batch] = []
         with exact():
@@ -102,7 +112,7 @@ class Operator(Products):
                 del graph  # before the next is recorded
                 self._progress(batch)
         self.products += v.shape[1]
-        return all_sum(total).T / self.examples + self.weight_decay * v
+        return finite(all_sum(total)).T / self.examples + self.weight_decay * v
 
     @property
     def graphs_kept(self) -> str:
@@ -131,13 +141,12 @@ class Operator(Products):
 
     def _logits(self, x: Tensor) -> Tensor:
         """The network's outputs with kernels that can be differentiated twice."""
-        if self._fast_layout:
-            x = x.to(memory_format=torch.channels_last)
-        with second_order(), torch.enable_grad():
-            return self._predict(x)
+        return self._way.logits(self._predict, x)
 
     def _derivative(self, output: Tensor, **options) -> Tensor:
         """Derivative of an output by the parameters as one vector, zero where one has no part."""
+        if not output.requires_grad:
+            return torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
         options = {"allow_unused": True, "materialize_grads": True, **options}
         parts = torch.autograd.grad(output, list(self.active.values()), **options)
         return torch.cat([part.flatten() for part in parts])
@@ -145,20 +154,6 @@ class Operator(Products):
     def _progress(self, batch: Batch) -> None:
         if self.tick is not None:
             self.tick(len(batch.y))
-
-    def _takes_channels_last(self) -> bool:
-        """Whether the network runs on channels-last images, which are faster on a CPU."""
-        batch = next(self.problem.batches(self.dtype))
-        try:
-            with torch.no_grad():
-                self._predict(batch.x[:1].to(memory_format=torch.channels_last))
-        except RuntimeError:  # a `view` that needs the other layout
-            return False
-        for name, tensor in self.active.items():
-            if tensor.ndim == 4:
-                self.active[name] = _leaf(tensor, torch.channels_last)
-        self._predict = self.problem.predict({**self.origin, **self.active}, self.buffers)
-        return True
 
     def _keep_graphs(self, memory: int) -> None:
         """Choose the size of the batches, and keep graphs while there is room."""
@@ -222,8 +217,6 @@ class Hessian(Operator):
         return self._derivative(loss, create_graph=True)
 
     def _product(self, graph: Tensor, vector: Tensor) -> Tensor:
-        if not graph.requires_grad:  # a loss linear in the weights has no second derivative
-            return torch.zeros_like(vector)
         return self._derivative(graph, grad_outputs=vector, retain_graph=True)
 
 
@@ -237,7 +230,7 @@ class Matrix(Products):
     def matmat(self, vectors: Tensor) -> Tensor:
         """The products (P, k) with vectors (P, k)."""
         self.products += vectors.shape[1]
-        return self.matrix @ vectors.to(self.device, self.dtype)
+        return finite(self.matrix @ vectors.to(self.device, self.dtype))
 
 
 def dense(operator: Products) -> Tensor:
@@ -246,5 +239,11 @@ def dense(operator: Products) -> Tensor:
     return operator.matmat(eye)
 
 
-def _leaf(tensor: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
-    return tensor.detach().clone(memory_format=layout).requires_grad_()
+def finite(product: Tensor) -> Tensor:
+    """The product itself; InputError if it holds NaN or infinity."""
+    if not product.isfinite().all():
+        raise InputError(
+            "a product of the curvature is not finite: weights, images or the loss are NaN or "
+            "infinite there, or too large for this precision (--precision float64)"
+        )
+    return product

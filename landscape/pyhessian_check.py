@@ -61,13 +61,14 @@ def pyhessian_eigenpairs(
         for w, v in zip(values, columns.T, strict=True)
     ]
     residuals = np.array(rest)
-    return Eigenpairs(
-        values, columns, residuals, residuals <= tol * np.abs(values), operator.products
-    )
+    converged = residuals <= tol * np.abs(values)
+    reasons = np.where(converged, "converged", "power iteration stopped: use --estimator ridgeline")
+    return Eigenpairs(values, columns, residuals, converged, reasons, operator.products)
 
 
 def pyhessian_trace(operator: Hessian, products: int, seed: int) -> Estimate:
     """PyHessian's Hutchinson samples, `products` of them, without its stopping rule."""
     with _quiet(seed):
         samples = np.array(_tool(operator).trace(maxIter=products, tol=0.0))
-    return Estimate(samples.mean(), samples.std(ddof=1) / np.sqrt(len(samples)), len(samples))
+    error = samples.std(ddof=1) / np.sqrt(len(samples))
+    return Estimate(samples.mean(), error, len(samples), "hutchinson")

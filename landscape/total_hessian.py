@@ -48,6 +48,8 @@ class TotalHessian(Operator):
     finding them again. Needs the loss cross_entropy (InputError).
     """
 
+    by_image = True
+
     def __init__(
         self,
         problem: Problem,

@@ -12,7 +12,7 @@ from curvlinops import hutchinson_diag, hutchinson_trace, hutchpp_trace, xtrace
 from torch import Tensor
 
 from landscape.density import mean_and_error
-from landscape.operators import Operator
+from landscape.operators import Operator, dense
 from landscape.point import Point
 from models.errors import InputError, unknown
 from train.noise import Purpose, number_of, seeded
@@ -27,11 +27,12 @@ ESTIMATORS: dict[str, tuple[Callable[..., Tensor], int]] = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean and standard error over independent estimates, and the products they took."""
+    """Mean and standard error over independent estimates, the products and what made them."""
 
     mean: Any
     se: Any
     products: int
+    estimator: str
 
 
 class _OnHost:
@@ -51,17 +52,20 @@ def estimate_trace(
     """The trace from `products` products, split into independent estimates for the error.
 
     `hutchpp` (Meyer et al. 2021) and `xtrace` (Epperly et al. 2024) take 12 products each time and
-    win where few eigenvalues carry the trace. Raises InputError for a budget below two estimates.
+    win where few eigenvalues carry the trace; a matrix no larger than that is summed along its
+    diagonal instead (`estimator` is then "exact", the error 0). Raises InputError for a budget
+    below two estimates.
     """
     if estimator not in ESTIMATORS:
         raise unknown("trace estimator", estimator, ESTIMATORS)
     estimate, each = ESTIMATORS[estimator]
-    if each >= operator.shape[0]:
-        estimate, each = ESTIMATORS["hutchinson"]
+    size = operator.shape[0]
+    if each >= size:
+        return Estimate(dense(operator).double().trace().item(), 0.0, size, "exact")
     repeats = _repeats(products, each)
     with seeded(number_of(seed, Purpose.TRACE)):
         samples = [estimate(_OnHost(operator), each).item() for _ in range(repeats)]
-    return Estimate(*mean_and_error(np.array(samples)), repeats * each)
+    return Estimate(*mean_and_error(np.array(samples)), repeats * each, estimator)
 
 
 def estimate_diagonal(

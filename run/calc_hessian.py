@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import build
@@ -34,7 +35,7 @@ def main(
     blocks: Annotated[str | None, "globs 'a.*,b.*', each: every layer; None: all as one"] = None,
     topk: Annotated[int, "number of eigenpairs"] = 1,
     max_iter: Annotated[int, "restarts of the Lanczos process"] = 50,
-    tol: Annotated[float, "relative residual at which a pair has converged"] = 1e-4,
+    tol: Annotated[float, "relative residual of a converged pair; 0: as rounding allows"] = 1e-4,
     which: Annotated[str, "LA largest, SA smallest, LM largest magnitude"] = "LA",
     density_probes: Annotated[int, "probes of the spectral density; 0: none"] = 0,
     density_steps: Annotated[int, "Lanczos steps per probe"] = 80,
@@ -82,9 +83,14 @@ def main(
     problem = subject.problem(images, attacker, machine)
     problem = build.moved(problem, problem.device, build.use_precision(precision))
     names = blocks_of(problem.origin, blocks)
-    size = sum(p.numel() for p in problem.origin.values())
-    if blocks is None and operator != "input" and topk > size:
-        raise InputError(f"--topk must lie in 1..{size}, the number of parameters, got {topk}")
+    if operator == "input":
+        sizes = {"pixels of an image": math.prod(images.image_shape)}
+    else:
+        sizes = {f"parameters of block {block}": sum(problem.origin[n].numel() for n in parts)
+                 for block, parts in names.items()}  # fmt: skip
+    for what, size in sizes.items():
+        if topk > size:
+            raise InputError(f"--topk must lie in 1..{size}, the number of {what}, got {topk}")
     recipe = subject.recipe("calc_hessian", images, attacker, machine.seed)
     recipe |= {"measures": repr(measures), "bn": batchnorm, "adversary": adversary,
                "operator": operator, "blocks": names, "budgets": budgets,

@@ -74,14 +74,15 @@ class Cell:
         points = []
         for (target, wanted), vector in zip(self.vectors, vectors.T, strict=False):
             if setting.operator == "input":
-                point = {"image": torch.from_numpy(vector).view(problem.images.image_shape)}
+                image = torch.from_numpy(vector).to(operator.dtype)
+                point = {"image": image.view(problem.images.image_shape)}
             else:
                 point = operator.embed(torch.from_numpy(vector.copy()))
             points.append((target, wanted, point))
         points += [(*file, point) for file, point in zip(self.diagonals, diagonal, strict=True)]
         if leader():
             for target, wanted, point in points:
-                save_checkpoint(target, {n: t.float().cpu() for n, t in point.items()}, wanted)
+                save_checkpoint(target, {n: t.cpu() for n, t in point.items()}, wanted)
             save_result(stamp(ds, "hessian cell", self.recipe), self.part)
         journal.remove()
         return ds
@@ -170,10 +171,12 @@ def report(ds: xr.Dataset) -> None:
             for rank in ds["rank"].values if "rank" in ds else []:
                 row = here.sel(rank=rank)
                 value, residual = float(row["eigenvalue"]), float(row["residual"])
-                odd = "" if bool(row["converged"]) else "  NOT CONVERGED"
-                print(f"{rank:4d}  {value: .6e}  residual {residual:.1e}{odd}")
+                odd = "" if bool(row["converged"]) else "NOT CONVERGED, "
+                why = odd + row["reason"].item()
+                print(f"{rank:4d}  {value: .6e}  residual {residual:.1e}  {why}")
             if "trace" in ds:
-                print(f"trace {float(here['trace']):.6g} +- {float(here['trace_se']):.2g}")
+                error, by = float(here["trace_se"]), here["trace_estimator"].item()
+                print(f"trace {float(here['trace']):.6g} +- {error:.2g} ({by})")
             if not np.isnan(float(here["share_regular"])):
                 share = float(here["share_regular"])
                 rest = float(here["stationarity"])
