@@ -42,7 +42,11 @@ def main(
     if cycle_epochs is not None and not cycle_epochs > 0:
         raise InputError(f"--cycle_epochs must be positive, got {cycle_epochs:g}")
     strong = parse_attack(attack)
-    own = FGSM(eps=strong.eps) if generator is None else parse_attack(generator, "--generator")
+    own = (
+        FGSM(eps=strong.eps)
+        if generator is None
+        else parse_attack(generator, "--generator", beside=strong.unit)
+    )
     subjects = build.by_epoch(model2load, network)
     first = next(iter(subjects.values()))
     judge = build.open_network(reference, network)

@@ -11,6 +11,7 @@ from launch import launch
 from analysis.spectral_bias import MEASURES, accuracy_of, spectral_bias
 from landscape.result import claim, load_result, recipe_of, result_path, save_result, stamp
 from models import InputError, unknown
+from train.noise import check_seed
 
 Robust = Annotated[
     tuple[str, ...], "as many results of test_ensemble or test_corruptions, in the same order"
@@ -28,6 +29,7 @@ def main(
     seed: o.Seed = 0,
 ) -> None:
     """Spearman's rank correlation with a bootstrap interval over networks."""
+    check_seed(seed)
     if measure not in MEASURES:
         raise unknown("--measure", measure, MEASURES)
     names = list(label) or [Path(p).stem for p in spectra]

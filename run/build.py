@@ -22,15 +22,14 @@ from models import (
     unknown,
 )
 from models.errors import reason_of
-from train.attacks import Attack, check_budget, parse_attack
+from train.attacks import Attack
 from train.checkpoint import Checkpoint, load_checkpoint
 from train.data import Images
 from train.datasets import SUBSETS, check_dataset, load_images, splits_of
 from train.dry_run import check_network
 from train.noise import STREAMS, Purpose, check_seed, number_of, seeded
 from train.recipe import Recipe
-from train.schedules import parse_schedule
-from train.specs import convert, number, parse_spec, resolve_budgets
+from train.specs import number, parse_spec
 
 #: what the reference's commands assume about a checkpoint without a recipe
 FOREIGN = {"width": None, "bias": True}
@@ -59,49 +58,6 @@ def positive(**values: int | None) -> None:
             raise InputError(f"--{name} must be below 2^31, got {value:g}")
 
 
-def attack_of(text: str | None) -> Attack | None:
-    """The attack behind --attack, or None."""
-    return None if text is None else parse_attack(text)
-
-
-def budgets_of(text: str | None, attacker: Attack | None) -> list[float]:
-    """The attack budgets to look at, in [0,1] units: a schedule with pt_num, or numbers 0,0.1,0.3.
-
-    Bare numbers are in the unit of --attack. Raises InputError, also for a budget the attack
-    cannot take.
-    """
-    if text is None:
-        return [attacker.eps if attacker else 0.0]
-    if attacker is None:
-        raise InputError("--adv_budget_list needs --attack")
-    what = "--adv_budget_list"
-    if "=" in text:
-        spec = parse_spec(text, what)
-        if "pt_num" not in spec:
-            raise InputError(f"{what} needs pt_num, the number of budgets")
-        count = convert(spec.pop("pt_num"), int, f"{what}: pt_num")
-        positive(pt_num=count)
-        rest = ",".join(f"{k}={v}" for k, v in spec.items())
-        schedule = parse_schedule(rest, what, budget=True, beside=attacker.unit)
-        budgets = [schedule(n) for n in range(count)]
-    else:
-        spec = {f"budget {n}": v.strip() for n, v in enumerate(text.split(","), start=1)}
-        budgets = list(resolve_budgets(spec, set(spec), what, beside=attacker.unit).values())
-    for place, eps in enumerate(budgets, start=1):
-        check_budget(attacker, eps, f"{what}: budget {place}")
-    if len(set(budgets)) < len(budgets):
-        raise InputError(f"{what} names a budget twice: {', '.join(f'{b:g}' for b in budgets)}")
-    return budgets
-
-
-def say_budgets(text: str | None, budgets: Sequence[float]) -> None:
-    """Print which budgets --adv_budget_list made."""
-    if text is not None:
-        shown = ", ".join(f"{eps:.4g}" for eps in budgets)
-        grey = ", ".join(f"{255 * eps:.4g}" for eps in budgets)
-        print(f"budgets: {shown} of [0,1] = {grey} of 255")
-
-
 def use_precision(precision: str) -> torch.dtype:
     """The dtype behind --precision; only tf32 lets the kernels round more than that."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -111,6 +67,13 @@ def use_precision(precision: str) -> torch.dtype:
 def moved(problem: Problem, device: torch.device, dtype: torch.dtype) -> Problem:
     """The problem on another device in another dtype."""
     return replace(problem, device=device, network=problem.network.to(dtype))
+
+
+def say_clean(problem: Problem) -> None:
+    """Print clean loss and accuracy first: a network that gets other pixels than it knows shows."""
+    here = problem.under(None).scores()
+    print(f"at the checkpoint, clean: loss {here.loss:.4f}, accuracy {here.accuracy:.4f} on "
+          f"{len(problem.images)} images of {problem.images.name}", flush=True)  # fmt: skip
 
 
 def unit_of(attack: Attack | None) -> int:

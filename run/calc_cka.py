@@ -6,6 +6,7 @@ from typing import Annotated
 
 import build
 import options as o
+from budgets import attack_of
 from launch import launch
 from together import check_same_data
 
@@ -31,7 +32,7 @@ def main(
     out_file: o.OutFile = None,
 ) -> None:
     """Every layer with every other; the diagonal has a standard error over minibatches."""
-    attacker = build.attack_of(attack)
+    attacker = attack_of(attack)
     if second is None and attacker is None:
         raise InputError("name --attack (clean with adversarial features) or --second")
     if minibatch < 4:

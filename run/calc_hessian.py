@@ -7,6 +7,7 @@ from typing import Annotated
 
 import build
 import options as o
+from budgets import attack_of, budgets_of, say_budgets
 from hessian_cells import Setting, cells_of, compute_all, finish, report
 from launch import launch
 
@@ -54,8 +55,8 @@ def main(
     written as directions for scan_param and perturb_param. Runs under torchrun.
     """
     build.positive(max_iter=max_iter)
-    attacker = build.attack_of(attack)
-    budgets = build.budgets_of(adv_budget_list, attacker)
+    attacker = attack_of(attack)
+    budgets = budgets_of(adv_budget_list, attacker)
     for name, value, known in (
         ("--operator", operator, OPERATORS), ("--adversary", adversary, ADVERSARIES),
         ("--batchnorm", batchnorm, POLICIES), ("--precision", precision, build.PRECISIONS),
@@ -105,6 +106,9 @@ def main(
         for cell in cells:
             cell.claim(machine.overwrite)
         device = join(problem.device)
+        if leader():
+            build.say_clean(problem)
+            say_budgets(adv_budget_list, budgets)
         if operator != "input":
             problem = build.moved(problem, device, problem.dtype)
             problem = problem.on(shard(images, build.unit_of(attacker)))

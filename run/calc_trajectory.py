@@ -32,7 +32,7 @@ def main(
     network: o.Network,
     machine: o.Machine,
     attack: Annotated[str, "the attack of the robust loss"] = (
-        "name=pgd,threshold=8,step_size=2,iter_num=10,order=-1"
+        "name=pgd,threshold=8/255,step_size=2/255,iter_num=10,order=-1"
     ),
     metrics: Annotated[str | None, "the run's metrics (.jsonl), drawn along"] = None,
     copy: Annotated[

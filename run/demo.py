@@ -31,7 +31,7 @@ from train.checkpoint import load_checkpoint
 from train.datasets import load_images
 from train.loop import fit
 from train.methods import Adversarial, Method, Standard
-from train.noise import STREAMS, another_seed
+from train.noise import STREAMS, another_seed, check_seed
 from train.optimizers import parse_optimizer
 from train.progress import progress
 from train.recipe import normal_form
@@ -75,6 +75,7 @@ class Lab:
 
     def __init__(self, demo: Demo):
         build.positive(**{k: v for k, v in vars(demo).items() if type(v) is int and k != "seed"})
+        check_seed(demo.seed)
         if not 0 < demo.probe_eps <= demo.eps <= 1:
             raise InputError("needs 0 < --probe_eps <= --eps <= 1, as fractions of [0,1]")
         self.demo, self.folder = demo, Path(demo.out_folder)

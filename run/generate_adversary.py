@@ -6,6 +6,7 @@ from typing import Annotated
 
 import build
 import options as o
+from budgets import attack_of
 from launch import launch
 
 from analysis.perturbations import adversaries
@@ -28,7 +29,7 @@ def main(
 ) -> None:
     """Perturbations of train and test images under independent attack seeds, with predictions."""
     build.positive(draws=draws)
-    attacker = build.attack_of(attack)
+    attacker = attack_of(attack)
     subject = build.open_network(model2load, network)
     problems = {
         subset: subject.problem(subject.images(subset, subset_size), attacker, machine)

@@ -90,12 +90,12 @@ class Training:
     overwrite: Overwrite = False
 
 
-PGD20 = "name=pgd,threshold=8,step_size=2,iter_num=20,order=-1"
+PGD20 = "name=pgd,threshold=8/255,step_size=2/255,iter_num=20,order=-1"
 #: how CURE and FOMO train on CIFAR-10: 200 epochs, rate divided by 10 after 100 and 150
 LONG_RUN = Training(
     optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=5e-4",
     lr_schedule="name=drops,power=0.1,at=0.5:0.75",
-    attack="name=pgd,threshold=8,step_size=2,iter_num=10,order=-1",
+    attack="name=pgd,threshold=8/255,step_size=2/255,iter_num=10,order=-1",
     val_fraction=0.1,
 )
 

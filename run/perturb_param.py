@@ -27,6 +27,7 @@ def main(
     model_name: o.OutName = None,
 ) -> None:
     """Move the parameters; a Gaussian direction has Euclidean norm 1, buffers stay as they are."""
+    build.positive(batch_size=machine.batch_size)
     build.device_of(machine.gpu)  # checked like everywhere; the addition itself needs no GPU
     if eigenvec_idx < 0:
         raise InputError(f"--eigenvec_idx must be 0 or more, got {eigenvec_idx}")

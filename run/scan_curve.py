@@ -6,6 +6,7 @@ from typing import Annotated
 
 import build
 import options as o
+from budgets import attack_of
 from launch import launch
 
 from landscape.batchnorm import POLICIES
@@ -34,7 +35,7 @@ def main(
     batchnorm: o.BatchNorm = "recalibrate",
 ) -> None:
     """Train and test loss and accuracy over t with the barrier; a cut-off scan is completed."""
-    attacker = build.attack_of(attack)
+    attacker = attack_of(attack)
     if batchnorm not in POLICIES:
         raise unknown("--batchnorm", batchnorm, POLICIES)
     check_fixed(fix_points)

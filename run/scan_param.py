@@ -6,6 +6,7 @@ from typing import Annotated
 
 import build
 import options as o
+from budgets import attack_of, budgets_of, say_budgets
 from directions_from import load_direction
 from launch import launch
 
@@ -51,7 +52,7 @@ def main(
     batchnorm: o.BatchNorm = "keep",
 ) -> None:
     """Loss, its standard error and accuracy on a grid; a scan that was cut off is completed."""
-    attacker = build.attack_of(attack)
+    attacker = attack_of(attack)
     modes = {"normalized": "filter", "filter": "filter", "layer": "layer", "random": "none",
              **{band: band for band in BANDS}}  # fmt: skip
     if vec_sample_mode not in modes:
@@ -73,7 +74,7 @@ def main(
         raise unknown("--adversary", mode, ADVERSARIES)
     if adversary is not None and attacker is None:
         raise InputError(f"--adversary {adversary} needs --attack")
-    budgets = build.budgets_of(adv_budget_list, attacker)
+    budgets = budgets_of(adv_budget_list, attacker)
     subject = build.open_network(model2load, network)
     images = subject.images(subset, subset_size)
     problem = subject.problem(images, attacker, machine)
@@ -111,8 +112,8 @@ def main(
         save_result(stamp(ds, "scan", recipe, checkpoint=model2load), path)
 
     if cells is None or not complete(cells):
-        here = problem.under(None).scores()  # a network that gets other pixels than it knows shows
-        print(f"at the checkpoint, clean: loss {here.loss:.4f}, accuracy {here.accuracy:.4f}")
+        build.say_clean(problem)
+        say_budgets(adv_budget_list, budgets)
         for target, v, wanted in zip(targets, directions, recipes, strict=True):
             save_checkpoint(target, v, wanted)
         cells = scan(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import build
 import options as o
+from budgets import attack_of, budgets_of, say_budgets
 from launch import launch
 from together import check_same_data
 
@@ -33,8 +34,8 @@ def main(
 
     --adv_budget_list sweeps the strength of the attack.
     """
-    attacker = build.attack_of(attack)
-    budgets = build.budgets_of(adv_budget_list, attacker)
+    attacker = attack_of(attack)
+    budgets = budgets_of(adv_budget_list, attacker)
     subjects = [build.open_network(name, network, "lenet") for name in model2load]
     check_same_data(*subjects)
     images = subjects[0].images("test", subset_size)
@@ -47,6 +48,7 @@ def main(
     path = out_file and result_path(out_file)
     ds = claim(path, recipe, machine.overwrite) if path else None
     if ds is None:
+        say_budgets(adv_budget_list, budgets)
         count = 1 + (len(budgets) if attacker else 0)
         total = count * len(images)
         with progress(total, "evaluate", "image") as bar, resumable(path, recipe) as keep:

@@ -16,7 +16,7 @@ from train.attacks.norms import INF
 from train.loop import CLOCKS
 from train.methods import Adversarial, Apart
 from train.shapes import Triangle
-from train.specs import resolve_budgets
+from train.specs import Unit, resolve_budgets
 
 METHODS = ("apart", "fgsm", "fgsm_plus", "pgd")
 DEFAULTS = o.Training(
@@ -65,10 +65,10 @@ def main(
     trainer, model, network = start(fresh, training, output)
     if trainer.attack.order != INF:
         raise InputError("--attack: the generator lives in an l_inf ball; use order=-1")
-    eps = trainer.attack.eps if epsilon is None else radius(epsilon, "epsilon")
+    eps = trainer.attack.eps if epsilon is None else radius(epsilon, "epsilon", trainer.attack.unit)
     if eps <= 0:
         raise InputError(f"--epsilon must be positive, got {eps:g}")
-    fixed = None if step is None else radius(step, "step")
+    fixed = None if step is None else radius(step, "step", trainer.attack.unit)
     momentum = None
     if cycle_momentum:
         highest = trainer.optimizer.options.get("momentum")
@@ -102,9 +102,9 @@ def main(
     )  # fmt: skip
 
 
-def radius(text: str, name: str) -> float:
-    """A radius in [0,1] units, read as in attack specs."""
-    return resolve_budgets({name: text}, {name}, f"--{name}")[name]
+def radius(text: str, name: str, beside: Unit) -> float:
+    """A radius in [0,1] units, bare numbers in the unit of --attack."""
+    return resolve_budgets({name: text}, {name}, f"--{name}", beside=beside)[name]
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ def main(
     if reg_diff_all and (reg_all_freq or reg_diff):
         raise InputError("--reg_diff_all replaces --reg_all_freq and --reg_diff: name one")
     trainer, model, plain = start(fresh, training, output)
+    if min_kernel_size < 2:
+        raise InputError(f"--min_kernel_size must be at least 2, got {min_kernel_size}")
     network = decompose(
         plain, basis_filter, init_scale, min_kernel_size, number_of(training.seed, Purpose.DCT)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import options as o
+from budgets import attack_of, eps_schedule_of
 from launch import launch
 from trainer import place, robust_parts, start
 
@@ -13,7 +14,6 @@ from train.average import Average
 from train.checkpoint import load_checkpoint
 from train.loop import CLOCKS
 from train.methods import Adversarial, Standard
-from train.schedules import check_not_negative, parse_schedule
 
 EpsSchedule = Annotated[str | None, "budget per epoch, e.g. name=cycle_cos,...; None: constant"]
 AVERAGES = ("ema", "swa")
@@ -40,8 +40,9 @@ def main(
     if attack_threshold_schedule is not None:
         if training.attack is None:
             raise InputError("--attack_threshold_schedule needs --attack")
-        eps = parse_schedule(attack_threshold_schedule, "--attack_threshold_schedule", budget=True)
-        check_not_negative(eps, training.epoch_num, "--attack_threshold_schedule")
+        eps = eps_schedule_of(
+            attack_threshold_schedule, attack_of(training.attack), training.epoch_num
+        )
     if average not in (None, *AVERAGES):
         raise unknown("--average", average, AVERAGES)
     if not 0 <= average_decay <= 1 or average_from < 0:

@@ -12,6 +12,7 @@ from typing import Any
 import build
 import options as o
 import torch
+from budgets import attack_of
 from torch import nn
 
 from models import InputError, published_width, unknown
@@ -19,6 +20,7 @@ from train.attacks import Attack, parse_attack
 from train.checkpoint import load_checkpoint
 from train.data import Images
 from train.datasets import load_images
+from train.dry_run import check_network
 from train.loop import check_batches, fit
 from train.methods import Method
 from train.noise import STREAMS, check_seed
@@ -161,7 +163,7 @@ def trainer_of(options: o.Training, dataset: str) -> Trainer:
         raise InputError(f"--epoch_num must be 0 or more, got {options.epoch_num}")
     build.positive(eval_size=options.eval_size, epoch_num=options.epoch_num or None)
     check_seed(options.seed)
-    optimizer, attack = parse_optimizer(options.optim), build.attack_of(options.attack)
+    optimizer, attack = parse_optimizer(options.optim), attack_of(options.attack)
     parse_rate(options.lr_schedule, optimizer.lr, options.epoch_num)
     device = build.device_of(options.gpu)
     test = load_images(dataset, "test", options.data_dir).subset(options.eval_size)
@@ -196,11 +198,15 @@ def robust_parts(robust: o.Robust, trainer: Trainer, network: nn.Module) -> dict
         raise unknown("--objective", robust.objective, OBJECTIVES)
     if robust.awp_gamma < 0:
         raise InputError(f"--awp_gamma must not be negative, got {robust.awp_gamma:g}")
-    kind = OBJECTIVES[robust.objective]
+    if robust.trades_beta < 0:
+        raise InputError(f"--trades_beta must not be negative, got {robust.trades_beta:g}")
+    kind, judge = OBJECTIVES[robust.objective], trainer.attack
+    if robust.judge is not None:
+        judge = parse_attack(robust.judge, "--judge", beside=trainer.attack.unit)
     return {
         "objective": kind(robust.trades_beta) if kind is Trades else kind(),
         "awp": WeightPerturbation(network, robust.awp_gamma) if robust.awp_gamma else None,
-        "judge": trainer.attack if robust.judge is None else parse_attack(robust.judge, "--judge"),
+        "judge": judge,
     }
 
 
@@ -240,6 +246,7 @@ def start(
         "normalize": build.normalization_of(fresh.normalize),
     }
     network = build.fresh_network(model, training.seed)
+    check_network(network, trainer.images)
     check_batches(network, trainer.images, training.batch_size)
     return trainer, model, network
 

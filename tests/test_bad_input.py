@@ -28,6 +28,7 @@ def base_lines() -> dict[str, str]:
     lines = {"selfcheck": "selfcheck", "demo": "demo"}
     for line in CHAIN:
         lines.setdefault(line.split()[0], line)
+    lines["plot"] += " --overwrite"  # or the figure that is there is what it stumbles over
     return lines
 
 

@@ -33,8 +33,8 @@ PGD_AT = "name=pgd,iter_num=3,threshold="
 @pytest.fixture
 def budgets_of(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "run"))
-    build = importlib.import_module("build")
-    return lambda attack, text: build.budgets_of(text, parse_attack(PGD_AT + attack))
+    budgets = importlib.import_module("budgets")
+    return lambda attack, text: budgets.budgets_of(text, parse_attack(PGD_AT + attack))
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ def resolve_budgets(
     unit = own if beside in (Unit.UNSET, Unit.EXPLICIT) else beside
     if bare:
         _check_clear(spec, values, bare, what, own, beside)
-    grey = 1 / 255 if unit is Unit.GREY else 1.0
-    return {k: v * grey if k in bare else v for k, v in values.items()}
+    scale = 255 if unit is Unit.GREY else 1
+    return {k: v / scale if k in bare else v for k, v in values.items()}
 
 
 def _check_clear(

@@ -95,8 +95,9 @@ class Cure(Method):
                                  ("decay", decay, 1)):  # fmt: skip
             if not 0 <= value <= top:
                 raise InputError(f"CURE: {what} must lie in 0..{top}, got {value:g}")
-        if not (beta >= 0 and gamma >= 0 and warmup >= 0):
-            raise InputError("CURE: beta, gamma and the warm-up must not be negative")
+        for what, value in (("trades_beta", beta), ("gamma", gamma), ("warmup", warmup)):
+            if not value >= 0:
+                raise InputError(f"CURE: {what} must not be negative, got {value:g}")
         self.network, self.attack, self.device = network, KLPGD.like(attack), device
         self.judge, self.variant = judge or attack, VARIANTS[variant]
         self.alpha, self.beta, self.gamma, self.percent = alpha, beta, gamma, percent
