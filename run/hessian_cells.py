@@ -14,8 +14,7 @@ from landscape.distributed import leader
 from landscape.input_hessian import InputHessian
 from landscape.journal import Journal
 from landscape.problem import Problem
-from landscape.result import claim, save_result, stamp
-from models import InputError
+from landscape.result import held, save_result, stamp
 from train.checkpoint import check_checkpoint, save_checkpoint
 from train.data import Images
 from train.recipe import Recipe
@@ -47,16 +46,12 @@ class Cell:
         """Raise InputError if something else stands where this cell writes; drop it if asked to."""
         for target, wanted in (*self.vectors, *self.diagonals):
             check_checkpoint(target, wanted, overwrite)
-        if overwrite and self.part.is_file():
-            try:
-                claim(self.part, self.recipe, overwrite=False)
-            except InputError:
-                self.clear()
-        claim(self.part, self.recipe, overwrite=False)
+        if held(self.part, self.recipe, overwrite) is None:
+            self.clear()
 
     def done(self) -> xr.Dataset | None:
         """The numbers of this cell, if they were finished before."""
-        return claim(self.part, self.recipe, overwrite=False)
+        return held(self.part, self.recipe)
 
     def compute(
         self, problem: Problem, frozen: Problem, setting: Setting, options: dict, bar

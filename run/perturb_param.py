@@ -29,6 +29,8 @@ def main(
     """Move the parameters; a Gaussian direction has Euclidean norm 1, buffers stay as they are."""
     build.positive(batch_size=machine.batch_size)
     build.device_of(machine.gpu)  # checked like everywhere; the addition itself needs no GPU
+    if vec_scale == 0:
+        raise InputError("--vec_scale 0 moves nothing; name another step")
     if eigenvec_idx < 0:
         raise InputError(f"--eigenvec_idx must be 0 or more, got {eigenvec_idx}")
     subject = build.open_network(model2load, network)
