@@ -18,7 +18,9 @@ Overwrite = Annotated[bool, "replace existing output made by another recipe"]
 OutFile = Annotated[str | None, "result file (.nc); None: beside the checkpoint"]
 OutFolder = Annotated[str | None, "folder of the output; None: the checkpoint's"]
 OutName = Annotated[str | None, "stem of the output; None: made from the checkpoint's"]
-Budgets = Annotated[str | None, "schedule with pt_num: budgets f(0)..f(pt_num-1); None: threshold"]
+Budgets = Annotated[
+    str | None, "budgets 0,0.1,0.3, or a schedule with pt_num: f(0)..f(pt_num-1); None: threshold"
+]
 BatchNorm = Annotated[
     str, "BatchNorm statistics: keep the stored ones, or recalibrate at every place"
 ]
