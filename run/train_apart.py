@@ -67,7 +67,7 @@ def main(
         raise InputError("--attack: the generator lives in an l_inf ball; use order=-1")
     eps = trainer.attack.eps if epsilon is None else radius(epsilon, "epsilon", trainer.attack.unit)
     if not 0 < eps <= 1:
-        raise InputError(f"--epsilon must lie in 0..1 of the pixel range, above 0, got {eps:g}")
+        raise InputError(f"--epsilon must be positive and at most 1, the pixel range, got {eps:g}")
     fixed = None if step is None else radius(step, "step", trainer.attack.unit)
     momentum = None
     if cycle_momentum:

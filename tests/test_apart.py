@@ -361,7 +361,7 @@ def test_commands_from_training_to_figures(run_command, tmp_path):
     [
         (("--method", "pgd10"), "allowed: apart, fgsm, fgsm_plus, pgd"),
         (("--epsilon", "0"), "must be positive"),
-        (("--epsilon", "1"), "ambiguous"),
+        (("--epsilon", "2"), "in fractions of"),  # as the attack is
         (("--optim", "name=adam,lr=1e-3"), "--optim with momentum"),
         (("--max_lr_alpha", "-1"), "must be positive"),
         (("--attack", "name=pgd,threshold=1/2,iter_num=2,order=2"), "l_inf"),
