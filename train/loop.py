@@ -132,7 +132,7 @@ def fit(
         epochs * len(images), f"train {files.name if files else ''}".rstrip(), "image",
         initial=start.epoch * len(images) + start.done,
     )  # fmt: skip
-    with bar, exact():
+    with bar:
         for epoch in range(start.epoch, epochs):
             position = start if epoch == start.epoch else _Position(epoch, metrics=metrics)
             if not position.done:
