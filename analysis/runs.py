@@ -50,6 +50,9 @@ def read_metrics(path: Path) -> list[dict]:
                 raise InputError(
                     f"{path} is not a metrics file: line {place} has {key} {json.dumps(value)}"
                 )
+    epochs = [int(line["epoch"]) for line in lines]
+    if epochs != list(range(1, len(lines) + 1)):
+        raise InputError(f"{path} does not hold every epoch from 1 on, once and in order")
     return lines
 
 
@@ -57,9 +60,11 @@ def _fits(key: str, value: Any) -> bool:
     """Whether a value of the metrics is what its key promises."""
     if key == "epoch":
         return _is_number(value) and float(value).is_integer()
+    if key.endswith("_accuracy"):
+        return _is_number(value) and 0 <= value <= 1
     if isinstance(value, dict):
         return all(map(_is_number, value.values()))
-    return _is_number(value) or not key.endswith(("_loss", "_accuracy"))
+    return _is_number(value) or not key.endswith("_loss")
 
 
 def _is_number(value: Any) -> bool:

@@ -8,8 +8,10 @@ import numpy as np
 import xarray as xr
 from scipy.stats import spearmanr
 
+from landscape.result import recipe_of
 from models.errors import InputError
 from train.noise import Purpose, stream
+from train.recipe import difference
 
 MEASURES = ("high_share", "centroid", "entropy")
 
@@ -23,6 +25,22 @@ def network_spectrum(spectrum: xr.Dataset, only_seen: bool = True) -> dict[str, 
     if only_seen and "seen" in spectrum:
         spectrum = spectrum.isel(layer=np.flatnonzero(spectrum["seen"].values))
     return {name: float(spectrum[name].mean(skipna=False)) for name in MEASURES}
+
+
+def check_pairs(spectra: Mapping[str, xr.Dataset], robustness: Mapping[str, xr.Dataset]) -> None:
+    """Raise InputError unless each pair is of one network, all judged alike on the same images."""
+    recipes = {name: recipe_of(ds) for name, ds in robustness.items()}
+    for name, recipe in recipes.items():
+        own, judged = recipe_of(spectra[name]).get("checkpoint"), recipe.get("checkpoint")
+        if judged not in (own, [own]):
+            raise InputError(f"{name}: spectrum and robustness are of different checkpoints")
+    first, *others = [
+        {k: r.get(k) for k in ("command", "attack", "budgets", "corruptions", "severities", "data")}
+        for r in recipes.values()
+    ]
+    for name, other in zip(list(recipes)[1:], others, strict=True):
+        if changed := difference(first, other):
+            raise InputError(f"{name} was judged otherwise than {next(iter(recipes))} ({changed})")
 
 
 def spectral_bias(

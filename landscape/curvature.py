@@ -174,6 +174,9 @@ def measure(
         ("asymmetry", "|u'Hv - v'Hu| / |Hv| of the network's second derivatives on a few examples"),
     ):
         ds[name] = ((), getattr(operator, name, np.nan), {"long_name": meaning})
+    ds["departure"] = ((), operator.trust.departure, {
+        "long_name": "distance of Hv from the slope of the gradient there, NaN: not compared"
+    })  # fmt: skip
     ds["evaluation"] = ((), str(operator.trust.way), {"long_name": "how derivatives were taken"})
     ds["products"] = operator.products
     ds["seconds"] = time.perf_counter() - began

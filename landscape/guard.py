@@ -162,7 +162,8 @@ class _Trial:
         worst = _departure(hv, *self._slopes())
         if way.channels_last:
             plain = self._products(way._replace(channels_last=False))[1]
-            worst = max(worst, _departure(hv, plain, {n: 0 * t for n, t in plain.items()}))
+            layout = _departure(hv, plain, {n: 0 * t for n, t in plain.items()})
+            worst = max(worst, layout, key=_extent)
         return _Judgement(gap / length if gap else 0.0, *worst)
 
     def _products(self, way: Way) -> tuple[Parts, Parts]:
@@ -248,7 +249,13 @@ def _departure(found: Parts, expected: Parts, doubt: Parts) -> tuple[float, str]
         distance = (found[name] - truth).norm().item() - _NOISE * doubt[name].norm().item()
         length = truth.norm().item() + _FLOOR * whole
         each.append((distance / length if distance else 0.0, name))
-    return max(((max(0.0, d), n) for d, n in each), key=lambda found: np.nan_to_num(found[0]))
+    far, where = max(each, key=_extent)
+    return far if np.isnan(far) else max(0.0, far), where
+
+
+def _extent(departure: tuple[float, str]) -> float:
+    """What a departure is ranked by: NaN, where nothing could be compared, is the least."""
+    return float(np.nan_to_num(departure[0]))
 
 
 def _size(tensor: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Products on disk as they are made: an eigensolver that was killed repeats itself in seconds."""
+"""Log every product to disk, so that a killed eigensolver can resume."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Journal(Products):
 
     All algorithms here are functions of seeds and products, so the same calls come again after a
     `kill -9`, and are answered from the file until it ends; numbers are the same to the last bit.
-    Each record is a checksum of the vector and the product; a record torn by the kill, a file of
-    another recipe and whatever follows a vector that differs are dropped. Call `remove` at the
-    end. Under torchrun every process keeps a file of its own.
+    Each record is the checksums of the vector and the product, and the product. Records torn by a
+    kill or damaged, a file of another recipe and whatever follows a vector that differs are
+    dropped. Call `remove` at the end. Under torchrun every process keeps a file of its own.
     """
 
     def __init__(self, operator: Products, path: str | Path, recipe: Recipe):
@@ -52,7 +52,8 @@ class Journal(Products):
             products = self.operator.matmat(vectors)
             with self.path.open("ab") as file:
                 for check, product in zip(checks, products.T, strict=True):
-                    file.write(check.to_bytes(8, "little") + _bytes(product))
+                    content = _bytes(product)
+                    file.write(check.to_bytes(4, "little") + _crc(content) + content)
         self._done += len(checks)
         return products
 
@@ -79,13 +80,13 @@ class Journal(Products):
         with self.path.open("rb") as file:
             file.seek(len(self._header) + number * self._bytes)
             record = file.read(self._bytes)
-        if int.from_bytes(record[:8], "little") != check:
+        if record[:4] != check.to_bytes(4, "little") or record[4:8] != _crc(record[8:]):
             return None
         values = torch.frombuffer(bytearray(record[8:]), dtype=self.dtype)
         return values.clone()
 
     def _truncate(self) -> None:
-        """Forget what the file holds beyond the products done: it belongs to another course."""
+        """Drop what the file holds beyond the products done: it was written by another run."""
         self._waiting = min(self._waiting, self._done)
         with self.path.open("r+b") as file:
             file.truncate(len(self._header) + self._done * self._bytes)
@@ -97,6 +98,10 @@ class Journal(Products):
             dist.all_reduce(tensor, dist.ReduceOp.MIN)
             return int(tensor.item())
         return count
+
+
+def _crc(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "little")
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -22,9 +22,7 @@ RANKS: dict[str, Callable[[Tensor], Tensor]] = {
 _CHECK = 5  # products between looks at the pairs
 _ROUNDINGS = 10  # of the operator's scale, that products in its precision may be off by
 _PIECE = 1 << 14  # columns of all rows that are combined at once
-_CERTAIN = (
-    1000  # how far a copy of mean weight in a random vector must have outgrown the rest of it
-)
+_CERTAIN = 1000  # times that a copy of mean weight must have outgrown the rest of a random vector
 
 
 @dataclass(frozen=True)
@@ -103,9 +101,9 @@ def outermost(
             done = space.exhausted or not len(above)
             if search and not done:
                 rest = rank(torch.linalg.eigvalsh(space.projected(search.first)))
-                low = -rest.max() if which == "LM" else ranks.min()
-                needed = _growth(float(above[-1]), float(rest.max()), float(low), len(space))
-                done = space.closed or space.since_draw > needed
+                # the kept vectors do not show the other end of the spectrum: the scale bounds it
+                needed = _growth(float(above[-1]), float(rest.max()), -space.scale, len(space))
+                done = space.closed or space.since_draw > max(needed, _CHECK)
             if done:
                 return Ritz(values[:k], space.vectors(weights[:, :k]), residuals, space.scale, True)
             if search is None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from models.efficientnet import cifar_efficientnet_b0
 from models.errors import InputError, unknown
-from models.external import external, materialise
+from models.external import code_of, external, materialise
 from models.layers import Normalize, add_normalization, normalization_in
 from models.lenet import CifarLeNet, MnistLeNet
 from models.preact import MnistPreActResNet18, PreActResNet18
@@ -34,6 +34,7 @@ MODELS: dict[tuple[str, tuple[int, int, int]], Callable[..., nn.Module]] = {
 
 __all__ = [
     "MODELS", "InputError", "Normalize", "add_normalization", "build_model", "check_model_type",
+    "code_of",
     "normalization_in", "published_width", "unknown",
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ one that was read from a file.
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -54,6 +55,20 @@ def external(model_type: str, **options: object) -> nn.Module:
     return network
 
 
+def code_of(network: nn.Module) -> str:
+    """Digest of a network's structure and of the source files of its own classes.
+
+    A recipe that holds it tells networks apart whose code was changed under the same name.
+    """
+    classes = {type(m) for m in network.modules()}
+    names = {cls.__module__ for cls in classes if cls.__module__.partition(".")[0] != "torch"}
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in names} - {None}
+    digest = hashlib.sha256(repr(network).encode())
+    for file in sorted(files):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
 def materialise(network: nn.Module, image_shape: Sequence[int]) -> nn.Module:
     """Let lazy modules take their sizes from one black image (C, H, W); others are left alone."""
     if any(isinstance(module, LazyModuleMixin) for module in network.modules()):
@@ -83,8 +98,14 @@ def _factory(source: str, name: str, model_type: str) -> Callable[..., Any]:
 
 def _from_module(source: str) -> ModuleType:
     """Import a module, also one of the working folder."""
-    with _searched(os.getcwd(), last=True):
-        return importlib.import_module(source)
+    try:
+        with _searched(os.getcwd(), last=True):
+            return importlib.import_module(source)
+    except ModuleNotFoundError as error:
+        file = Path(*source.split(".")).with_suffix(".py")
+        if file.is_file():  # a package of ours has the name of the user's folder
+            raise ModuleNotFoundError(f"{error}; write {file}:factory instead") from None
+        raise
 
 
 def _from_file(source: str) -> ModuleType:

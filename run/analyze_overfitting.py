@@ -30,9 +30,14 @@ def main(
     names = list(label) or [p.stem for p in paths]
     if not paths or len(names) != len(paths):
         raise InputError("--metrics needs at least one file and --label one label per file")
+    for path in paths:
+        if path.with_suffix(".state").exists():
+            raise InputError(f"{path} is of a run that is not finished; run its command again")
     lines = [read_metrics(p) for p in paths]
-    recipe = {"command": "analyze_overfitting", "labels": names,
-              "metrics": [file_digest(p) for p in paths]}  # fmt: skip
+    digests = [file_digest(p) for p in paths]
+    if len(set(digests)) < len(digests):
+        raise InputError("--metrics names one run twice: it counts as one seed")
+    recipe = {"command": "analyze_overfitting", "labels": names, "metrics": digests}
     path = result_path(out_file)
     ds = claim(path, recipe, overwrite)
     if ds is None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import options as o
 from launch import launch
 
-from analysis.spectral_bias import MEASURES, accuracy_of, spectral_bias
+from analysis.spectral_bias import MEASURES, accuracy_of, check_pairs, spectral_bias
 from landscape.result import claim, load_result, recipe_of, result_path, save_result, stamp
 from models import InputError, unknown
 from train.noise import check_seed
@@ -37,6 +37,7 @@ def main(
         raise InputError("--spectra, --robustness and --label must name as many files, each once")
     left = {n: load_result(p, "spectrum") for n, p in zip(names, spectra, strict=True)}
     right = {n: load_result(p) for n, p in zip(names, robustness, strict=True)}
+    check_pairs(left, right)
     recipe = {
         "command": "analyze_spectral_bias", "measure": measure, "seed": seed, "names": names,
         "spectra": [recipe_of(ds) for ds in left.values()],

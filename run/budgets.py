@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from models import InputError
 from train.attacks import Attack, check_budget, parse_attack
+from train.attacks.norms import INF
 from train.schedules import check_not_negative, parse_schedule
 from train.shapes import Schedule
 from train.specs import convert, parse_spec, resolve_budgets
@@ -62,9 +63,9 @@ def eps_schedule_of(text: str, attacker: Attack, epochs: int) -> Schedule:
     return schedule
 
 
-def say_budgets(text: str | None, budgets: Sequence[float]) -> None:
-    """Print which budgets --adv_budget_list made."""
-    if text is not None:
+def say_budgets(text: str | None, budgets: Sequence[float], attacker: Attack | None) -> None:
+    """Print which budgets --adv_budget_list made; l_inf ones in grey levels too."""
+    if text is not None and attacker is not None:
         shown = ", ".join(f"{eps:.4g}" for eps in budgets)
-        grey = ", ".join(f"{255 * eps:.4g}" for eps in budgets)
-        print(f"budgets: {shown} of [0,1] = {grey} of 255")
+        grey = " = " + ", ".join(f"{255 * eps:.4g}" for eps in budgets) + " of 255"
+        print(f"budgets: {shown} of [0,1]{grey if attacker.order == INF else ', l_2 norm'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from models import (
     add_normalization,
     build_model,
     check_model_type,
+    code_of,
     published_width,
     unknown,
 )
@@ -28,7 +30,7 @@ from train.data import Images
 from train.datasets import SUBSETS, check_dataset, load_images, splits_of
 from train.dry_run import check_network
 from train.noise import STREAMS, Purpose, check_seed, number_of, seeded
-from train.recipe import Recipe
+from train.recipe import Recipe, difference
 from train.specs import number, parse_spec
 
 #: what the reference's commands assume about a checkpoint without a recipe
@@ -224,18 +226,38 @@ def open_network(
             add_normalization(module, **model["normalize"])
         module.load_state_dict(fitted.state)
     check_network(module, images)
+    if ":" in model["model_type"]:
+        known = recipe.get("model", {}).get("code")
+        model["code"] = code_of(module)
+        if known not in (None, model["code"]):
+            logging.warning(
+                "the code of %s has changed since %s was written: its weights may mean another "
+                "function", model["model_type"], model2load,
+            )  # fmt: skip
     return Subject(module, model, dataset, checkpoint, network.data_dir, images, subset)
+
+
+def apart(output: Path, *inputs: str | None) -> None:
+    """Raise InputError if an output would replace one of the command's own inputs."""
+    for given in inputs:
+        if given is not None and output.resolve() == Path(given).resolve():
+            raise InputError(f"{output} is this command's input; name another output")
 
 
 def by_epoch(names: Sequence[str], network: o.Network) -> dict[int, Subject]:
     """A run's checkpoints in the order of their epochs; InputError for one without, or twice."""
     found: dict[int, Subject] = {}
+    run: dict[str, Any] | None = None
     for name in names:
         subject = open_network(name, network)
         trained = subject.checkpoint.recipe or {}
         epoch = trained.get("epoch", trained.get("epochs"))
         if epoch is None or epoch in found:
             raise InputError(f"--model2load: {name} records no epoch, or one given before")
+        own = {k: v for k, v in trained.items() if k not in ("epoch", "part")}
+        run = own if run is None else run
+        if changed := difference(run, own):
+            raise InputError(f"--model2load: {name} is of another run than {names[0]} ({changed})")
         found[epoch] = subject
     return dict(sorted(found.items()))
 

@@ -108,7 +108,7 @@ def main(
         device = join(problem.device)
         if leader():
             build.say_clean(problem)
-            say_budgets(adv_budget_list, budgets)
+            say_budgets(adv_budget_list, budgets, attacker)
         if operator != "input":
             problem = build.moved(problem, device, problem.dtype)
             problem = problem.on(shard(images, build.unit_of(attacker)))

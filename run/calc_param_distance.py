@@ -9,6 +9,7 @@ from launch import launch
 
 from analysis.distances import parameter_distance
 from landscape.result import claim, result_path, save_result, stamp
+from models import InputError
 from train.checkpoint import load_checkpoint
 
 
@@ -21,6 +22,8 @@ def main(
 ) -> None:
     """Euclidean distance over all parameters, BatchNorm's statistics left out."""
     a, b = load_checkpoint(ckpt_file1), load_checkpoint(ckpt_file2)
+    if len({(c.recipe or {}).get("kind") for c in (a, b)}) > 1:
+        raise InputError("one file is a network and the other a direction: they have no distance")
     ties = [group for group in a.ties if group in b.ties]
     ds = parameter_distance(a.tensors, b.tensors, ties)
     recipe = {"command": "calc_param_distance", "checkpoints": [a.sha256, b.sha256], "ties": ties}

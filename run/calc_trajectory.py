@@ -62,7 +62,7 @@ def main(
     problems = {epoch: s.problem(images, attacker, machine) for epoch, s in subjects.items()}
     last = problems[max(problems)]
     first = load_checkpoint(initial)
-    start = select(first.tensors, last.origin, initial)
+    start = select(first.fit(last.network).state, last.origin, initial)
     ends = build.open_network(best, network) if best else None
     check_same_data(*subjects.values(), *([ends] if ends else []))
     recipe = subject.recipe("calc_trajectory", images, attacker, machine.seed)

@@ -22,7 +22,7 @@ from landscape.curve import CurveTraining, scan_curve
 from landscape.directions import random_direction
 from landscape.paths import Plane, straight
 from landscape.problem import Problem
-from landscape.result import claim, complete, save_result, stamp
+from landscape.result import claim, complete, held, save_result, stamp
 from landscape.scan import grid, scan
 from landscape.spectrum import eigenpairs_dataset, hessian_of, top_eigenpairs
 from models import InputError
@@ -103,7 +103,7 @@ class Lab:
             "eps_schedule": repr(getattr(method, "eps_schedule", None)),
         }  # fmt: skip
         files = RunFiles(self.folder, name, normal_form(recipe))
-        resume = files.holding(method).prepare(self.demo.overwrite)
+        resume = files.holding(method).prepare(self.demo.overwrite, anew=self.anew)
         if resume == DONE:
             return read_metrics(files.path(".jsonl"))
         return fit(
@@ -120,8 +120,9 @@ class Lab:
             "attack": repr(self.attack), "probe": repr(self.probe), "model": self.model,
             "data": build.data_recipe(self.train, "mnist5k"), "checkpoints": self.checkpoints,
         }  # fmt: skip
-        ds = claim(path, recipe, self.demo.overwrite)
+        ds = None if self.anew else held(path, recipe, self.demo.overwrite)
         if ds is None or not complete(ds):
+            ds = claim(path, recipe, self.demo.overwrite)
             save = lambda cells: save_result(stamp(cells, kind, recipe), path)  # noqa: E731
             ds = compute(ds, save)
             save(ds)
@@ -138,7 +139,20 @@ class Lab:
         return Problem(network, self.train.subset(min(size, len(self.train))))
 
     def run(self) -> None:
-        """Train, measure, draw, report."""
+        """Train, measure, draw, report.
+
+        A demo of --overwrite that was cut off leaves a mark; the next one keeps what is complete.
+        """
+        mark = self.folder / ".overwriting"
+        self.anew = self.demo.overwrite and not mark.exists()
+        if self.demo.overwrite:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        self.study()
+        mark.unlink(missing_ok=True)
+
+    def study(self) -> None:
+        """The whole job, in order."""
         metrics = self.train_networks()
         self.checkpoints = {
             name: load_checkpoint(self.folder / f"{name}.ckpt").sha256 for name in NETWORKS

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from landscape.directions import between
-from landscape.point import Point, select
+from landscape.point import Point, norm, point_of, select
 from landscape.result import load_result, recipe_of
 from models import InputError
 from train.checkpoint import load_checkpoint, stored_recipe
 from train.recipe import difference
 
 
-def load_direction(source: str, origin: Point, eigenvector: int) -> tuple[Point, str]:
-    """The direction named on the command line and the digest of its file.
+def load_direction(source: str, network: nn.Module, eigenvector: int) -> tuple[Point, str]:
+    """The direction at a network's weights named on the command line, and its file's digest.
 
     `FILE.nc` is a Hessian result, of which eigenvector number `eigenvector` is taken;
     `between:FILE.ckpt` leads from the origin to that checkpoint; any other file is used as it is.
@@ -22,10 +24,13 @@ def load_direction(source: str, origin: Point, eigenvector: int) -> tuple[Point,
     path = Path(name)
     if path.suffix == ".nc":
         path = eigenvector_file(path, eigenvector)
-    checkpoint = load_checkpoint(path)
-    point = select(checkpoint.tensors, origin, str(path))
-    if source.startswith("between:"):
-        point = between(origin, point)
+    checkpoint, origin = load_checkpoint(path), point_of(network)
+    if source.startswith("between:"):  # a network, under whatever names its file has
+        point = between(origin, select(checkpoint.fit(network).state, origin, str(path)))
+    else:
+        point = select(checkpoint.tensors, origin, str(path))
+    if norm(point) == 0:
+        raise InputError(f"{source} is a direction of length 0: nothing moves along it")
     return point, f"{'between:' * source.startswith('between:')}{checkpoint.sha256}"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import inspect
 import io
 import logging
@@ -30,6 +31,7 @@ from models.errors import InputError, unknown
 from train.locks import holding, release_all
 from train.specs import convert
 
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 REQUIRED = inspect.Parameter.empty
 
 
@@ -71,6 +73,8 @@ def launch(
             _check_alone(command)
         main(**arguments(main, argv))
     except (InputError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            error = f"{error}; what is finished is kept: free some space and run it again"
         if os.environ.get("RANK", "0") == "0":
             print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -14,7 +14,7 @@ Attack = Annotated[
 ]
 Seed = Annotated[int, "seed of everything random"]
 Gpu = Annotated[str | None, "cpu, or the number of a CUDA device; None: the first one, else cpu"]
-Overwrite = Annotated[bool, "replace existing output made by another recipe"]
+Overwrite = Annotated[bool, "replace existing output; what this recipe left half done is continued"]
 OutFile = Annotated[str | None, "result file (.nc); None: beside the checkpoint"]
 OutFolder = Annotated[str | None, "folder of the output; None: the checkpoint's"]
 OutName = Annotated[str | None, "stem of the output; None: made from the checkpoint's"]

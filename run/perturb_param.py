@@ -33,13 +33,15 @@ def main(
         raise InputError("--vec_scale 0 moves nothing; name another step")
     if eigenvec_idx < 0:
         raise InputError(f"--eigenvec_idx must be 0 or more, got {eigenvec_idx}")
+    if eigenvec_idx and not (vec2load or "").endswith(".nc"):
+        raise InputError("--eigenvec_idx picks one of a Hessian result: --vec2load FILE.nc")
     subject = build.open_network(model2load, network)
     origin = point_of(subject.network)
     if vec2load is None:
         direction = unit(random_direction(origin, machine.seed, "none"))
         source = f"gaussian, norm 1, seed {machine.seed}"
     else:
-        direction, source = load_direction(vec2load, origin, eigenvec_idx)
+        direction, source = load_direction(vec2load, subject.network, eigenvec_idx)
     recipe = {
         **(subject.checkpoint.recipe or {}),
         "command": "perturb_param",
@@ -51,8 +53,11 @@ def main(
     recipe.setdefault("data", {"dataset": subject.dataset})
     path = build.output_stem(out_folder, model_name, model2load, "_perturbed")
     path = path.with_name(f"{path.name}.ckpt")
-    claim_checkpoint(path, recipe, machine.overwrite)
+    build.apart(path, model2load)
     moved = add(origin, direction, vec_scale)
+    if not all(t.isfinite().all() for t in moved.values()):
+        raise InputError(f"--vec_scale {vec_scale:g} moves the weights out of their number range")
+    claim_checkpoint(path, recipe, machine.overwrite)
     save_checkpoint(path, state_at(subject.network, moved), recipe)
     print(f"moved by {abs(vec_scale) * norm(direction):.4g} (||theta|| = {norm(origin):.4g})")
     print(f"wrote {path}")

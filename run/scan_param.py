@@ -14,7 +14,7 @@ from landscape.bands import BANDS, band_direction
 from landscape.batchnorm import POLICIES
 from landscape.directions import random_direction
 from landscape.paths import Plane
-from landscape.point import norm
+from landscape.point import cosine, norm
 from landscape.result import claim, complete, not_finite, save_result, stamp
 from landscape.scan import ADVERSARIES, grid, scan
 from models import InputError, unknown
@@ -92,9 +92,11 @@ def main(
                 )
             digests.append(f"{mode_of}, 1-D {vec_bias}, scale {vec_scale:g}, seed {seed}, {place}")
         else:
-            v, digest = load_direction(source, problem.origin, place)
+            v, digest = load_direction(source, problem.network, place)
             digests.append(digest)
         directions.append(v)
+    if len(directions) == 2 and abs(cosine(*directions)) > 1 - 1e-6:
+        raise InputError("the two directions are parallel: they span no plane")
     recipe = subject.recipe("scan_param", images, attacker, machine.seed)
     recipe |= {
         "axes": {k: list(v) for k, v in axes.items()}, "directions": digests, "budgets": budgets,
@@ -102,18 +104,19 @@ def main(
     }  # fmt: skip
     targets = [stem.with_name(f"{stem.name}_vec{n}.ckpt") for n in range(1, len(axes) + 1)]
     recipes = [{**recipe, "kind": "direction", "axis": name} for name in axes]
-    for target, wanted in zip(targets, recipes, strict=True):
-        claim_checkpoint(target, wanted, machine.overwrite)
     cells = claim(path, recipe, machine.overwrite)
+    unfinished = cells is None or not complete(cells)
+    for target, wanted in zip(targets, recipes, strict=True) if unfinished else ():
+        claim_checkpoint(target, wanted, machine.overwrite)
 
     def save(ds) -> None:
         for name, v in zip(axes, directions, strict=True):
             ds[name].attrs = {"long_name": f"coordinate along v{name[1]}", "norm": norm(v)}
         save_result(stamp(ds, "scan", recipe, checkpoint=model2load), path)
 
-    if cells is None or not complete(cells):
+    if unfinished:
         build.say_clean(problem)
-        say_budgets(adv_budget_list, budgets)
+        say_budgets(adv_budget_list, budgets, attacker)
         for target, v, wanted in zip(targets, directions, recipes, strict=True):
             save_checkpoint(target, v, wanted)
         cells = scan(

@@ -48,7 +48,7 @@ def main(
     path = out_file and result_path(out_file)
     ds = claim(path, recipe, machine.overwrite) if path else None
     if ds is None:
-        say_budgets(adv_budget_list, budgets)
+        say_budgets(adv_budget_list, budgets, attacker)
         count = 1 + (len(budgets) if attacker else 0)
         total = count * len(images)
         with progress(total, "evaluate", "image") as bar, resumable(path, recipe) as keep:

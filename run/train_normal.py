@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import build
 import options as o
 from budgets import attack_of, eps_schedule_of
 from launch import launch
@@ -29,7 +30,11 @@ def main(
     model2load: WarmStart = None,
     attack_threshold_schedule: EpsSchedule = None,
     schedule_update_mode: Annotated[str, "schedules see the epoch, or the batch"] = "epoch",
-    average: Annotated[str | None, "ema or swa: average the weights beside training"] = None,
+    average: Annotated[
+        str | None,
+        "ema or swa: average the weights beside training (swa: its BatchNorm "
+        "statistics are computed anew after every epoch, which takes time)",
+    ] = None,
     average_decay: Annotated[float, "decay of ema per step"] = 0.999,
     average_from: Annotated[int, "epochs before the average begins"] = 0,
 ) -> None:
@@ -45,6 +50,10 @@ def main(
         )
     if average not in (None, *AVERAGES):
         raise unknown("--average", average, AVERAGES)
+    if average and training.epoch_num and average_from >= training.epoch_num:
+        raise InputError(
+            f"--average_from {average_from} leaves no epoch of {training.epoch_num} to average"
+        )
     if not 0 <= average_decay <= 1 or average_from < 0:
         raise InputError("--average_decay must lie in 0..1, --average_from must not be negative")
     trainer, model, network = start(fresh, training, output)
@@ -68,6 +77,7 @@ def main(
         recipe |= {"objective": repr(parts["objective"]), "awp": robust.awp_gamma,
                    "judge": repr(parts["judge"])}  # fmt: skip
     where = place(model, output, trainer.images, name)
+    build.apart(where[0] / f"{where[1]}.ckpt", model2load)
     recipe["method"] = name
     trainer.run(method, *where, recipe, clock=schedule_update_mode, keep_epochs=output.epoch_ckpts)
 

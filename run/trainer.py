@@ -15,7 +15,7 @@ import torch
 from budgets import attack_of
 from torch import nn
 
-from models import InputError, published_width, unknown
+from models import InputError, code_of, published_width, unknown
 from train.attacks import Attack, parse_attack
 from train.checkpoint import load_checkpoint
 from train.data import Images
@@ -76,8 +76,8 @@ class Trainer:
             self._deliver(files)
             return
         rate = lr_schedule or self.rate
-        if rate(0) != self.optimizer.lr and lr_schedule is None:
-            lr = self.optimizer.lr
+        lr, spec = self.optimizer.lr, self.options.lr_schedule or ""
+        if rate(0) != lr and lr_schedule is None and ("start_v" in spec or "up_v" in spec):
             print(f"learning rate {rate(0):g} from --lr_schedule, not {lr:g} from --optim")
         metrics = fit(
             method,
@@ -96,6 +96,8 @@ class Trainer:
             lr_schedule=rate,
             **fit_options,
         )
+        if self.options.overwrite:
+            files.tidy()
         if metrics:
             print(summary(metrics[-1]))
         print(f"wrote {files.checkpoint('')}")
@@ -132,6 +134,11 @@ class Trainer:
     def _deliver(self, files: RunFiles) -> None:
         """Say that a run is complete; give its last epoch the checkpoint it may lack."""
         last = self.options.epoch_num
+        if last and not files.path(".jsonl").exists():
+            raise InputError(
+                f"{files.path('.ckpt')} is already trained by this recipe, but its metrics "
+                f"{files.path('.jsonl')} are gone; train it again with --overwrite"
+            )
         if last in files.lacking(last):
             for part in ("", *files.copies):
                 if files.checkpoint(part).exists():
@@ -247,6 +254,8 @@ def start(
     }
     network = build.fresh_network(model, training.seed)
     check_network(network, trainer.images)
+    if ":" in fresh.model_type:
+        model["code"] = code_of(network)
     check_batches(network, trainer.images, training.batch_size)
     return trainer, model, network
 

@@ -75,9 +75,13 @@ CHAIN = (
     "calc_filter_spectrum --model2load runs/at.ckpt --initial runs/at_init.ckpt",
     "calc_filter_spectrum --model2load runs/swa.ckpt",
     "calc_filter_spectrum --model2load runs/cure.ckpt",
+    *(
+        f"test_ensemble --model2load runs/{n}.ckpt {_LOOK} --attack {PGD} --out_file runs/r_{n}"
+        for n in ("at", "swa", "cure")
+    ),
     "analyze_spectral_bias --spectra "
     "runs/at_spectrum.nc,runs/swa_spectrum.nc,runs/cure_spectrum.nc --robustness "
-    "runs/ensemble.nc,runs/apgd.nc,runs/square.nc --out_file runs/bias",
+    "runs/r_at.nc,runs/r_swa.nc,runs/r_cure.nc --out_file runs/bias",
     "calc_fourier --model2load runs/at.ckpt --subset_size 3 --cutoffs 0.5",
     f"calc_cka --model2load runs/at.ckpt --subset_size 6 --attack {PGD} --minibatch 4",
     "calc_cka --model2load runs/at.ckpt --subset_size 6 --second runs/swa.ckpt --minibatch 4 "

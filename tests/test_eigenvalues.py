@@ -62,6 +62,16 @@ def test_every_eigenvalue_is_found_as_often_as_it_is_repeated(name, size, dtype)
             np.testing.assert_allclose(pairs.vectors.T @ pairs.vectors, np.eye(k), atol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("k", [5, 26, 40])
+def test_spectra_of_nothing_but_copies_are_found_whole(k, seed):
+    """A search for copies that stops after one product, when the kept vectors hide the low end."""
+    values = np.repeat([-2.0, -1.0, 0.0, 1.0, 2.0], [30, 22, 30, 15, 25])
+    pairs = top_eigenpairs(quadratic(values), k, seed=seed)
+    assert pairs.converged.all()
+    np.testing.assert_allclose(pairs.values, np.sort(values)[::-1][:k], atol=2e-4)
+
+
 def test_copies_cost_few_products_where_there_are_none():
     """A check for copies that costs as much as the pairs themselves."""
     values = np.r_[np.linspace(-1, 1, 380), np.linspace(2, 20, 20)]

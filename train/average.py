@@ -55,6 +55,6 @@ class Average:
         return {"network": self.network.state_dict(), "seen": self.seen}
 
     def load_state(self, state: dict) -> None:
-        """Take back what `state` gave."""
+        """Restore from `state()`."""
         self.network.load_state_dict(state["network"])
         self.seen = state["seen"]

@@ -34,10 +34,12 @@ _NOTES = {"recipe", "provenance", "ties", "digest"}
 #: the types of what is read from a recipe, by dotted path; what is not there is not looked at
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "model": dict, "model.model_type": str, "model.width": (int, type(None)), "model.bias": bool,
+    "model.code": str,
     "model.num_classes": int, "model.image_shape": list, "model.normalize": (dict, type(None)),
     "model.normalize.mean": list, "model.normalize.std": list,
     "data": dict, "data.dataset": str, "data.examples": int, "data.sha256": str,
-    "validation": (dict, type(None)), "validation.examples": int, "epoch": int, "epochs": int,
+    "validation": (dict, type(None)), "validation.examples": int, "epoch": (int, type(None)),
+    "epochs": (int, type(None)),
     "kind": str, "curve_type": str,
 }  # fmt: skip
 
@@ -167,6 +169,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
     except (SafetensorError, ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged, truncated or not a checkpoint ({error})") from None
     _check_recipe(recipe, path)
+    for first, *others in ties:  # one tensor again, so that whoever writes them finds the tie
+        tensors |= dict.fromkeys(others, tensors[first])
     return Checkpoint(path, tensors, recipe, ties)
 
 

@@ -26,6 +26,8 @@ def check_network(network: nn.Module, images: Images) -> None:
     logits change with chance or with the other images of a batch. Nothing of the network and of
     the global random state is changed.
     """
+    if not any(True for _ in network.parameters()):
+        raise InputError("the network has no parameters: there is nothing to train or to measure")
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
     positions = torch.arange(2) % len(images)
     batch = next(images.take(positions).batches(2, device=like.device, dtype=like.dtype))

@@ -45,7 +45,7 @@ def release_all() -> None:
         _, held = _held.popitem()
         if held.is_locked:
             # while it is held: whoever opened this file meanwhile finds it unlinked and tries anew
-            os.unlink(held.lock_file)
+            Path(held.lock_file).unlink(missing_ok=True)
             held.release()
 
 

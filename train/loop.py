@@ -125,7 +125,8 @@ def fit(
         if files is not None:
             files.save("init", method.weights(), 0)
             _save_state(files, method, optim, start)
-    trained = list(method.network.state_dict().values())
+    # buffers that are infinite from the start, such as attention masks, tell nothing
+    trained = [t for t in method.network.state_dict().values() if finite([t])]
     metrics = start.metrics
     saved = time.monotonic()
     bar = progress(
@@ -204,7 +205,8 @@ def _diverged(
     kept = f"{files.path('.state')} holds" if files else "no file holds"
     return Diverged(
         f"training diverged in epoch {step.epoch + 1}, step {number} of {ticks.steps_per_epoch}, "
-        f"with loss {loss:g}{weights} at learning rate {rate:g}; {kept} the last finite state"
+        f"with loss {loss:g}{weights} at learning rate {rate:g}; {kept} the last finite state; "
+        "other options need --overwrite or another --model_name"
     )
 
 

@@ -87,7 +87,7 @@ def number_of(seed: int, purpose: Purpose, *counters: int) -> int:
 def another_seed(seed: int, number: int) -> int:
     """The seed of repetition `number`: the seed itself for 0, else one independent of it.
 
-    seed + number would be the seed of somebody else's run.
+    seed + number would be the seed of another run.
     """
     return seed if number == 0 else number_of(seed, Purpose.ANOTHER_SEED, number)
 
@@ -101,7 +101,7 @@ def generator_of(seed: int, purpose: Purpose, *counters: int) -> torch.Generator
 def seeded(number: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Torch's global generators, of the CPU and of `device`, seeded inside and restored after.
 
-    For code that insists on them. `torch.manual_seed` would also reseed every CUDA device for good.
+    For libraries that draw from them. `torch.manual_seed` would reseed every CUDA device for good.
     """
     device = torch.device(device)
     cuda = [device] if device.type == "cuda" else []

@@ -13,7 +13,7 @@ def exact() -> Iterator[None]:
     """Full precision inside: cuDNN's convolutions run in TF32 unless forbidden.
 
     Who wants TF32 sets `torch.set_float32_matmul_precision("high")`, which is obeyed for both.
-    Nothing is changed on the way out.
+    The setting is restored afterwards.
     """
     wanted = torch.get_float32_matmul_precision() != "highest"
     before = torch.backends.cudnn.allow_tf32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -11,8 +12,7 @@ import torch
 from torch import Tensor
 
 from models.errors import InputError
-from train.checkpoint import save_checkpoint, stored_recipe
-from train.finite import finite
+from train.checkpoint import load_checkpoint, save_checkpoint, stored_recipe
 from train.integrity import check_torch_zip
 from train.locks import lock
 from train.methods.base import Method
@@ -82,8 +82,16 @@ class RunFiles:
             return stored
         again = overwrite if anew is None else anew
         if final.exists() and not again and self._is_own(final, ""):
+            load_checkpoint(final)  # a damaged one is no trained network
             return DONE
         return None
+
+    def tidy(self) -> None:
+        """Remove what a replaced run of this name left: its parts that this run does not write."""
+        for path in self.folder.glob(f"{glob.escape(self.name)}_*.ckpt"):
+            part = path.stem.removeprefix(f"{self.name}_")
+            if (stored_recipe(path) or {}).get("part") == part and not self._is_own(path, part):
+                path.unlink()
 
     def _check(self, overwrite: bool) -> None:
         if overwrite:
@@ -123,14 +131,14 @@ class RunFiles:
     def save(self, part: str, weights: Mapping[str, Tensor], epoch: int | None = None) -> None:
         """Write the checkpoint of one of `parts`; `epoch` goes into its recipe.
 
-        Raises InputError for weights that are not finite, and ValueError for a part that was not
+        Raises InputError for weights that are NaN, and ValueError for a part that was not
         claimed: a method must name in advance what it keeps.
         """
         path = self.checkpoint(part)
         if part not in self.parts:
             raise ValueError(f"{path} was never claimed: name it in copy_names or snapshot_names")
-        if not finite(weights.values()):
-            raise InputError(f"{path} is not written: its weights are not finite")
+        if any(t.isnan().any() for t in weights.values()):  # a buffer may be infinite: a mask
+            raise InputError(f"{path} is not written: its weights hold NaN")
         recipe = self._recipe_of(part)
         save_checkpoint(path, weights, recipe if epoch is None else {**recipe, "epoch": epoch})
 

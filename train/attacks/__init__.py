@@ -57,4 +57,11 @@ def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -
         ignored=_IGNORED,
         beside=beside,
     )
-    return replace(attack, unit=unit_of(parse_spec(text, what), _BUDGETS, what))
+    spec = parse_spec(text, what)
+    unit, threshold = unit_of(spec, _BUDGETS, what), spec.get("threshold", "")
+    if unit is Unit.GREY and unit_of(spec, {"threshold"}, what) is Unit.FRACTION:
+        raise InputError(
+            f"{what}: step_size={spec['step_size']} is above 1 and threshold={threshold} is not: "
+            f"write threshold={threshold}/255, or step_size as a fraction of [0,1] too"
+        )
+    return replace(attack, unit=unit)

@@ -131,6 +131,6 @@ class Adversarial(Method):
         return {} if self.average is None else {"average": self.average.state()}
 
     def load_state(self, state: dict) -> None:
-        """Take back what `state` gave."""
+        """Restore from `state()`."""
         if self.average is not None:
             self.average.load_state(state["average"])

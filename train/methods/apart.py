@@ -170,7 +170,7 @@ class Apart(Method):
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Restore from `state()`."""
         with torch.no_grad():
             for name in ("step_size", "memory_scale", "noise_scales"):
                 getattr(self, name).copy_(state[name])

@@ -95,4 +95,4 @@ class Method(ABC):
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Restore from `state()`."""

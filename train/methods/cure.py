@@ -257,7 +257,7 @@ class Cure(Method):
                 "trace": self._trace}  # fmt: skip
 
     def load_state(self, state: dict) -> None:
-        """Take back what `state` gave."""
+        """Restore from `state()`."""
         self.revision.load_state(state["revision"])
         self._t = state["t"]
         self._masks = {n: m.to(self.device) for n, m in state["masks"].items()}

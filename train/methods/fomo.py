@@ -213,7 +213,7 @@ class Fomo(Method):
         return {"stable": self.stable.state(), "consistency": self._consistency}
 
     def load_state(self, state: dict) -> None:
-        """Take back what `state` gave."""
+        """Restore from `state()`."""
         self.stable.load_state(state["stable"])
         self._consistency.copy_(state["consistency"])
 
