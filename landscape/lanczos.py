@@ -21,6 +21,8 @@ RANKS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 _CHECK = 5  # products between looks at the pairs
 _ROUNDINGS = 10  # of the operator's scale, that products in its precision may be off by
+_IDLE = 5  # restarts without a halved residual after which none is expected any more
+_NEAR = 100  # times rounding, up to which that is put down to rounding
 _PIECE = 1 << 14  # columns of all rows that are combined at once
 _CERTAIN = 1000  # times that a copy of mean weight must have outgrown the rest of a random vector
 
@@ -54,7 +56,8 @@ class Ritz(NamedTuple):
     """Approximate eigenpairs, most wanted first: values (k,), unit vectors (P, k), residuals (k,).
 
     `scale` is the operator's, for `Rule`; `complete` says that missing copies of repeated
-    eigenvalues were looked for until none could be left.
+    eigenvalues were looked for until none could be left; `floor` is the residual near rounding at
+    which restarts no longer helped (0 if that was not met).
     """
 
     values: Tensor
@@ -62,6 +65,7 @@ class Ritz(NamedTuple):
     residuals: Tensor
     scale: float
     complete: bool
+    floor: float = 0.0
 
 
 class _Search(NamedTuple):
@@ -83,6 +87,7 @@ def outermost(
     the last value change nothing and are not looked for.
     """
     rank, capacity = RANKS[which], min(operator.shape[0], 2 * k + 20)
+    floor, best, idle = 0.0, math.inf, 0
     space, search = _Space(operator, capacity, seed), None
     space.draw()
     for _ in range(restarts):
@@ -91,7 +96,8 @@ def outermost(
             if not space.full and (space.count % _CHECK or space.count < k):
                 continue
             values, weights = space.ritz(rank)
-            ranks, tolerance = rank(values), rule.allowed(values[:k], space.scale)
+            ranks = rank(values)
+            tolerance = rule.allowed(values[:k], space.scale).clamp_min(floor)
             if search and (ranks[:k] > search.before + tolerance).any():
                 search = None  # a pair has come that was missing
             residuals = space.residuals(values[:k], weights[:, :k], tolerance)
@@ -105,7 +111,8 @@ def outermost(
                 needed = _growth(float(above[-1]), float(rest.max()), -space.scale, len(space))
                 done = space.closed or space.since_draw > max(needed, _CHECK)
             if done:
-                return Ritz(values[:k], space.vectors(weights[:, :k]), residuals, space.scale, True)
+                vectors = space.vectors(weights[:, :k])
+                return Ritz(values[:k], vectors, residuals, space.scale, True, floor)
             if search is None:
                 space.compress(values, weights, k + (capacity - k) // 4)
                 search = _Search(space.count, ranks[:k])
@@ -113,8 +120,13 @@ def outermost(
         values, weights = space.ritz(rank)
         space.compress(values, weights, k + (capacity - k) // 2)
         residuals = space.restart(values[:k], following=search is not None)
-        search = search and _Search(space.count, search.before)
-    return Ritz(values[:k], space.basis[:k].T.clone(), residuals, space.scale, False)
+        worst = residuals.max().item()
+        idle, best = (0, worst) if worst < best / 2 else (idle + 1, best)
+        if idle >= _IDLE and worst <= _NEAR * rule.rounding(space.scale):
+            floor = max(floor, 2 * worst)  # further restarts add rounding and take nothing away
+        # all but the pairs themselves tells what else there is, not the few rows since the restart
+        search = search and _Search(k, search.before)
+    return Ritz(values[:k], space.basis[:k].T.clone(), residuals, space.scale, False, floor)
 
 
 def _growth(target: float, high: float, low: float, size: int) -> float:

@@ -50,9 +50,10 @@ def top_eigenpairs(
     Small operators are diagonalised, others iterated (`landscape/lanczos.py`). A pair has
     converged when its residual is at most tol * max(|lambda|, scale / 100), `scale` the largest
     magnitude in the spectrum met on the way, or within the rounding of the products (ten units of
-    their dtype, times scale), which is what tol = 0 asks for. `max_iter` bounds the restarts; what
-    has not converged then is returned as far as it came. The start is a function of the seed.
-    Raises InputError for arguments out of range and for products that are not finite.
+    their dtype, times scale; up to a hundred times that where restarts no longer help), which is
+    what tol = 0 asks for. `max_iter` bounds the restarts; what has not converged then is returned
+    as far as it came. The start is a function of the seed. Raises InputError for arguments out of
+    range and for products that are not finite.
     """
     size = operator.shape[0]
     if which not in ENDS:
@@ -67,11 +68,12 @@ def top_eigenpairs(
     else:
         found = outermost(operator, k, which, rule, max_iter or 10 * size, seed)
     reasons = _reasons(found, rule)
+    allowed = rule.allowed(found.values, found.scale).clamp_min(found.floor)
     return Eigenpairs(
         found.values.numpy(),
         found.vectors.numpy(),
         found.residuals.numpy(),
-        (found.residuals <= rule.allowed(found.values, found.scale)).numpy(),
+        (found.residuals <= allowed).numpy(),
         np.array(reasons),
         operator.products - before,
     )
@@ -95,7 +97,7 @@ def _diagonalised(operator: Hessian, k: int, which: str) -> Ritz:
 def _reasons(found: Ritz, rule: Rule) -> list[str]:
     """Why each pair counts, or what a user can do for it."""
     asked = rule.asked(found.values, found.scale)
-    rounding = rule.rounding(found.scale)
+    rounding = max(rule.rounding(found.scale), found.floor)
     coarse = rule.epsilon > torch.finfo(torch.float64).eps
     reasons = []
     for residual, enough in zip(found.residuals.tolist(), asked.tolist(), strict=True):

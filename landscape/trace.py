@@ -54,7 +54,7 @@ def estimate_trace(
     `hutchpp` (Meyer et al. 2021) and `xtrace` (Epperly et al. 2024) take 12 products each time and
     win where few eigenvalues carry the trace; a matrix no larger than that is summed along its
     diagonal instead (`estimator` is then "exact", the error 0). Raises InputError for a budget
-    below two estimates.
+    below two estimates, and where xtrace breaks down.
     """
     if estimator not in ESTIMATORS:
         raise unknown("trace estimator", estimator, ESTIMATORS)
@@ -64,7 +64,13 @@ def estimate_trace(
         return Estimate(dense(operator).double().trace().item(), 0.0, size, "exact")
     repeats = _repeats(products, each)
     with seeded(number_of(seed, Purpose.TRACE)):
-        samples = [estimate(_OnHost(operator), each).item() for _ in range(repeats)]
+        try:
+            samples = [estimate(_OnHost(operator), each).item() for _ in range(repeats)]
+        except torch.linalg.LinAlgError:  # xtrace inverts a matrix that low rank makes singular
+            raise InputError(
+                f"--trace_estimator {estimator} breaks down on a matrix of so low a rank; "
+                "use hutchpp, which is exact there"
+            ) from None
     return Estimate(*mean_and_error(np.array(samples)), repeats * each, estimator)
 
 

@@ -35,8 +35,8 @@ def main(
             raise InputError(f"{path} is of a run that is not finished; run its command again")
     lines = [read_metrics(p) for p in paths]
     digests = [file_digest(p) for p in paths]
-    if len(set(digests)) < len(digests):
-        raise InputError("--metrics names one run twice: it counts as one seed")
+    if len(set(zip(names, digests, strict=True))) < len(digests):
+        raise InputError("--metrics names one run twice under one label: that is one seed")
     recipe = {"command": "analyze_overfitting", "labels": names, "metrics": digests}
     path = result_path(out_file)
     ds = claim(path, recipe, overwrite)

@@ -72,6 +72,30 @@ def test_spectra_of_nothing_but_copies_are_found_whole(k, seed):
     np.testing.assert_allclose(pairs.values, np.sort(values)[::-1][:k], atol=2e-4)
 
 
+@pytest.mark.parametrize("size", [200, 1000])
+@pytest.mark.parametrize("which", ["LA", "SA"])
+def test_copies_close_to_a_bulk_are_found_across_restarts(size, which):
+    """A search for copies that a restart makes blind: it ended at once and lost copies."""
+    values = np.r_[[10.0] * 3, [9.99] * 3, np.linspace(-1, 9.9, size - 6)]
+    values = values if which == "LA" else -values
+    truth = np.sort(values)[::-1][:3] if which == "LA" else np.sort(values)[:3]
+    for seed in range(4):
+        pairs = top_eigenpairs(Matrix(torch.diag(torch.tensor(values))), 3, which=which, seed=seed)
+        assert pairs.converged.all()
+        np.testing.assert_allclose(pairs.values, truth, atol=1e-3)
+
+
+def test_restarts_end_where_rounding_does():
+    """Thousands of products for tol = 0, whose residuals grow with every restart."""
+    rows = np.random.default_rng(0).standard_normal((200, 200))
+    matrix = Matrix(torch.tensor((rows + rows.T) / 2))
+    pairs = top_eigenpairs(matrix, 5, tol=0.0)
+    assert pairs.products < 600
+    assert set(pairs.reasons) == {"converged as far as rounding allows"}
+    truth = np.linalg.eigvalsh(matrix.matrix.numpy())[::-1][:5]
+    np.testing.assert_allclose(pairs.values, truth, rtol=1e-12)
+
+
 def test_copies_cost_few_products_where_there_are_none():
     """A check for copies that costs as much as the pairs themselves."""
     values = np.r_[np.linspace(-1, 1, 380), np.linspace(2, 20, 20)]
@@ -218,3 +242,13 @@ def test_results_in_float64_stay_so_and_say_how_they_were_made(tiny, tmp_path, m
     vector = load_checkpoint(min(tmp_path.glob("h_*_vec0.ckpt"))).tensors
     assert {t.dtype for t in vector.values()} == {torch.float64}
     assert norm(vector) == pytest.approx(1, abs=1e-14)
+
+
+def test_a_trace_estimator_that_breaks_down_says_which_one_does_not():
+    """A traceback of LinAlgError for a matrix of low rank."""
+    for values in (np.zeros(40), np.r_[1.0, np.zeros(39)]):
+        matrix = Matrix(torch.diag(torch.tensor(values)))  # exactly: rounding would regularise it
+        with pytest.raises(InputError, match="use hutchpp"):
+            estimate_trace(matrix, products=24, estimator="xtrace")
+        found = estimate_trace(matrix, products=24, estimator="hutchpp")
+        assert found.mean == pytest.approx(values.sum(), abs=1e-9)
