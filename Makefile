@@ -24,7 +24,7 @@ figures: env  ## draw the demo's figures again from its kept results
 	$(BIN)/python run/demo.py
 
 test: env  ## the test suite
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

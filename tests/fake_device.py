@@ -53,6 +53,9 @@ class OnDevice(torch.Tensor):
     def untyped_storage(self):
         return self.elem.untyped_storage()
 
+    def data_ptr(self):
+        return self.elem.data_ptr()
+
     def cpu(self):
         return moved(self, "cpu")
 

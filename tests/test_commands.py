@@ -310,7 +310,7 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:
         "epoch_ckpts": (f"{train} --epoch_num 2 --epoch_ckpts 3", "1..2"),
         "negative epochs": (f"{train} --epoch_num -3", "0 or more"),
         "batch size": (f"{train} --batch_size 0", "--batch_size must be at least 1"),
-        "seed": (f"{train} --seed -1", "--seed must be 0 or more"),
+        "seed": (f"{train} --seed -1", "seed must lie in 0..2^64-1, got -1"),
         "clock": (f"{train} --schedule_update_mode step", "allowed: batch, epoch"),
         "gpu": (f"{hessian} --gpu 99", "allowed: cpu"),
         "missing checkpoint": ("calc_hessian --model2load no.ckpt", "no such checkpoint: no.ckpt"),
@@ -325,7 +325,6 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:
         "operator": (f"{hessian} --operator fischer", "did you mean 'fisher'"),
         "total clean": (f"{hessian} --adversary total", "needs --attack"),
         "block": (f"{hessian} --blocks layer4.*", "matches no parameter"),
-        "memory": (f"{hessian} --memory 1e-6 --subset_size 5", "is too small"),
         "trace budget": (f"{hessian} --trace_products 20 --trace_estimator xtrace", "at least 24"),
         "negative": (f"{hessian} --density_probes -1", "must not be negative"),
         "pyhessian": (f"{hessian} --estimator pyhessian", "--which LM"),
@@ -338,7 +337,7 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:
         "axis freq": (f"{scan} --vec1_scan adv_calc_freq=2 --vec2_scan step=1", "must equal"),
         "budget list below 0": (
             f"{scan} --attack name=pgd,threshold=0.1,iter_num=1 --adv_budget_list "
-            "name=linear,start_v=0.1,slope=-0.1,pt_num=3", "--adv_budget_list falls"),
+            "name=linear,start_v=0.1,slope=-0.1,pt_num=3", "must not be negative, got -0.1"),
         "budget list": (f"{scan} --adv_budget_list name=constant,start_v=0,pt_num=2", "--attack"),
         "direction": (f"{scan} --load_vec1 runs/none.ckpt", "no such checkpoint"),
         "direction result": (f"{scan} --load_vec1 broken.nc", "not a netCDF result"),

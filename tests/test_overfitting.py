@@ -350,8 +350,8 @@ def test_the_commands_of_overfitting(run_files, tmp_path):
     recipe = json.loads(xr.load_dataset(tmp_path / "u.nc", engine="h5netcdf").attrs["recipe"])
     trained = load_checkpoint(tmp_path / "runs/a.ckpt").recipe
     assert recipe["data"]["sha256"] == trained["data"]["sha256"]  # the very images, 48 of them
-    out = run_files("analyze_overfitting", "--metrics", "runs/a.jsonl,runs/a.jsonl", "--label",
-                    "AT,AT", "--out_file", "o.nc", check=True).stdout  # fmt: skip
+    out = run_files("analyze_overfitting", "--metrics", "runs/a.jsonl", "--label",
+                    "AT", "--out_file", "o.nc", check=True).stdout  # fmt: skip
     assert "AT" in out
     out = run_files("calc_cka", "--model2load", "runs/a.ckpt", "--out_file", "c.nc", "--minibatch",
                     10, *attack, check=True).stdout  # fmt: skip

@@ -170,7 +170,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise InputError(f"{path} is damaged, truncated or not a checkpoint ({error})") from None
     _check_recipe(recipe, path)
     for first, *others in ties:  # one tensor again, so that whoever writes them finds the tie
-        tensors |= dict.fromkeys(others, tensors[first])
+        same = [n for n in others if torch.equal(tensors[n], tensors[first])]
+        tensors |= dict.fromkeys(same, tensors[first])
     return Checkpoint(path, tensors, recipe, ties)
 
 
