@@ -226,6 +226,31 @@ MEANINGLESS = {
     "calc_fourier --model2load runs/at.ckpt --cutoffs 0.5,0.2": "increasing",
     "test_ensemble --model2load runs/at.ckpt,runs/at.jsonl": "runs/at.jsonl",
     "demo --probe_eps 0.5 --eps 0.1": "probe_eps",
+    # what does not belong together
+    "perturb_param --model2load runs/at.ckpt --vec2load runs/total_vec0.ckpt --eigenvec_idx 1 "
+    f"{_OTHERS}": "eigenvec_idx",
+    f"perturb_param --model2load runs/at.ckpt --vec_scale 1e39 {_OTHERS}": "number range",
+    "perturb_param --model2load runs/at.ckpt --model_name at --overwrite True": "input",
+    f"perturb_param --model2load runs/at.ckpt --vec2load between:runs/at.ckpt {_OTHERS}":
+        "length 0",
+    f"{_SCAN} --load_vec1 between:runs/at.ckpt": "length 0",
+    f"{_SCAN} --vec2_scan step=1 --load_vec1 runs/total_vec0.ckpt --load_vec2 runs/total_vec0.ckpt":
+        "parallel",
+    "calc_param_distance --ckpt_file1 runs/at.ckpt --ckpt_file2 runs/total_vec0.ckpt": "direction",
+    f"{_TRAIN} --attack {_PGD} --average swa --average_from 1": "leaves no epoch",
+    f"{_ENSEMBLE} --attack name=pgd,threshold=0.4,step_size=2,iter_num=1": "step_size=2 is above 1",
+    "calc_trajectory --model2load runs/at_1.ckpt,runs/swa.ckpt --initial runs/at_init.ckpt "
+    "--subset train --out_file others/t": "another run",
+    "analyze_generator --model2load runs/at_1.ckpt,runs/swa.ckpt --reference runs/swa.ckpt "
+    "--out_file others/g": "another run",
+    "analyze_spectral_bias --spectra "
+    "runs/swa_spectrum.nc,runs/at_spectrum.nc,runs/cure_spectrum.nc --robustness "
+    "runs/r_at.nc,runs/r_swa.nc,runs/r_cure.nc --out_file others/b": "different checkpoints",
+    "analyze_spectral_bias --spectra "
+    "runs/at_spectrum.nc,runs/swa_spectrum.nc,runs/cure_spectrum.nc --robustness "
+    "runs/apgd.nc,runs/r_swa.nc,runs/r_cure.nc --out_file others/b": "judged otherwise",
+    "analyze_overfitting --metrics runs/at.jsonl,runs/at.jsonl --label A,A --out_file others/o":
+        "twice",
     # methods
     f"train_cure --dataset tiny.npz --percentile 101 {_OTHERS}": "percent",
     f"train_cure --dataset tiny.npz --blocks 1 {_OTHERS}": "freeze",

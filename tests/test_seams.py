@@ -1,0 +1,159 @@
+"""Where two parts meet: resumed work, code and files that changed between two commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landscape.journal import Journal
+from landscape.operators import Matrix
+from models import build_model, code_of
+from models.errors import InputError
+from tests.commands import call, in_folder
+from tests.conftest import make_images
+from train.checkpoint import load_checkpoint
+from train.dry_run import check_network
+from train.loop import fit
+from train.methods import Standard
+from train.optimizers import parse_optimizer
+from train.runfiles import DONE, RunFiles
+
+TRAIN = ("train_normal --model_name r --out_folder o --width 1 --subset_size 20 --batch_size 10 "
+         "--eval_size 5 --optim name=adam,lr=1e-3")  # fmt: skip
+
+
+def test_every_flipped_bit_of_a_logged_product_is_noticed(tmp_path):
+    """Sees a damaged product replayed: eigenvalues of 1e32 marked as converged."""
+    matrix = Matrix(torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64)))
+    path, vectors = tmp_path / "p.products", torch.eye(5, dtype=torch.float64)
+    expected = Journal(matrix, path, {"a": 1}).matmat(vectors)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x40
+        path.write_bytes(bytes(damaged))
+        again = Journal(matrix, path, {"a": 1})
+        assert torch.equal(again.matmat(vectors), expected), place
+
+
+class Masked(nn.Module):
+    """A classifier with an infinite buffer, as an attention mask is."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(36, 4)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, x):
+        return self.f(x.flatten(1)) + self.mask.softmax(0)[1]
+
+
+def test_a_network_with_an_infinite_buffer_can_be_trained(tmp_path):
+    """Sees a mask taken for weights that diverged."""
+    files = RunFiles(tmp_path, "m", {})
+    images = make_images(12)
+    method = Standard(Masked())
+    optimizer = parse_optimizer("name=sgd,lr=0.1")
+    resume = files.holding(method).prepare(False)
+    fit(method, images, images, epochs=1, batch_size=6, optimizer=optimizer, files=files,
+        resume=resume)  # fmt: skip
+    kept = load_checkpoint(tmp_path / "m.ckpt").tensors["mask"]
+    assert kept.tolist() == [0.0, -float("inf")]
+
+
+def test_a_network_without_parameters_is_refused():
+    """Sees an optimiser's traceback over an empty list."""
+    with pytest.raises(InputError, match="no parameters"):
+        check_network(nn.Sequential(nn.Flatten()), make_images(3))
+
+
+def test_a_damaged_network_is_no_trained_one(tmp_path):
+    """Sees a checkpoint with a flipped bit called trained."""
+    files = RunFiles(tmp_path, "m", {})
+    files.save("", {"w": torch.arange(64.0)})
+    assert files.prepare(False) == DONE
+    content = bytearray((tmp_path / "m.ckpt").read_bytes())
+    content[-3] ^= 1
+    (tmp_path / "m.ckpt").write_bytes(bytes(content))
+    with pytest.raises(InputError, match="damaged"):
+        files.prepare(False)
+
+
+def test_the_code_of_a_network_is_part_of_what_it_is(tmp_path, caplog):
+    """Sees old results served, and runs mixed, for a network whose file was edited."""
+    source = (
+        "from torch import nn\ndef net(num_classes=10):\n    return nn.Sequential(nn.Flatten(),"
+    )
+    source += " nn.Linear(784, 4), nn.{act}(), nn.Linear(4, num_classes))\n"
+    with in_folder(tmp_path):
+        (tmp_path / "a.py").write_text(source.format(act="ReLU"))
+        (tmp_path / "b.py").write_text(source.format(act="Tanh"))
+        train = f"{TRAIN.replace(' --width 1', '')} --model_type a.py:net --epoch_num 1"
+        assert call(train)[0] == 0
+        look = "test_ensemble --model2load o/r.ckpt --subset_size 10 --out_file o/t"
+        assert call(f"{look} --model_type a.py:net")[0] == 0
+        status, _, error = call(f"{look} --model_type b.py:net")
+        assert status == 2
+        assert "another recipe" in error
+        with caplog.at_level(logging.WARNING):
+            assert call(f"{look}2 --model_type b.py:net")[0] == 0
+        assert "has changed since" in caplog.text
+    relu, tanh = (nn.Sequential(nn.Linear(2, 2), a) for a in (nn.ReLU(), nn.Tanh()))
+    assert code_of(relu) != code_of(tanh)
+    assert code_of(relu) == code_of(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+
+
+def test_a_replaced_run_leaves_no_networks_behind(tmp_path):
+    """Sees epochs of the old recipe beside those of the new one, read as one run."""
+    with in_folder(tmp_path):
+        assert call(f"{TRAIN} --epoch_num 3 --epoch_ckpts 1,2,3")[0] == 0
+        (tmp_path / "o/r_mine.ckpt").write_bytes((tmp_path / "o/r_3.ckpt").read_bytes())
+        assert call(f"{TRAIN} --epoch_num 2 --epoch_ckpts 1,2 --seed 1 --overwrite")[0] == 0
+        found = {p.name for p in (tmp_path / "o").glob("*.ckpt")}
+        # r_mine was no part of the run under that name: it stays
+        assert found == {"r.ckpt", "r_init.ckpt", "r_1.ckpt", "r_2.ckpt", "r_mine.ckpt"}
+
+
+def test_a_finished_run_without_its_metrics_says_so(tmp_path):
+    """Sees a run called trained whose metrics are gone, and an unfinished run analysed."""
+    with in_folder(tmp_path):
+        assert call(f"{TRAIN} --epoch_num 1 --attack name=fgsm,threshold=0.1")[0] == 0
+        metrics = tmp_path / "o/r.jsonl"
+        line = metrics.read_text()
+        analyse = "analyze_overfitting --metrics o/r.jsonl --out_file o/x"
+        for wrong, said in (
+            (line + line, "every epoch from 1 on"),
+            (line.replace('"epoch": 1', '"epoch": 2'), "every epoch from 1 on"),
+            (json.dumps({**json.loads(line), "test_target_accuracy": 3.5}) + "\n", "3.5"),
+        ):
+            metrics.write_text(wrong)
+            status, _, error = call(analyse)
+            assert status == 2
+            assert said in error
+        metrics.write_text(line)
+        (tmp_path / "o/r.state").touch()
+        assert "not finished" in call(analyse)[2]
+        (tmp_path / "o/r.state").unlink()
+        metrics.unlink()
+        status, _, error = call(f"{TRAIN} --epoch_num 1 --attack name=fgsm,threshold=0.1")
+        assert status == 2
+        assert "are gone" in error
+
+
+def test_between_and_initial_take_networks_under_the_names_of_others(every_result, tmp_path):
+    """Sees a wrapped state dict opened as a network and refused as the end of a line."""
+    network = build_model("lenet", (3, 32, 32), width=1)
+    wrapped = {f"model.{k}": v for k, v in network.state_dict().items()}
+    torch.save({"state_dict": wrapped}, tmp_path / "lit.pt")
+    with in_folder(every_result):
+        status, said, error = call(
+            f"scan_param --model2load runs/at.ckpt --subset_size 4 --vec1_scan step=1 --out_folder "
+            f"{tmp_path} --model_name s --load_vec1 between:{tmp_path / 'lit.pt'}"
+        )
+    assert status == 0, error
+    assert np.isfinite([float(x) for x in said.split("loss ")[1].split(",")[:1]]).all()
