@@ -162,6 +162,8 @@ def grid(low: float, high: float, step: float, what: str) -> np.ndarray:
             f"{what}: needs min <= max and step > 0, got {low:g}..{high:g} by {step:g}"
         )
     count = int(np.floor((high - low) / step + 1e-6)) + 1
+    if count == 1 and high > low:
+        raise InputError(f"{what}: a step of {step:g} leaves one point of {low:g}..{high:g}")
     if count > 100_000:
         raise InputError(f"{what}: {count} points are too many; allowed are 100,000")
     points = low + step * np.arange(count)

@@ -60,8 +60,13 @@ def positive(**values: int | None) -> None:
             raise InputError(f"--{name} must be below 2^31, got {value:g}")
 
 
-def use_precision(precision: str) -> torch.dtype:
-    """The dtype behind --precision; only tf32 lets the kernels round more than that."""
+def use_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype behind --precision; only tf32 lets the kernels round more than that.
+
+    Raises InputError for tf32 on a CPU, which would compute in float32 and say otherwise.
+    """
+    if precision == "tf32" and device.type == "cpu":
+        raise InputError("--precision tf32 is for CUDA devices; use float32 or float64 here")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     return PRECISIONS[precision]
 

@@ -82,7 +82,7 @@ def main(
     subject = build.open_network(model2load, network, "lenet")
     images = subject.images(subset, subset_size)
     problem = subject.problem(images, attacker, machine)
-    problem = build.moved(problem, problem.device, build.use_precision(precision))
+    problem = build.moved(problem, problem.device, build.use_precision(precision, problem.device))
     names = blocks_of(problem.origin, blocks)
     if operator == "input":
         sizes = {"pixels of an image": math.prod(images.image_shape)}

@@ -25,7 +25,8 @@ def main(
     """
     if precision not in build.PRECISIONS:
         raise unknown("--precision", precision, build.PRECISIONS)
-    bench = Bench(build.device_of(gpu), build.use_precision(precision))
+    device = build.device_of(gpu)
+    bench = Bench(device, build.use_precision(precision, device))
     findings = []
     with progress(len(ANCHORS), "selfcheck", "anchor") as bar:
         for anchor in ANCHORS:
