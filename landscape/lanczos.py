@@ -55,8 +55,8 @@ class Rule:
 class Ritz(NamedTuple):
     """Approximate eigenpairs, most wanted first: values (k,), unit vectors (P, k), residuals (k,).
 
-    `scale` is the operator's, for `Rule`; `complete` says that missing copies of repeated
-    eigenvalues were looked for until none could be left; `floor` is the residual near rounding at
+    `scale` is the operator's, for `Rule`; `sure` (k,) says of which eigenvalues
+    no copy can be missing; `floor` is the residual near rounding at
     which restarts no longer helped (0 if that was not met).
     """
 
@@ -64,7 +64,7 @@ class Ritz(NamedTuple):
     vectors: Tensor
     residuals: Tensor
     scale: float
-    complete: bool
+    sure: Tensor
     floor: float = 0.0
 
 
@@ -76,23 +76,25 @@ class _Search(NamedTuple):
 
 
 def outermost(
-    operator: Products, k: int, which: str, rule: Rule, restarts: int, seed: int
-) -> Ritz:  # fmt: skip
+    operator: Products, k: int, which: str, rule: Rule, restarts: int, seed: int, copies: float
+) -> Ritz:
     """The k outermost eigenpairs by thick-restart Lanczos (Wu and Simon 2000), as far as it came.
 
     A Krylov space meets an eigenvalue once, however often it is repeated. When all pairs have
     converged, a random vector orthogonal to what is kept therefore starts another one, in which a
     missing copy is outermost; it goes on until the copy would have outgrown all else (Chebyshev
-    polynomials, Saad 1980). What turns up is iterated in its turn, until nothing does. Copies of
-    the last value change nothing and are not looked for.
+    polynomials, Saad 1980), or has taken the share `copies` of the products made before. What
+    turns up is iterated in its turn, until nothing does. Copies of the last value change nothing
+    and are not looked for.
     """
     rank, capacity = RANKS[which], min(operator.shape[0], 2 * k + 20)
-    floor, best, idle = 0.0, math.inf, 0
+    floor, best, idle, spent, limit = 0.0, math.inf, 0, 0, 0.0
     space, search = _Space(operator, capacity, seed), None
     space.draw()
     for _ in range(restarts):
         while not space.full:
             space.extend()
+            spent += 1
             if not space.full and (space.count % _CHECK or space.count < k):
                 continue
             values, weights = space.ritz(rank)
@@ -103,17 +105,19 @@ def outermost(
             residuals = space.residuals(values[:k], weights[:, :k], tolerance)
             if not (residuals <= tolerance).all():
                 continue
-            above = ranks[:k][ranks[:k] > ranks[k - 1] + tolerance[-1]]
-            done = space.exhausted or not len(above)
-            if search and not done:
+            sure = ranks[:k] <= ranks[k - 1] + tolerance[-1]
+            sure |= space.exhausted or (search is not None and space.closed)
+            if search and not sure.all():
                 rest = rank(torch.linalg.eigvalsh(space.projected(search.first)))
                 # the kept vectors do not show the other end of the spectrum: the scale bounds it
-                needed = _growth(float(above[-1]), float(rest.max()), -space.scale, len(space))
-                done = space.closed or space.since_draw > max(needed, _CHECK)
-            if done:
+                needed = [_growth(float(r), float(rest.max()), -space.scale, len(space))
+                          for r in ranks[:k]]  # fmt: skip
+                sure |= torch.tensor(needed).clamp_min(_CHECK) < space.since_draw
+            if sure.all() or (search and space.since_draw >= limit):
                 vectors = space.vectors(weights[:, :k])
-                return Ritz(values[:k], vectors, residuals, space.scale, True, floor)
+                return Ritz(values[:k], vectors, residuals, space.scale, sure, floor)
             if search is None:
+                limit = max(copies * spent, 2 * _CHECK)
                 space.compress(values, weights, k + (capacity - k) // 4)
                 search = _Search(space.count, ranks[:k])
                 space.draw()
@@ -126,7 +130,8 @@ def outermost(
             floor = max(floor, 2 * worst)  # further restarts add rounding and take nothing away
         # all but the pairs themselves tells what else there is, not the few rows since the restart
         search = search and _Search(k, search.before)
-    return Ritz(values[:k], space.basis[:k].T.clone(), residuals, space.scale, False, floor)
+    sure = torch.zeros(k, dtype=torch.bool)
+    return Ritz(values[:k], space.basis[:k].T.clone(), residuals, space.scale, sure, floor)
 
 
 def _growth(target: float, high: float, low: float, size: int) -> float:

@@ -19,6 +19,9 @@ from models.errors import InputError, unknown
 ENDS = {"LA": "largest", "SA": "smallest", "LM": "largest magnitude"}
 _DENSE = 64  # below this size the whole matrix costs less than Lanczos
 
+#: the reason of a pair whose multiplicity was not looked into to the end
+UNSURE = "converged; a copy of it could be missing: more pairs (--topk) tell"
+
 
 @dataclass(frozen=True)
 class Eigenpairs:
@@ -44,6 +47,7 @@ def top_eigenpairs(
     tol: float = 1e-4,
     max_iter: int | None = None,
     seed: int = 0,
+    copies: float = 0.25,
 ) -> Eigenpairs:
     """The k outermost eigenpairs, every eigenvalue as often as it is repeated.
 
@@ -52,8 +56,10 @@ def top_eigenpairs(
     magnitude in the spectrum met on the way, or within the rounding of the products (ten units of
     their dtype, times scale; up to a hundred times that where restarts no longer help), which is
     what tol = 0 asks for. `max_iter` bounds the restarts; what has not converged then is returned
-    as far as it came. The start is a function of the seed. Raises InputError for arguments out of
-    range and for products that are not finite.
+    as far as it came. The search for copies of repeated eigenvalues may take the share `copies` of
+    the products before it (math.inf: until it is sure); `reasons` say of which pairs it is not. The
+    start is a function of the seed. Raises InputError for arguments out of range and for products
+    that are not finite.
     """
     size = operator.shape[0]
     if which not in ENDS:
@@ -66,7 +72,7 @@ def top_eigenpairs(
     if size <= max(_DENSE, 2 * k + 1):
         found = _diagonalised(operator, k, which)
     else:
-        found = outermost(operator, k, which, rule, max_iter or 10 * size, seed)
+        found = outermost(operator, k, which, rule, max_iter or 10 * size, seed, copies)
     reasons = _reasons(found, rule)
     allowed = rule.allowed(found.values, found.scale).clamp_min(found.floor)
     return Eigenpairs(
@@ -91,7 +97,7 @@ def _diagonalised(operator: Hessian, k: int, which: str) -> Ritz:
     order = torch.argsort(RANKS[which](values), descending=True, stable=True)[:k]
     top, vectors = values[order], vectors[:, order]
     residuals = (matrix @ vectors - vectors * top).norm(dim=0)
-    return Ritz(top, vectors, residuals, values.abs().max().item(), True)
+    return Ritz(top, vectors, residuals, values.abs().max().item(), torch.ones(k) > 0)
 
 
 def _reasons(found: Ritz, rule: Rule) -> list[str]:
@@ -100,11 +106,10 @@ def _reasons(found: Ritz, rule: Rule) -> list[str]:
     rounding = max(rule.rounding(found.scale), found.floor)
     coarse = rule.epsilon > torch.finfo(torch.float64).eps
     reasons = []
-    for residual, enough in zip(found.residuals.tolist(), asked.tolist(), strict=True):
-        if residual <= enough and found.complete:
-            reasons.append("converged")
-        elif residual <= enough:
-            reasons.append("converged, copies not looked for to the end: raise --max_iter")
+    rows = zip(found.residuals.tolist(), asked.tolist(), found.sure.tolist(), strict=True)
+    for residual, enough, sure in rows:
+        if residual <= enough:
+            reasons.append("converged" if sure else UNSURE)
         elif residual <= rounding:
             reasons.append("converged as far as rounding allows")
         elif residual <= 100 * rounding and coarse:
