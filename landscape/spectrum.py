@@ -77,12 +77,18 @@ def top_eigenpairs(
     allowed = rule.allowed(found.values, found.scale).clamp_min(found.floor)
     return Eigenpairs(
         found.values.numpy(),
-        found.vectors.numpy(),
+        _signed(found.vectors).numpy(),
         found.residuals.numpy(),
         (found.residuals <= allowed).numpy(),
         np.array(reasons),
         operator.products - before,
     )
+
+
+def _signed(vectors: Tensor) -> Tensor:
+    """Vectors (P, k) with the sign that makes their largest entry positive, on every device."""
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return vectors * torch.where(largest < 0, -1, 1)
 
 
 def check_tolerance(tol: float) -> None:
