@@ -16,7 +16,6 @@ from landscape.problem import Problem
 from models.errors import InputError
 from train.data import Batch
 from train.noise import Noise
-from train.precision import exact
 
 LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d)
 
@@ -139,7 +138,7 @@ def _grams(problem: Problem, predict, x: Tensor, names: Sequence[str]) -> Tensor
 
     handles = [network.get_submodule(n).register_forward_hook(hook(n)) for n in names]
     try:
-        with torch.no_grad(), exact():
+        with torch.no_grad():
             predict(x)
     finally:
         for handle in handles:

@@ -15,7 +15,6 @@ from landscape.problem import Problem
 from train.data import Batch
 from train.losses import predicted
 from train.noise import Purpose, stream
-from train.precision import exact
 
 #: share of the Nyquist frequency that a filter keeps
 CUTOFFS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
@@ -59,7 +58,7 @@ def fourier_sensitivity(
     def errors(batch: Batch, r: Tensor) -> dict[str, Tensor]:
         """How many of a batch are wrong clean (1,) and under every wave (cells,)."""
         counts = torch.zeros(len(cells))
-        with torch.no_grad(), exact():
+        with torch.no_grad():
             for number, wave in enumerate(waves):
                 shift = strength * r[:, number, :, None, None] * wave.to(batch.x)
                 guess = predicted(predict((batch.x + shift).clamp(0, 1)))
@@ -107,7 +106,7 @@ def pass_curves(problem: Problem, cutoffs: Sequence[float] = CUTOFFS, tick=None)
     def right(batch: Batch) -> dict[str, Tensor]:
         """How many of a batch are right clean (1,) and filtered (2, cutoffs)."""
         counts = torch.zeros(2, len(cutoffs))
-        with torch.no_grad(), exact():
+        with torch.no_grad():
             for n, c in enumerate(cutoffs):
                 for row, x in enumerate((band(batch.x, c), band(batch.x, c, high=True))):
                     counts[row, n] = (predicted(predict(x)) == batch.y).sum()

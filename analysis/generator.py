@@ -139,7 +139,7 @@ def alignment(problem: Problem, eps: float) -> dict[str, float]:
         for x in (batch.x, (batch.x + noise).clamp(0, 1)):
             x = x.detach().requires_grad_()
             taps: dict[str, Tensor] = {}
-            with torch.enable_grad(), tapped(sites, taps), exact():
+            with torch.enable_grad(), tapped(sites, taps):
                 loss = F.cross_entropy(predict(x), batch.y, reduction="sum")
                 pairs.append(torch.autograd.grad(loss, [x, *taps.values()]))
         cosines.append(
@@ -207,7 +207,7 @@ def _levels(reference: Problem, like: Problem, eps: float, strong: Attack) -> di
 def _hits(judge: Problem, problem: Problem, delta: Tensor) -> Tensor:
     """Which of the problem's images (N,) the judge gets right with delta (N, C, H, W) added."""
     predict, found, done = judge.predict(judge.origin), [], 0
-    with torch.no_grad(), exact():
+    with torch.no_grad():
         for batch in problem.batches():
             part = delta[done : done + len(batch.y)].to(batch.x)
             done += len(batch.y)

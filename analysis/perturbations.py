@@ -16,7 +16,6 @@ from models.errors import InputError
 from train.attacks import Attack
 from train.losses import predicted
 from train.noise import another_seed
-from train.precision import exact
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def _adversaries(
         predict = here.predict(here.origin)
         deltas, guesses = [], []
         for batch, x in here.adversarial(tick=tick):
-            with torch.no_grad(), exact():
+            with torch.no_grad():
                 guesses.append(predicted(predict(x)).cpu())
                 if draw == 0:
                     clean.append(predicted(predict(batch.x)).cpu())

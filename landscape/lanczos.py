@@ -55,9 +55,9 @@ class Rule:
 class Ritz(NamedTuple):
     """Approximate eigenpairs, most wanted first: values (k,), unit vectors (P, k), residuals (k,).
 
-    `scale` is the operator's, for `Rule`; `sure` (k,) says of which eigenvalues
-    no copy can be missing; `floor` is the residual near rounding at
-    which restarts no longer helped (0 if that was not met).
+    `scale` is the operator's, for `Rule`; `sure` (k,) says of which eigenvalues no copy can be
+    missing; `floor` is the residual near rounding at which restarts no longer helped (0 if that
+    was not met).
     """
 
     values: Tensor

@@ -49,7 +49,7 @@ def top_eigenpairs(
     seed: int = 0,
     copies: float = 0.25,
 ) -> Eigenpairs:
-    """The k outermost eigenpairs, every eigenvalue as often as it is repeated.
+    """The k outermost eigenpairs; copies of repeated eigenvalues are looked for.
 
     Small operators are diagonalised, others iterated (`landscape/lanczos.py`). A pair has
     converged when its residual is at most tol * max(|lambda|, scale / 100), `scale` the largest
