@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import xarray as xr
 
-from landscape.problem import Problem
-from models.errors import InputError, unknown
-from train.data import Images
-from train.noise import Purpose, stream
+from ridgeline.landscape.problem import Problem
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.data.examples import Images
+from ridgeline.train.data.noise import Purpose, stream
 
 GROUPS = ("noise", "blur", "weather", "digital")
 _SEEDED = ("impulse_noise", "glass_blur")  # take a seed; the others draw from numpy's global state

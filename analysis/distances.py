@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from models.errors import InputError
-from train.integrity import check_real
+from ridgeline.models.errors import InputError
+from ridgeline.train.files.integrity import check_real
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

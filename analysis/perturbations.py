@@ -11,11 +11,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from landscape.problem import Problem
-from models.errors import InputError
-from train.attacks import Attack
-from train.losses import predicted
-from train.noise import another_seed
+from ridgeline.landscape.problem import Problem
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks import Attack
+from ridgeline.train.data.noise import another_seed
+from ridgeline.train.losses import predicted
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import xarray as xr
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from analysis.overfitting import nrr
-from landscape.problem import Problem
-from models.errors import InputError
-from train.attacks import mixture
-from train.evaluation import Scores
+from ridgeline.analysis.training.overfitting import nrr
+from ridgeline.landscape.problem import Problem
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks import mixture
+from ridgeline.train.evaluation import Scores
 
 
 class Ensemble(nn.Module):

@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--trace_products", type=int, default=8)
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    from landscape.result import load_result
+    from ridgeline.landscape.result import load_result
 
     options.out_folder.mkdir(parents=True, exist_ok=True)
     header = ["network", "images", "eps", "loss", "lambda_max (residual)", "trace +- se",

@@ -19,19 +19,16 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import rivals
 import subjects
 import torch
 
-from landscape.operators import Hessian
-from landscape.problem import Problem
-from landscape.spectrum import product_of, top_eigenpairs
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "run"))
-from launch import keep_freed_pages
+from ridgeline.landscape.curvature.eigenpairs import product_of, top_eigenpairs
+from ridgeline.landscape.curvature.operators import Hessian
+from ridgeline.landscape.problem import Problem
+from ridgeline.run.shared.launch import keep_freed_pages
 
 PACKAGES = ("torch", "scipy", "curvlinops-for-pytorch", "hessian-eigenthings", "pyhessian")
 

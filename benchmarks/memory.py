@@ -20,14 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from landscape.operators import Hessian
-from landscape.problem import Problem
-from landscape.spectrum import product_of
-from models import build_model
-from train.datasets import load_images
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "run"))
-from launch import keep_freed_pages
+from ridgeline.landscape.curvature.eigenpairs import product_of
+from ridgeline.landscape.curvature.operators import Hessian
+from ridgeline.landscape.problem import Problem
+from ridgeline.models import build_model
+from ridgeline.run.shared.launch import keep_freed_pages
+from ridgeline.train.data.datasets import load_images
 
 
 def resident(field: str) -> float:

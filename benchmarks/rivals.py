@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
-from landscape.problem import Problem
+from ridgeline.landscape.problem import Problem
 
 Pairs = tuple[np.ndarray, np.ndarray]
 TOL = 1e-4

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from landscape.problem import Problem
-from models import build_model
-from train.datasets import load_images
-from train.loop import fit
-from train.methods import Standard
-from train.optimizers import parse_optimizer
+from ridgeline.landscape.problem import Problem
+from ridgeline.models import build_model
+from ridgeline.train.data.datasets import load_images
+from ridgeline.train.loop import fit
+from ridgeline.train.methods import Standard
+from ridgeline.train.optimizers import parse_optimizer
 
 
 def lenet(width: int = 4, images: int = 1000) -> Problem:

@@ -19,15 +19,15 @@ import time
 
 import torch
 
-from models import build_model
-from train.attacks import PGD
-from train.average import Average
-from train.cycles import Cycles
-from train.datasets import load_images
-from train.methods import Adversarial, Apart, Cure, Fomo, Standard, Step
-from train.objectives import Trades
-from train.optimizers import parse_optimizer
-from train.shapes import Constant
+from ridgeline.models import build_model
+from ridgeline.train.attacks import PGD
+from ridgeline.train.data.datasets import load_images
+from ridgeline.train.methods import Adversarial, Apart, Cure, Fomo, Standard, Step
+from ridgeline.train.objectives import Trades
+from ridgeline.train.optimizers import parse_optimizer
+from ridgeline.train.parts.phases import Cycles
+from ridgeline.train.parts.weight_average import Average
+from ridgeline.train.schedules.shapes import Constant
 
 BASES = ("PGD-10", "TRADES")
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from landscape.point import Point
-from landscape.problem import Problem
-from models.errors import unknown
-from train import batchnorm
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.weights.point import Point
+from ridgeline.models.errors import unknown
+from ridgeline.train.parts import batchnorm_statistics
 
 #: keep: the statistics stored with the network;
 #: recalibrate: those of the clean calibration images at the place in question
@@ -20,7 +20,7 @@ def statistics_at(problem: Problem, point: Point, policy: str = "keep") -> Mappi
     """The buffers to use at a Point under a policy; `problem` and its buffers stay as they are."""
     if policy not in POLICIES:
         raise unknown("batchnorm policy", policy, POLICIES)
-    layers = [m for m in problem.network.modules() if batchnorm.tracks(m)]
+    layers = [m for m in problem.network.modules() if batchnorm_statistics.tracks(m)]
     if policy == "keep" or not layers:
         return problem.buffers
     return recalibrated(problem, point)
@@ -29,7 +29,7 @@ def statistics_at(problem: Problem, point: Point, policy: str = "keep") -> Mappi
 def recalibrated(problem: Problem, point: Point) -> dict[str, Tensor]:
     """Exact moments of every BatchNorm input over the calibration images, with their buffers."""
     dtype = next(iter(point.values())).dtype
-    return batchnorm.recalibrated(
+    return batchnorm_statistics.recalibrated(
         problem.network,
         problem.buffers,
         lambda buffers, x: problem.predict(point, buffers)(x),

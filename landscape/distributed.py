@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from models.errors import InputError
-from train.data import Images
+from ridgeline.models.errors import InputError
+from ridgeline.train.data.examples import Images
 
 
 def join(device: torch.device) -> torch.device:

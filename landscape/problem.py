@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from landscape.parts import Compute, Keep, Values, at_once
-from landscape.point import Point, buffers_of, point_of
-from models.copying import copy_of
-from models.errors import unknown
-from train.attacks import Attack, Predict
-from train.data import Batch, Images
-from train.evaluation import Scores, attacked, evaluate
-from train.losses import LOSSES
-from train.precision import exact
+from ridgeline.landscape.resume import Compute, Keep, Values, at_once
+from ridgeline.landscape.weights.point import Point, buffers_of, point_of
+from ridgeline.models.copying import copy_of
+from ridgeline.models.errors import unknown
+from ridgeline.train.attacks import Attack, Predict
+from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.evaluation import Scores, attacked, evaluate
+from ridgeline.train.losses import LOSSES
+from ridgeline.train.precision import exact
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Problem:
     a memory setting and never changes a value. The dtype is that of the Point. `calibration` are
     the images that recalibrated BatchNorm statistics come from (None: the problem's own).
     `loss` is a name in LOSSES; attacks climb the cross-entropy whatever it is. `keep` remembers
-    finished parts of the work, so that what was killed resumes (`landscape.parts.resumable`).
+    finished parts of the work, so that what was killed resumes (`landscape.resume.resumable`).
     """
 
     network: nn.Module

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from landscape.seal import check_seal, seal
-from models.errors import InputError
-from train.locks import lock
-from train.progress import progress
-from train.recipe import (
+from ridgeline.landscape.checksum import check_seal, seal
+from ridgeline.models.errors import InputError
+from ridgeline.train.files.locks import lock
+from ridgeline.train.files.recipe import (
     Recipe,
     check_folder,
     check_same,
@@ -24,6 +23,7 @@ from train.recipe import (
     provenance,
     write_atomically,
 )
+from ridgeline.train.progress import progress
 
 Cell = tuple[int, ...]
 #: kinds of results that are grids of cells, filled one after the other

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from models.efficientnet import cifar_efficientnet_b0
-from models.errors import InputError, unknown
-from models.external import code_of, external, materialise
-from models.layers import Normalize, add_normalization, normalization_in
-from models.lenet import CifarLeNet, MnistLeNet
-from models.preact import MnistPreActResNet18, PreActResNet18
-from models.resnet import CifarResNet18
-from models.resnet9 import MnistResNet9, ResNet9
-from models.resnet20 import CifarResNet20
-from models.vgg import CifarVGG16
+from ridgeline.models.efficientnet import cifar_efficientnet_b0
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.models.external import code_of, external, materialise
+from ridgeline.models.layers import Normalize, add_normalization, normalization_in
+from ridgeline.models.lenet import CifarLeNet, MnistLeNet
+from ridgeline.models.preact import MnistPreActResNet18, PreActResNet18
+from ridgeline.models.resnet import CifarResNet18
+from ridgeline.models.resnet9 import MnistResNet9, ResNet9
+from ridgeline.models.resnet20 import CifarResNet20
+from ridgeline.models.vgg import CifarVGG16
 
 #: (model_type, image shape) -> network; the state-dict keys are those of Liu et al. 2020.
 MODELS: dict[tuple[str, tuple[int, int, int]], Callable[..., nn.Module]] = {

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from models.copying import copy_of
-from models.errors import InputError
+from ridgeline.models.copying import copy_of
+from ridgeline.models.errors import InputError
 
 
 def block_inputs(network: nn.Module) -> dict[str, nn.Module]:

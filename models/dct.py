@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.copying import copy_of
-from models.errors import InputError, unknown
+from ridgeline.models.copying import copy_of
+from ridgeline.models.errors import InputError, unknown
 
 #: how a layer computes: kernels from coefficients, or a fixed basis convolution and a 1x1 one
 KINDS = ("WD", "SD")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from models.torchvision_import import import_torchvision
+from ridgeline.models.torchvision_import import import_torchvision
 
 
 def cifar_efficientnet_b0(width: int = 8, bias: bool = True, num_classes: int = 10) -> nn.Module:
@@ -15,7 +15,7 @@ def cifar_efficientnet_b0(width: int = 8, bias: bool = True, num_classes: int = 
     `bias` is accepted for a common signature and has no effect.
     """
     del bias
-    source = import_torchvision("models.efficientnet")
+    source = import_torchvision("ridgeline.models.efficientnet")
     settings, last = source._efficientnet_conf(
         "efficientnet_b0", width_mult=width / 8, depth_mult=1.0
     )

@@ -24,8 +24,8 @@ import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from models.errors import InputError, reason_of, unknown
-from models.torchvision_import import import_torchvision
+from ridgeline.models.errors import InputError, reason_of, unknown
+from ridgeline.models.torchvision_import import import_torchvision
 
 
 def external(model_type: str, **options: object) -> nn.Module:
@@ -97,15 +97,9 @@ def _factory(source: str, name: str, model_type: str) -> Callable[..., Any]:
 
 
 def _from_module(source: str) -> ModuleType:
-    """Import a module, also one of the working folder."""
-    try:
-        with _searched(os.getcwd(), last=True):
-            return importlib.import_module(source)
-    except ModuleNotFoundError as error:
-        file = Path(*source.split(".")).with_suffix(".py")
-        if file.is_file():  # a package of ours has the name of the user's folder
-            raise ModuleNotFoundError(f"{error}; write {file}:factory instead") from None
-        raise
+    """Import a module; one of the working folder comes first, as for Python itself."""
+    with _searched(os.getcwd()):
+        return importlib.import_module(source)
 
 
 def _from_file(source: str) -> ModuleType:
@@ -118,7 +112,7 @@ def _from_file(source: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, path)
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         try:
-            with _searched(str(path.parent), last=False):
+            with _searched(str(path.parent)):
                 spec.loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
@@ -127,9 +121,9 @@ def _from_file(source: str) -> ModuleType:
 
 
 @contextmanager
-def _searched(folder: str, *, last: bool) -> Iterator[None]:
+def _searched(folder: str) -> Iterator[None]:
     before = list(sys.path)
-    sys.path[:] = [*before, folder] if last else [folder, *before]
+    sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
         yield

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.errors import InputError
+from ridgeline.models.errors import InputError
 
 
 class Normalize:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.resnet import BasicBlock
+from ridgeline.models.resnet import BasicBlock
 
 
 class CifarResNet20(nn.Module):

@@ -6,7 +6,7 @@ import re
 
 from torch import nn
 
-from models.errors import InputError
+from ridgeline.models.errors import InputError
 
 _BLOCK = re.compile(r"(layer|block|stage)\d+$")
 STEM, CLASSIFIER = "stem", "classifier"

@@ -6,15 +6,22 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import build
-import options as o
 import xarray as xr
-from launch import launch
 
-from analysis.perturbations import check_same_examples, similarity_matrix
-from landscape.result import claim, load_result, recipe_of, result_path, save_result, stamp
-from landscape.seal import check_seal
-from models import InputError
+from ridgeline.analysis.perturbations import check_same_examples, similarity_matrix
+from ridgeline.landscape.checksum import check_seal
+from ridgeline.landscape.result import (
+    claim,
+    load_result,
+    recipe_of,
+    result_path,
+    save_result,
+    stamp,
+)
+from ridgeline.models import InputError
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
 
 
 def main(
@@ -27,7 +34,7 @@ def main(
     overwrite: o.Overwrite = False,
 ) -> None:
     """Mean cosines with standard errors for train and test; the diagonal is the noise floor."""
-    build.positive(batch_size=batch_size)
+    networks.positive(batch_size=batch_size)
     if not Path(folder).is_dir():
         raise InputError(f"--folder: no such folder: {folder}")
     sets: dict[str, xr.Dataset] = {}

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import build
-import options as o
-from launch import launch
-from together import check_same_data
-
-from analysis.generator import best_per_cycle, collapse, study
-from landscape.parts import resumable
-from landscape.result import claim, save_result, stamp
-from models import InputError
-from train.attacks import FGSM, parse_attack
-from train.progress import progress
+from ridgeline.analysis.training.generator import best_per_cycle, collapse, study
+from ridgeline.landscape.result import claim, save_result, stamp
+from ridgeline.landscape.resume import resumable
+from ridgeline.models import InputError
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.same_data import check_same_data
+from ridgeline.train.attacks import FGSM, parse_attack
+from ridgeline.train.progress import progress
 
 Epochs = Annotated[tuple[str, ...], "a run's checkpoints by epoch, NAME_1.ckpt,NAME_2.ckpt,..."]
 Generator = Annotated[str | None, "attack that stands for the run's own; None: fgsm at --attack's"]
@@ -36,7 +35,7 @@ def main(
     out_file: o.OutFile = None,
 ) -> None:
     """Transfer, robust accuracy, generator gap, gradient alignment, and how noise-like it is."""
-    build.positive(train_size=train_size, tiles=tiles)
+    networks.positive(train_size=train_size, tiles=tiles)
     if ignore < 0:
         raise InputError(f"--ignore must not be negative, got {ignore}")
     if cycle_epochs is not None and not cycle_epochs > 0:
@@ -47,9 +46,9 @@ def main(
         if generator is None
         else parse_attack(generator, "--generator", beside=strong.unit)
     )
-    subjects = build.by_epoch(model2load, network)
+    subjects = networks.by_epoch(model2load, network)
     first = next(iter(subjects.values()))
-    judge = build.open_network(reference, network)
+    judge = networks.open_network(reference, network)
     check_same_data(judge, *subjects.values())
     images = first.images("test", subset_size)
     train = first.images("train", train_size)
@@ -60,7 +59,7 @@ def main(
         "reference": judge.checkpoint.sha256, "train": train.sha256, "tiles": tiles,
         "ignore": ignore,
     }  # fmt: skip
-    path = build.output_path(out_file, model2load[-1], "generator")
+    path = networks.output_path(out_file, model2load[-1], "generator")
     ds = claim(path, recipe, machine.overwrite)
     if ds is None:
         total = len(problems) * (2 * len(images) + 2 * len(train))

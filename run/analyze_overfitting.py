@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import options as o
-from launch import launch
-
-from analysis.overfitting import overfitting, recovery
-from analysis.runs import read_metrics
-from landscape.result import claim, result_path, save_result, stamp
-from models import InputError
-from train.recipe import file_digest
+from ridgeline.analysis.training.metrics import read_metrics
+from ridgeline.analysis.training.overfitting import overfitting, recovery
+from ridgeline.landscape.result import claim, result_path, save_result, stamp
+from ridgeline.models import InputError
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.files.recipe import file_digest
 
 
 def main(

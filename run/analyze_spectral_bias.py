@@ -5,13 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import options as o
-from launch import launch
-
-from analysis.spectral_bias import MEASURES, accuracy_of, check_pairs, spectral_bias
-from landscape.result import claim, load_result, recipe_of, result_path, save_result, stamp
-from models import InputError, unknown
-from train.noise import check_seed
+from ridgeline.analysis.frequency.spectral_bias import (
+    MEASURES,
+    accuracy_of,
+    check_pairs,
+    spectral_bias,
+)
+from ridgeline.landscape.result import (
+    claim,
+    load_result,
+    recipe_of,
+    result_path,
+    save_result,
+    stamp,
+)
+from ridgeline.models import InputError, unknown
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.data.noise import check_seed
 
 Robust = Annotated[
     tuple[str, ...], "as many results of test_ensemble or test_corruptions, in the same order"

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import build
-import options as o
-from budgets import attack_of
-from launch import launch
-from together import check_same_data
-
-from analysis.features import cka, layers_of
-from landscape.parts import resumable
-from landscape.result import claim, save_result, stamp
-from models import InputError
-from train.progress import progress
+from ridgeline.analysis.cka import cka, layers_of
+from ridgeline.landscape.result import claim, save_result, stamp
+from ridgeline.landscape.resume import resumable
+from ridgeline.models import InputError
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.budgets import attack_of
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.same_data import check_same_data
+from ridgeline.train.progress import progress
 
 Second = Annotated[str | None, "another checkpoint: compare networks; None: clean with adversarial"]
 
@@ -37,7 +36,7 @@ def main(
         raise InputError("name --attack (clean with adversarial features) or --second")
     if minibatch < 4:
         raise InputError(f"--minibatch must be at least 4, got {minibatch}")
-    subjects = [build.open_network(f, network) for f in (model2load, second) if f is not None]
+    subjects = [networks.open_network(f, network) for f in (model2load, second) if f is not None]
     check_same_data(*subjects)
     images = subjects[0].images(subset, subset_size)
     if len(images) < 4:
@@ -48,7 +47,7 @@ def main(
     recipe = subjects[0].recipe("calc_cka", images, attacker, machine.seed)
     recipe |= {"second": subjects[-1].checkpoint.sha256 if second else None,
                "minibatch": minibatch}  # fmt: skip
-    path = build.output_path(out_file, model2load, "cka")
+    path = networks.output_path(out_file, model2load, "cka")
     ds = claim(path, recipe, machine.overwrite)
     if ds is None:
         with progress(len(images), "cka", "image") as bar, resumable(path, recipe) as keep:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import options as o
-from build import output_path
-from launch import launch
-
-from analysis.filters import filter_spectrum, map_sizes
-from landscape.result import claim, result_path, save_result, stamp
-from train.checkpoint import load_checkpoint
+from ridgeline.analysis.frequency.filters import filter_spectrum, map_sizes
+from ridgeline.landscape.result import claim, result_path, save_result, stamp
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.networks import output_path
+from ridgeline.train.files.checkpoint import load_checkpoint
 
 Initial = Annotated[str | None, "the run's NAME_init.ckpt, whose spectrum is noted beside"]
 

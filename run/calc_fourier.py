@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import build
-import options as o
 import xarray as xr
-from launch import launch
 
-from analysis.fourier import CUTOFFS, distinct_cells, fourier_sensitivity, pass_curves
-from landscape.parts import resumable
-from landscape.result import claim, save_result, stamp
-from models import InputError
-from train.progress import progress
+from ridgeline.analysis.frequency.fourier import (
+    CUTOFFS,
+    distinct_cells,
+    fourier_sensitivity,
+    pass_curves,
+)
+from ridgeline.landscape.result import claim, save_result, stamp
+from ridgeline.landscape.resume import resumable
+from ridgeline.models import InputError
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.progress import progress
 
 
 def main(
@@ -32,12 +37,12 @@ def main(
         raise InputError(f"--strength must be positive, got {strength:g}")
     if not cutoffs or any(not 0 < c < 1 for c in cutoffs) or sorted(cutoffs) != list(cutoffs):
         raise InputError("--cutoffs needs increasing shares between 0 and 1")
-    subject = build.open_network(model2load, network)
+    subject = networks.open_network(model2load, network)
     images = subject.images(subset, subset_size)
     problem = subject.problem(images, None, machine)
     recipe = subject.recipe("calc_fourier", images, None, machine.seed)
     recipe |= {"strength": strength, "cutoffs": list(cutoffs)}
-    path = build.output_path(out_file, model2load, "fourier")
+    path = networks.output_path(out_file, model2load, "fourier")
     ds = claim(path, recipe, machine.overwrite)
     if ds is None:
         total = len(images) * (distinct_cells(images.image_shape) + 2 * len(cutoffs))

@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-import build
-import options as o
-from budgets import attack_of, budgets_of, say_budgets
-from hessian_cells import Setting, cells_of, compute_all, finish, report
-from launch import launch
+import numpy as np
+import xarray as xr
 
-from landscape.batchnorm import POLICIES, statistics_at
-from landscape.curvature import ADVERSARIES, OPERATORS, Measures, blocks_of
-from landscape.distributed import join, leader, shard
-from landscape.result import claim, save_result, stamp
-from models import InputError, unknown
-from train.progress import progress
+from ridgeline.landscape.batchnorm import POLICIES, statistics_at
+from ridgeline.landscape.curvature.cells import Setting, cells_of, compute_all, finish
+from ridgeline.landscape.curvature.measures import ADVERSARIES, OPERATORS, Measures, blocks_of
+from ridgeline.landscape.distributed import join, leader, shard
+from ridgeline.landscape.result import claim, save_result, stamp
+from ridgeline.models import InputError, unknown
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.budgets import attack_of, budgets_of, say_budgets
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.progress import progress
+
+#: torchrun may run it in several processes, each with its share of the examples
+SHARED = True
 
 
 def main(
@@ -54,12 +59,12 @@ def main(
     Every budget of --adv_budget_list and every block gets a spectrum of its own. Eigenvectors are
     written as directions for scan_param and perturb_param. Runs under torchrun.
     """
-    build.positive(max_iter=max_iter)
+    networks.positive(max_iter=max_iter)
     attacker = attack_of(attack)
     budgets = budgets_of(adv_budget_list, attacker)
     for name, value, known in (
         ("--operator", operator, OPERATORS), ("--adversary", adversary, ADVERSARIES),
-        ("--batchnorm", batchnorm, POLICIES), ("--precision", precision, build.PRECISIONS),
+        ("--batchnorm", batchnorm, POLICIES), ("--precision", precision, networks.PRECISIONS),
     ):  # fmt: skip
         if value not in known:
             raise unknown(name, value, known)
@@ -79,10 +84,12 @@ def main(
         raise InputError(
             "--operator input knows no --blocks, no --weight_decay and no --diagonal_products"
         )
-    subject = build.open_network(model2load, network, "lenet")
+    subject = networks.open_network(model2load, network, "lenet")
     images = subject.images(subset, subset_size)
     problem = subject.problem(images, attacker, machine)
-    problem = build.moved(problem, problem.device, build.use_precision(precision, problem.device))
+    problem = networks.moved(
+        problem, problem.device, networks.use_precision(precision, problem.device)
+    )
     names = blocks_of(problem.origin, blocks)
     if operator == "input":
         sizes = {"pixels of an image": math.prod(images.image_shape)}
@@ -98,7 +105,7 @@ def main(
                "weight_decay": weight_decay, "precision": precision}  # fmt: skip
     trained = subject.checkpoint.recipe or {}
     recipe["epoch"] = trained.get("epoch", trained.get("epochs"))
-    path = build.output_path(out_file, model2load, "hessian")
+    path = networks.output_path(out_file, model2load, "hessian")
     ds = claim(path, recipe, machine.overwrite)
     setting = Setting(operator, adversary, measures)
     cells = cells_of(path, recipe, budgets, images, setting, names)
@@ -107,11 +114,11 @@ def main(
             cell.claim(machine.overwrite)
         device = join(problem.device)
         if leader():
-            build.say_clean(problem)
+            networks.say_clean(problem)
             say_budgets(adv_budget_list, budgets, attacker)
         if operator != "input":
-            problem = build.moved(problem, device, problem.dtype)
-            problem = problem.on(shard(images, build.unit_of(attacker)))
+            problem = networks.moved(problem, device, problem.dtype)
+            problem = problem.on(shard(images, networks.unit_of(attacker)))
         buffers = statistics_at(problem, problem.origin, batchnorm)
         options = {"memory": None if memory is None else int(memory * 2**30), "buffers": buffers,
                    "weight_decay": weight_decay}  # fmt: skip
@@ -130,5 +137,30 @@ def main(
         print(f"{ds.attrs['hessian']}; result in {path}")
 
 
+def report(ds: xr.Dataset) -> None:
+    """Print every spectrum: eigenvalues with residuals, trace with its error."""
+    for eps in ds["eps"].values:
+        for block in ds["block"].values:
+            here = ds.sel(eps=eps, block=block)
+            if ds.sizes["eps"] * ds.sizes["block"] > 1:
+                print(f"eps {eps:g}, {block} ({int(here['parameters'])} parameters)")
+            for rank in ds["rank"].values if "rank" in ds else []:
+                row = here.sel(rank=rank)
+                value, residual = float(row["eigenvalue"]), float(row["residual"])
+                odd = "" if bool(row["converged"]) else "NOT CONVERGED, "
+                why = odd + row["reason"].item()
+                print(f"{rank:4d}  {value: .6e}  residual {residual:.1e}  {why}")
+            if "trace" in ds:
+                error, by = float(here["trace_se"]), here["trace_estimator"].item()
+                print(f"trace {float(here['trace']):.6g} +- {error:.2g} ({by})")
+            if not np.isnan(float(here["share_regular"])):
+                share = float(here["share_regular"])
+                rest = float(here["stationarity"])
+                print(
+                    f"{share:.1%} of the inner maxima settled and strict (the rest frozen), "
+                    f"gradient left there {rest:.2g} of the whole"
+                )
+
+
 if __name__ == "__main__":
-    launch(main, shared=True)
+    launch(main)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import options as o
-from launch import launch
-
-from analysis.distances import parameter_distance
-from landscape.result import claim, result_path, save_result, stamp
-from models import InputError
-from train.checkpoint import load_checkpoint
+from ridgeline.analysis.distances import parameter_distance
+from ridgeline.landscape.result import claim, result_path, save_result, stamp
+from ridgeline.models import InputError
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.files.checkpoint import load_checkpoint
 
 
 def main(

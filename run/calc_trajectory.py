@@ -5,21 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import build
-import options as o
-from launch import launch
-from together import check_same_data
-
-from analysis.runs import read_metrics
-from analysis.trajectory import barrier, metrics_along, trajectory
-from landscape.parts import resumable
-from landscape.point import select
-from landscape.result import claim, save_result, stamp
-from models import InputError
-from train.attacks import parse_attack
-from train.checkpoint import load_checkpoint
-from train.progress import progress
-from train.recipe import file_digest
+from ridgeline.analysis.training.metrics import read_metrics
+from ridgeline.analysis.training.trajectory import barrier, metrics_along, trajectory
+from ridgeline.landscape.result import claim, save_result, stamp
+from ridgeline.landscape.resume import resumable
+from ridgeline.landscape.weights.point import select
+from ridgeline.models import InputError
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.same_data import check_same_data
+from ridgeline.train.attacks import parse_attack
+from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.files.recipe import file_digest
+from ridgeline.train.progress import progress
 
 Epochs = Annotated[tuple[str, ...], "a run's checkpoints by epoch, NAME_1.ckpt,NAME_5.ckpt,..."]
 Best = Annotated[str | None, "checkpoint NAME_best.ckpt, for the barrier to the last epoch's"]
@@ -48,7 +47,7 @@ def main(
     out_file: o.OutFile = None,
 ) -> None:
     """One row per checkpoint; --metrics puts robust accuracy beside it, --best the barrier."""
-    build.positive(directions=directions)
+    networks.positive(directions=directions)
     if not (radius > 0 and ascent > 0) or trace_products < 2:
         raise InputError("--radius and --ascent must be positive, --trace_products at least 2")
     attacker = parse_attack(attack)
@@ -56,14 +55,14 @@ def main(
     if copy is not None and metrics is None:
         raise InputError("--copy names a network in --metrics: pass both")
     along = metrics_along(lines, copy or "") if lines else None
-    subjects = build.by_epoch(model2load, network)
+    subjects = networks.by_epoch(model2load, network)
     subject = next(iter(subjects.values()))
     images = subject.images(subset, subset_size)
     problems = {epoch: s.problem(images, attacker, machine) for epoch, s in subjects.items()}
     last = problems[max(problems)]
     first = load_checkpoint(initial)
     start = select(first.fit(last.network).state, last.origin, initial)
-    ends = build.open_network(best, network) if best else None
+    ends = networks.open_network(best, network) if best else None
     check_same_data(*subjects.values(), *([ends] if ends else []))
     recipe = subject.recipe("calc_trajectory", images, attacker, machine.seed)
     recipe |= {
@@ -72,7 +71,7 @@ def main(
         "metrics": metrics and file_digest(Path(metrics)),
         "radii": [radius, ascent, directions],
     }  # fmt: skip
-    path = build.output_path(out_file, model2load[-1], "trajectory")
+    path = networks.output_path(out_file, model2load[-1], "trajectory")
     ds = claim(path, recipe, machine.overwrite)
     if ds is None:
         total = len(problems) * (directions + 2) * len(images)

@@ -8,35 +8,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import build
 import numpy as np
 import xarray as xr
-from demo_report import draw_figures, summary
-from launch import launch
-from plot import read_metrics
 
-from analysis.filters import filter_spectrum
-from analysis.perturbations import adversaries, similarity_matrix
-from analysis.robustness import robustness
-from landscape.curve import CurveTraining, scan_curve
-from landscape.directions import random_direction
-from landscape.paths import Plane, straight
-from landscape.problem import Problem
-from landscape.result import claim, complete, held, save_result, stamp
-from landscape.scan import grid, scan
-from landscape.spectrum import eigenpairs_dataset, hessian_of, top_eigenpairs
-from models import InputError
-from train.attacks import PGD
-from train.checkpoint import load_checkpoint
-from train.datasets import load_images
-from train.loop import fit
-from train.methods import Adversarial, Method, Standard
-from train.noise import STREAMS, another_seed, check_seed
-from train.optimizers import parse_optimizer
-from train.progress import progress
-from train.recipe import normal_form
-from train.runfiles import DONE, RunFiles
-from train.shapes import Cycle, CycleCosine
+from ridgeline.analysis.frequency.filters import filter_spectrum
+from ridgeline.analysis.perturbations import adversaries, similarity_matrix
+from ridgeline.analysis.robustness import robustness
+from ridgeline.landscape.curvature.eigenpairs import eigenpairs_dataset, hessian_of, top_eigenpairs
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.result import claim, complete, held, save_result, stamp
+from ridgeline.landscape.surfaces.curve import CurveTraining, scan_curve
+from ridgeline.landscape.surfaces.scan import grid, scan
+from ridgeline.landscape.weights.directions import random_direction
+from ridgeline.landscape.weights.paths import Plane, straight
+from ridgeline.models import InputError
+from ridgeline.run.plot import read_metrics
+from ridgeline.run.shared import networks
+from ridgeline.run.shared.demo_report import draw_figures, summary
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.attacks import PGD
+from ridgeline.train.data.datasets import load_images
+from ridgeline.train.data.noise import STREAMS, another_seed, check_seed
+from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.files.recipe import normal_form
+from ridgeline.train.files.run_files import DONE, RunFiles
+from ridgeline.train.loop import fit
+from ridgeline.train.methods import Adversarial, Method, Standard
+from ridgeline.train.optimizers import parse_optimizer
+from ridgeline.train.progress import progress
+from ridgeline.train.schedules.shapes import Cycle, CycleCosine
 
 NETWORKS = ("plain", "constant", "PAS", "PAS_2")
 
@@ -74,7 +74,7 @@ class Lab:
     """The demo's networks and measurements, in the order of the main job."""
 
     def __init__(self, demo: Demo):
-        build.positive(**{k: v for k, v in vars(demo).items() if type(v) is int and k != "seed"})
+        networks.positive(**{k: v for k, v in vars(demo).items() if type(v) is int and k != "seed"})
         check_seed(demo.seed)
         if not 0 < demo.probe_eps <= demo.eps <= 1:
             raise InputError("needs 0 < --probe_eps <= --eps <= 1, as fractions of [0,1]")
@@ -97,7 +97,7 @@ class Lab:
         """Train, resume or skip one run of the demo."""
         recipe = {
             "command": "demo", "run": name, "model": self.model,
-            "data": build.data_recipe(self.train, "mnist5k"), "epochs": epochs, "seed": seed,
+            "data": networks.data_recipe(self.train, "mnist5k"), "epochs": epochs, "seed": seed,
             "streams": STREAMS,
             "attack": repr(getattr(method, "attack", None)),
             "eps_schedule": repr(getattr(method, "eps_schedule", None)),
@@ -118,7 +118,7 @@ class Lab:
         recipe = {
             "command": "demo", "result": name, "demo": repr(self.quantities()), "streams": STREAMS,
             "attack": repr(self.attack), "probe": repr(self.probe), "model": self.model,
-            "data": build.data_recipe(self.train, "mnist5k"), "checkpoints": self.checkpoints,
+            "data": networks.data_recipe(self.train, "mnist5k"), "checkpoints": self.checkpoints,
         }  # fmt: skip
         ds = None if self.anew else held(path, recipe, self.demo.overwrite)
         if ds is None or not complete(ds):
@@ -134,7 +134,7 @@ class Lab:
 
     def problem(self, name: str, size: int) -> Problem:
         """The trained network `name` on a fixed subset of the training images."""
-        network = build.fresh_network(self.model, 0)
+        network = networks.fresh_network(self.model, 0)
         load_checkpoint(self.folder / f"{name}.ckpt").load_into(network)
         return Problem(network, self.train.subset(min(size, len(self.train))))
 
@@ -200,7 +200,7 @@ class Lab:
             eps_min=0, eps_max=1.5 * demo.eps, max=demo.eps, ckpt_list=Cycle((0, demo.epoch_num))
         )
         self.say("training: plain")
-        plain = Standard(build.fresh_network(self.model, demo.seed))
+        plain = Standard(networks.fresh_network(self.model, demo.seed))
         self.fit("plain", plain, min(6, demo.epoch_num), demo.seed)
         metrics = {}
         half = max(1, demo.epoch_num // 2)  # long enough to see that nothing moves
@@ -210,7 +210,7 @@ class Lab:
             ("PAS_2", ramp, another_seed(demo.seed, 1), demo.epoch_num),
         ):
             self.say(f"training: PGD-{demo.iter_num}, eps {demo.eps:g}, {name}")
-            method = Adversarial(build.fresh_network(self.model, seed), self.attack, schedule)
+            method = Adversarial(networks.fresh_network(self.model, seed), self.attack, schedule)
             metrics[name] = self.fit(name, method, epochs, seed)
         return metrics
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import build
-import options as o
-from budgets import attack_of
-from launch import launch
-
-from analysis.perturbations import adversaries
-from landscape.parts import resumable
-from landscape.result import claim, save_result, stamp
-from train.progress import progress
+from ridgeline.analysis.perturbations import adversaries
+from ridgeline.landscape.result import claim, save_result, stamp
+from ridgeline.landscape.resume import resumable
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.budgets import attack_of
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.progress import progress
 
 
 def main(
@@ -28,17 +27,17 @@ def main(
     draws: Annotated[int, "attack seeds; two give the noise floor of similarities"] = 2,
 ) -> None:
     """Perturbations of train and test images under independent attack seeds, with predictions."""
-    build.positive(draws=draws)
+    networks.positive(draws=draws)
     attacker = attack_of(attack)
-    subject = build.open_network(model2load, network)
+    subject = networks.open_network(model2load, network)
     problems = {
         subset: subject.problem(subject.images(subset, subset_size), attacker, machine)
         for subset in ("train", "test")
     }
     train, test = (problem.images for problem in problems.values())
     recipe = subject.recipe("generate_adversary", train, attacker, machine.seed)
-    recipe |= {"test": build.data_recipe(test, subject.dataset), "draws": draws}
-    path = build.output_path(out_file, model2load, "adversaries")
+    recipe |= {"test": networks.data_recipe(test, subject.dataset), "draws": draws}
+    path = networks.output_path(out_file, model2load, "adversaries")
     if claim(path, recipe, machine.overwrite) is None:
         total = draws * sum(len(p.images) for p in problems.values())
         with progress(total, "attack", "image") as bar, resumable(path, recipe) as keep:

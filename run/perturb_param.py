@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import build
-import options as o
-from directions_from import load_direction
-from launch import launch
-
-from landscape.directions import random_direction, unit
-from landscape.point import add, norm, point_of, state_at
-from models import InputError
-from train.checkpoint import claim_checkpoint, save_checkpoint
+from ridgeline.landscape.weights.directions import random_direction, unit
+from ridgeline.landscape.weights.point import add, norm, point_of, state_at
+from ridgeline.models import InputError
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.directions import load_direction
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.files.checkpoint import claim_checkpoint, save_checkpoint
 
 
 def main(
@@ -27,15 +26,15 @@ def main(
     model_name: o.OutName = None,
 ) -> None:
     """Move the parameters; a Gaussian direction has Euclidean norm 1, buffers stay as they are."""
-    build.positive(batch_size=machine.batch_size)
-    build.device_of(machine.gpu)  # checked like everywhere; the addition itself needs no GPU
+    networks.positive(batch_size=machine.batch_size)
+    networks.device_of(machine.gpu)  # checked like everywhere; the addition itself needs no GPU
     if vec_scale == 0:
         raise InputError("--vec_scale 0 moves nothing; name another step")
     if eigenvec_idx < 0:
         raise InputError(f"--eigenvec_idx must be 0 or more, got {eigenvec_idx}")
     if eigenvec_idx and not (vec2load or "").endswith(".nc"):
         raise InputError("--eigenvec_idx picks one of a Hessian result: --vec2load FILE.nc")
-    subject = build.open_network(model2load, network)
+    subject = networks.open_network(model2load, network)
     origin = point_of(subject.network)
     if vec2load is None:
         direction = unit(random_direction(origin, machine.seed, "none"))
@@ -51,9 +50,9 @@ def main(
         "vec_scale": vec_scale,
     }
     recipe.setdefault("data", {"dataset": subject.dataset})
-    path = build.output_stem(out_folder, model_name, model2load, "_perturbed")
+    path = networks.output_stem(out_folder, model_name, model2load, "_perturbed")
     path = path.with_name(f"{path.name}.ckpt")
-    build.apart(path, model2load)
+    networks.apart(path, model2load)
     moved = add(origin, direction, vec_scale)
     if not all(t.isfinite().all() for t in moved.values()):
         raise InputError(f"--vec_scale {vec_scale:g} moves the weights out of their number range")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from launch import launch
-
-from analysis.figures import draw, draw_training
-from analysis.overfitting_figures import draw_weights
-from analysis.runs import read_metrics
-from analysis.style import figure_files, save_figure, style
-from landscape.result import load_result
-from models import InputError
-from train.recipe import check_folder
+from ridgeline.analysis.figures import draw
+from ridgeline.analysis.figures.style import figure_files, save_figure, style
+from ridgeline.analysis.figures.surfaces import draw_training
+from ridgeline.analysis.figures.training import draw_weights
+from ridgeline.analysis.training.metrics import read_metrics
+from ridgeline.landscape.result import load_result
+from ridgeline.models import InputError
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.files.recipe import check_folder
 
 Files = Annotated[tuple[str, ...], "result files (.nc) of one kind, or metrics (.jsonl)"]
 

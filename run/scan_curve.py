@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import build
-import options as o
-from budgets import attack_of
-from launch import launch
-
-from landscape.batchnorm import POLICIES
-from landscape.curve import check_fixed, knots_in, scan_curve
-from landscape.paths import curve
-from landscape.point import point_of
-from landscape.result import claim, complete, not_finite, save_result, stamp
-from landscape.scan import grid
-from models import InputError, unknown
+from ridgeline.landscape.batchnorm import POLICIES
+from ridgeline.landscape.result import claim, complete, not_finite, save_result, stamp
+from ridgeline.landscape.surfaces.curve import check_fixed, knots_in, scan_curve
+from ridgeline.landscape.surfaces.scan import grid
+from ridgeline.landscape.weights.paths import curve
+from ridgeline.landscape.weights.point import point_of
+from ridgeline.models import InputError, unknown
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.budgets import attack_of
+from ridgeline.run.shared.launch import launch
 
 FixPoints = Annotated[tuple[int, ...], "only checked: as many as the curve has control points"]
 
@@ -42,7 +41,7 @@ def main(
     t = grid(0, 1, step_size, "--step_size")
     if t[-1] != 1:
         raise InputError(f"--step_size must divide 1, got {step_size:g}; e.g. 0.02 or 0.05")
-    subject = build.open_network(model2load, network, load=False)
+    subject = networks.open_network(model2load, network, load=False)
     tensors = subject.checkpoint.tensors
     knots = knots_in(tensors, point_of(subject.network), model2load)
     if fix_points and len(fix_points) != len(knots):
@@ -56,10 +55,10 @@ def main(
     problem = subject.problem(train, attacker, machine)
     recipe = subject.recipe("scan_curve", train, attacker, machine.seed)
     recipe |= {
-        "test": build.data_recipe(test, subject.dataset), "t": list(t),
+        "test": networks.data_recipe(test, subject.dataset), "t": list(t),
         "curve_type": curve_type or recorded, "bn": batchnorm,
     }  # fmt: skip
-    out = build.output_stem(out_folder, model_name, model2load, "_scan")
+    out = networks.output_stem(out_folder, model_name, model2load, "_scan")
     out = out.with_name(f"{out.name}.nc")
     cells = claim(out, recipe, machine.overwrite)
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import build
-import options as o
-from budgets import attack_of, budgets_of, say_budgets
-from directions_from import load_direction
-from launch import launch
-
-from landscape.bands import BANDS, band_direction
-from landscape.batchnorm import POLICIES
-from landscape.directions import random_direction
-from landscape.paths import Plane
-from landscape.point import cosine, norm
-from landscape.result import claim, complete, not_finite, save_result, stamp
-from landscape.scan import ADVERSARIES, grid, scan
-from models import InputError, unknown
-from train.checkpoint import claim_checkpoint, save_checkpoint
-from train.specs import convert, number, parse_spec
+from ridgeline.landscape.batchnorm import POLICIES
+from ridgeline.landscape.result import claim, complete, not_finite, save_result, stamp
+from ridgeline.landscape.surfaces.scan import ADVERSARIES, grid, scan
+from ridgeline.landscape.weights.directions import random_direction
+from ridgeline.landscape.weights.frequency_bands import BANDS, band_direction
+from ridgeline.landscape.weights.paths import Plane
+from ridgeline.landscape.weights.point import cosine, norm
+from ridgeline.models import InputError, unknown
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.budgets import attack_of, budgets_of, say_budgets
+from ridgeline.run.shared.directions import load_direction
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.files.checkpoint import claim_checkpoint, save_checkpoint
+from ridgeline.train.specs import convert, number, parse_spec
 
 Axis = Annotated[str | None, "min=-1,max=1,step=0.05,adv_calc_freq=1; any key may be left out"]
 Mode = Annotated[
@@ -75,10 +74,10 @@ def main(
     if adversary is not None and attacker is None:
         raise InputError(f"--adversary {adversary} needs --attack")
     budgets = budgets_of(adv_budget_list, attacker)
-    subject = build.open_network(model2load, network)
+    subject = networks.open_network(model2load, network)
     images = subject.images(subset, subset_size)
     problem = subject.problem(images, attacker, machine)
-    stem = build.output_stem(out_folder, model_name, model2load, "")
+    stem = networks.output_stem(out_folder, model_name, model2load, "")
     path = stem.with_name(f"{stem.name}_results.nc")
     directions, digests = [], []
     for place, source in enumerate([load_vec1, load_vec2][: len(axes)]):
@@ -115,7 +114,7 @@ def main(
         save_result(stamp(ds, "scan", recipe, checkpoint=model2load), path)
 
     if unfinished:
-        build.say_clean(problem)
+        networks.say_clean(problem)
         say_budgets(adv_budget_list, budgets, attacker)
         for target, v, wanted in zip(targets, directions, recipes, strict=True):
             save_checkpoint(target, v, wanted)

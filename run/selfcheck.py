@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import build
-import options as o
-from launch import launch
-
-from analysis.anchors import ANCHORS, Bench
-from models import unknown
-from train.progress import progress
+from ridgeline.analysis.exact_checks import ANCHORS, Bench
+from ridgeline.models import unknown
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.progress import progress
 
 
 def main(
@@ -23,10 +22,10 @@ def main(
 
     `error` is relative to the exact answer; `allowed` is what rounding in this precision explains.
     """
-    if precision not in build.PRECISIONS:
-        raise unknown("--precision", precision, build.PRECISIONS)
-    device = build.device_of(gpu)
-    bench = Bench(device, build.use_precision(precision, device))
+    if precision not in networks.PRECISIONS:
+        raise unknown("--precision", precision, networks.PRECISIONS)
+    device = networks.device_of(gpu)
+    bench = Bench(device, networks.use_precision(precision, device))
     findings = []
     with progress(len(ANCHORS), "selfcheck", "anchor") as bar:
         for anchor in ANCHORS:

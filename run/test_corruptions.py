@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import build
-import options as o
-from launch import launch
-
-from analysis.corruptions import corruption_scores, names_of
-from landscape.parts import resumable
-from landscape.result import claim, save_result, stamp
-from models import InputError
-from train.progress import progress
+from ridgeline.analysis.corruptions import corruption_scores, names_of
+from ridgeline.landscape.result import claim, save_result, stamp
+from ridgeline.landscape.resume import resumable
+from ridgeline.models import InputError
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.progress import progress
 
 Names = Annotated[tuple[str, ...], "common (15), all (19), noise, blur, weather, digital, or names"]
 
@@ -31,12 +30,12 @@ def main(
     if not severities or any(not 1 <= s <= 5 for s in severities):
         raise InputError("--severities needs whole numbers from 1 to 5")
     names = names_of(corruptions)
-    subject = build.open_network(model2load, network)
+    subject = networks.open_network(model2load, network)
     images = subject.images("test", subset_size)
     problem = subject.problem(images, None, machine)
     recipe = subject.recipe("test_corruptions", images, None, machine.seed)
     recipe |= {"corruptions": names, "severities": list(severities)}
-    path = build.output_path(out_file, model2load, "corruptions")
+    path = networks.output_path(out_file, model2load, "corruptions")
     ds = claim(path, recipe, machine.overwrite)
     if ds is None:
         total = len(images) * len(names) * len(severities)

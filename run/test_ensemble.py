@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import build
-import options as o
-from budgets import attack_of, budgets_of, say_budgets
-from launch import launch
-from together import check_same_data
-
-from analysis.robustness import robustness
-from landscape.parts import resumable
-from landscape.result import claim, result_path, save_result, stamp
-from train.progress import progress
+from ridgeline.analysis.robustness import robustness
+from ridgeline.landscape.result import claim, result_path, save_result, stamp
+from ridgeline.landscape.resume import resumable
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.budgets import attack_of, budgets_of, say_budgets
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.same_data import check_same_data
+from ridgeline.train.progress import progress
 
 Members = Annotated[
     tuple[str, ...], "checkpoints of any architectures for the same images, A.ckpt,B.ckpt,..."
@@ -36,7 +35,7 @@ def main(
     """
     attacker = attack_of(attack)
     budgets = budgets_of(adv_budget_list, attacker)
-    subjects = [build.open_network(name, network, "lenet") for name in model2load]
+    subjects = [networks.open_network(name, network, "lenet") for name in model2load]
     check_same_data(*subjects)
     images = subjects[0].images("test", subset_size)
     problems = [subject.problem(images, attacker, machine) for subject in subjects]

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-import build
-import options as o
-from launch import launch
-from trainer import place, start
-
-from models import InputError, unknown
-from train.attacks import PGD
-from train.attacks.norms import INF
-from train.loop import CLOCKS
-from train.methods import Adversarial, Apart
-from train.shapes import Triangle
-from train.specs import Unit, resolve_budgets
+from ridgeline.models import InputError, unknown
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.training import place, start
+from ridgeline.train.attacks import PGD
+from ridgeline.train.attacks.norms import INF
+from ridgeline.train.loop import CLOCKS
+from ridgeline.train.methods import Adversarial, Apart
+from ridgeline.train.schedules.shapes import Triangle
+from ridgeline.train.specs import Unit, resolve_budgets
 
 METHODS = ("apart", "fgsm", "fgsm_plus", "pgd")
 DEFAULTS = o.Training(
@@ -51,7 +50,7 @@ def main(
     """
     if method not in METHODS:
         raise unknown("--method", method, METHODS)
-    build.positive(iter_num=iter_num)
+    networks.positive(iter_num=iter_num)
     numbers = (max_lr_alpha, weight_decay_alpha, 1 if cycle_epochs is None else cycle_epochs)
     if min(numbers) < 0 or cycle_epochs == 0:
         raise InputError("--max_lr_alpha, --weight_decay_alpha, --cycle_epochs must be positive")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import options as o
-from launch import launch
-from torch import nn
-from trainer import Trainer, claim_all, place, robust_parts, start
+from ridgeline.models import InputError, unknown
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.training import Trainer, claim_all, place, robust_parts, start
+from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.methods import Adversarial, Cure, Standard
+from ridgeline.train.methods.cure import VARIANTS
+from ridgeline.train.parts.freezing import check_stages, train_only
 
-from models import InputError, unknown
-from train.checkpoint import load_checkpoint
-from train.freezing import check_stages, train_only
-from train.methods import Adversarial, Cure, Standard
-from train.methods.cure import VARIANTS
+if TYPE_CHECKING:
+    from torch import nn
 
 NETWORK = o.Fresh(dataset="cifar10", model_type="resnet")
 WIDTHS = {"resnet": 16}  # the paper's ResNet18

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import build
-import options as o
-from launch import launch
-from trainer import trainer_of
-
-from landscape.curve import CurveTraining, check_fixed
-from landscape.paths import CURVES, straight
-from landscape.point import point_of, select
-from models import InputError, unknown
-from train.checkpoint import load_checkpoint
-from train.loop import check_batches
+from ridgeline.landscape.surfaces.curve import CurveTraining, check_fixed
+from ridgeline.landscape.weights.paths import CURVES, straight
+from ridgeline.landscape.weights.point import point_of, select
+from ridgeline.models import InputError, unknown
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.training import trainer_of
+from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.loop import check_batches
 
 Fix = Annotated[tuple[int, ...], "one number per control point, 1 = fixed, e.g. 1,0,0,0,1"]
 Ends = Annotated[tuple[str, ...], "checkpoints aligned with --fix_points, e.g. A.ckpt,,,,B.ckpt"]
@@ -54,7 +53,7 @@ def main(
     if training.val_fraction:
         raise InputError("--val_fraction is for networks: a curve is judged in its middle alone")
     network = o.Network(dataset, training.data_dir, model_type, width, bias, normalize)
-    subject = build.open_network(model2load[0], network)
+    subject = networks.open_network(model2load[0], network)
     origin = point_of(subject.network)
     loaded = {k: load_checkpoint(p) for k, p in enumerate(model2load) if p}
     points = {k: select(c.fit(subject.network).state, origin, str(c.path))

@@ -6,15 +6,14 @@ import math
 from functools import partial
 from typing import Annotated
 
-import build
-import options as o
-from launch import launch
-from trainer import place, robust_parts, start
-
-from models import InputError
-from train.cycles import Cycles, PhaseRate
-from train.methods import Fomo
-from train.shapes import Schedule
+from ridgeline.models import InputError
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.training import place, robust_parts, start
+from ridgeline.train.methods import Fomo
+from ridgeline.train.parts.phases import Cycles, PhaseRate
+from ridgeline.train.schedules.shapes import Schedule
 
 NETWORK = o.Fresh(dataset="cifar10", model_type="preact")
 JUDGE = o.Robust(judge=o.PGD20)
@@ -72,7 +71,7 @@ def main(
         "always": fomo_cr_in_consolidation, "momentum": fomo_reset_momentum,
         "train_mode": attack_mode == "train",
     }  # fmt: skip
-    method = Fomo(network, trainer.attack, cycles, partial(build.fresh_network, model), **parts,
+    method = Fomo(network, trainer.attack, cycles, partial(networks.fresh_network, model), **parts,
                   **options, images=trainer.images, seed=training.seed,
                   device=trainer.device)  # fmt: skip
     rate = rate_of(fomo_lr, trainer.rate, cycles)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import options as o
-from launch import launch
-from trainer import place, start
-
-from models import InputError
-from models.dct import dct_layers, decompose
-from train.methods import Frequency
-from train.methods.frequency import depth_rule
-from train.noise import Purpose, number_of
+from ridgeline.models import InputError
+from ridgeline.models.dct import dct_layers, decompose
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.training import place, start
+from ridgeline.train.data.noise import Purpose, number_of
+from ridgeline.train.methods import Frequency
+from ridgeline.train.methods.frequency import depth_rule
 
 DEFAULTS = o.Training(
     epoch_num=125, batch_size=256, optim="name=adamw,lr=0.01,weight_decay=0.01",

@@ -7,15 +7,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
-import build
-import options as o
-from launch import launch
-from trainer import Trainer, claim_all, place, start
-
-from models import InputError
-from train.anytime import FORGETTING, chunks, forget_between, replayed
-from train.checkpoint import load_checkpoint
-from train.methods import Standard
+from ridgeline.models import InputError
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.training import Trainer, claim_all, place, start
+from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.methods import Standard
+from ridgeline.train.parts.chunks import FORGETTING, chunks, forget_between, replayed
 
 DEFAULTS = o.Training(
     epoch_num=50, batch_size=64, optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-4",
@@ -56,7 +55,7 @@ def main(
         raise InputError(f"--snip_size must lie in 0..1, got {snip_size:g}")
     if training.attack is not None or training.val_fraction:
         raise InputError("train_lure is for clean data: leave --attack and --val_fraction out")
-    build.positive(buffer_size_train=buffer_size_train, epoch_num=training.epoch_num)
+    networks.positive(buffer_size_train=buffer_size_train, epoch_num=training.epoch_num)
     rule = forget or ("snip" if use_snip else "none")
     trainer, model, network = start(fresh, training, output, WIDTHS)
     parts = chunks(trainer.images, meta_batch_size, meta_batch_number, training.seed)
@@ -87,8 +86,9 @@ def main(
             count = max(1, round(snip_size * len(scored)))
             forgotten = forget_between(
                 network.to(trainer.device), rule, images=scored.subset(count, training.seed),
-                fraction=snip_size, fresh=partial(build.fresh_network, model), seed=training.seed,
-                chunk=number, shrink=shrink, perturb=perturb, device=trainer.device,
+                fraction=snip_size, fresh=partial(networks.fresh_network, model),
+                seed=training.seed, chunk=number, shrink=shrink, perturb=perturb,
+                device=trainer.device,
             )  # fmt: skip
             print(f"chunk {number + 1}: {forgotten} weights forgotten by {rule}")
         chosen, arguments = run(number)

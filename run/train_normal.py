@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import build
-import options as o
-from budgets import attack_of, eps_schedule_of
-from launch import launch
-from trainer import place, robust_parts, start
-
-from models import InputError, unknown
-from train.average import Average
-from train.checkpoint import load_checkpoint
-from train.loop import CLOCKS
-from train.methods import Adversarial, Standard
+from ridgeline.models import InputError, unknown
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.budgets import attack_of, eps_schedule_of
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.training import place, robust_parts, start
+from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.loop import CLOCKS
+from ridgeline.train.methods import Adversarial, Standard
+from ridgeline.train.parts.weight_average import Average
 
 EpsSchedule = Annotated[str | None, "budget per epoch, e.g. name=cycle_cos,...; None: constant"]
 AVERAGES = ("ema", "swa")
@@ -77,7 +76,7 @@ def main(
         recipe |= {"objective": repr(parts["objective"]), "awp": robust.awp_gamma,
                    "judge": repr(parts["judge"])}  # fmt: skip
     where = place(model, output, trainer.images, name)
-    build.apart(where[0] / f"{where[1]}.ckpt", model2load)
+    networks.apart(where[0] / f"{where[1]}.ckpt", model2load)
     recipe["method"] = name
     trainer.run(method, *where, recipe, clock=schedule_update_mode, keep_epochs=output.epoch_ckpts)
 

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import io
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,22 +109,20 @@ def tiny_set(folder: Path) -> None:
 
 @contextlib.contextmanager
 def in_folder(folder: Path) -> Iterator[None]:
-    """The working folder, with run/ importable, as for `python run/COMMAND.py`."""
+    """The working folder."""
     before = Path.cwd()
     os.chdir(folder)
-    sys.path.insert(0, str(ROOT / "run"))
     try:
         yield
     finally:
-        sys.path.remove(str(ROOT / "run"))
         os.chdir(before)
 
 
 def call(line: str) -> tuple[int, str, str]:
     """Run a command line in this process: exit status, stdout, stderr. Errors pass through."""
-    launch = importlib.import_module("launch").launch
+    launch = importlib.import_module("ridgeline.run.shared.launch").launch
     command, *argv = line.split()
-    main = importlib.import_module(command).main
+    main = importlib.import_module(f"ridgeline.run.{command}").main
     said, error, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stderr(error), contextlib.redirect_stdout(said):
         try:
@@ -154,7 +151,7 @@ def run_chain(folder: Path, modes=(), gpu=None) -> dict[str, set[str]]:
     noted = {}
     with in_folder(folder), pytest.MonkeyPatch.context() as patch:
         if gpu is not None:
-            patch.setattr("build.device_of", lambda _: gpu)
+            patch.setattr("ridgeline.run.shared.networks.device_of", lambda _: gpu)
         for line in CHAIN:
             with contextlib.ExitStack() as stack:
                 found = [stack.enter_context(mode()) for mode in modes]

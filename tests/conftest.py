@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from ridgeline.train.data.examples import Images
 from tests.commands import Precision, run_chain
-from train.data import Images
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)  # the problems are tiny: more threads only wait for each other
@@ -97,10 +97,9 @@ def refuse(tmp_path, monkeypatch, capsys):
 
     def run(command: str, *options: str) -> str:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.syspath_prepend(str(ROOT / "run"))
         monkeypatch.setattr(sys, "argv", [f"{command}.py", *map(str, options)])
-        launch = importlib.import_module("launch").launch
-        main = importlib.import_module(command).main
+        launch = importlib.import_module("ridgeline.run.shared.launch").launch
+        main = importlib.import_module(f"ridgeline.run.{command}").main
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             launch(main)
@@ -134,11 +133,10 @@ def run_main(tmp_path, monkeypatch, capsys):
 
     def run(command: str, *options: str) -> str:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.syspath_prepend(str(ROOT / "run"))
         monkeypatch.setattr(sys, "argv", [f"{command}.py", *map(str, options)])
-        launch = importlib.import_module("launch").launch
+        launch = importlib.import_module("ridgeline.run.shared.launch").launch
         capsys.readouterr()
-        launch(importlib.import_module(command).main)
+        launch(importlib.import_module(f"ridgeline.run.{command}").main)
         return capsys.readouterr().out
 
     return run

@@ -8,24 +8,25 @@ import torch
 import xarray as xr
 from scipy.fft import dctn
 
-from analysis.distances import parameter_distance
-from analysis.features import cka
-from analysis.figures import FIGURES, draw, draw_training
-from analysis.filters import filter_spectrum, is_high
-from analysis.fourier import fourier_sensitivity, pass_curves
-from analysis.generator import study
-from analysis.overfitting import overfitting
-from analysis.perturbations import adversaries, similarity, similarity_matrix
-from analysis.report import table
-from analysis.robustness import robustness
-from analysis.style import save_figure
-from analysis.trajectory import trajectory
-from landscape.problem import Problem
-from landscape.result import stamp
-from models import InputError
+from ridgeline.analysis.cka import cka
+from ridgeline.analysis.distances import parameter_distance
+from ridgeline.analysis.figures import FIGURES, draw
+from ridgeline.analysis.figures.overview import table
+from ridgeline.analysis.figures.style import save_figure
+from ridgeline.analysis.figures.surfaces import draw_training
+from ridgeline.analysis.frequency.filters import filter_spectrum, is_high
+from ridgeline.analysis.frequency.fourier import fourier_sensitivity, pass_curves
+from ridgeline.analysis.perturbations import adversaries, similarity, similarity_matrix
+from ridgeline.analysis.robustness import robustness
+from ridgeline.analysis.training.generator import study
+from ridgeline.analysis.training.overfitting import overfitting
+from ridgeline.analysis.training.trajectory import trajectory
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.result import stamp
+from ridgeline.models import InputError
+from ridgeline.train.attacks import FGSM, PGD
+from ridgeline.train.evaluation import evaluate
 from tests.conftest import make_images, make_mlp
-from train.attacks import FGSM, PGD
-from train.evaluation import evaluate
 
 
 def test_cosines_of_known_perturbations():

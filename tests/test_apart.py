@@ -13,19 +13,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from analysis.generator import best_per_cycle, collapse, speckle, study
-from landscape.problem import Problem
-from models import InputError, build_model
-from models.blocks import block_inputs
+from ridgeline.analysis.training.generator import best_per_cycle, collapse, speckle, study
+from ridgeline.landscape.problem import Problem
+from ridgeline.models import InputError, build_model
+from ridgeline.models.blocks import block_inputs
+from ridgeline.train.attacks import FGSM, PGD
+from ridgeline.train.data.augmentation import PADDING, Crop
+from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.files.run_files import RunFiles
+from ridgeline.train.loop import fit
+from ridgeline.train.methods import Apart, Step
+from ridgeline.train.optimizers import parse_optimizer
+from ridgeline.train.schedules.shapes import Triangle
 from tests.conftest import make_images, make_mlp
-from train.attacks import FGSM, PGD
-from train.augment import PADDING, Crop
-from train.checkpoint import load_checkpoint
-from train.loop import fit
-from train.methods import Apart, Step
-from train.optimizers import parse_optimizer
-from train.runfiles import RunFiles
-from train.shapes import Triangle
 
 EPS = 0.1
 STEP = Step(0, 0.5, 0, 0)

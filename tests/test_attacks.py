@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import InputError
+from ridgeline.models import InputError
+from ridgeline.train.attacks import ATTACKS, FGSM, PGD, mixture, parse_attack
+from ridgeline.train.attacks.norms import row_norm, steepest
+from ridgeline.train.data.noise import Noise
+from ridgeline.train.evaluation import evaluate
+from ridgeline.train.losses import divergence
+from ridgeline.train.undisturbed import undisturbed
 from tests.conftest import make_conv_bn, make_images, make_mlp
-from train.attacks import ATTACKS, FGSM, PGD, mixture, parse_attack
-from train.attacks.norms import row_norm, steepest
-from train.evaluation import evaluate
-from train.guard import undisturbed
-from train.losses import divergence
-from train.noise import Noise
 
 SPECS = {
     "pgd": "name=pgd,threshold={e},iter_num=8,order={o},restarts=2",

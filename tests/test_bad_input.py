@@ -51,10 +51,10 @@ def with_value(line: str, name: str, value: str) -> str:
 
 def cases() -> list[tuple[str, str, str]]:
     """(command, option, command line) of every bad value."""
-    launch = importlib.import_module("launch")
+    launch = importlib.import_module("ridgeline.run.shared.launch")
     found = []
     for command, line in base_lines().items():
-        options = launch.options_of(importlib.import_module(command).main)
+        options = launch.options_of(importlib.import_module(f"ridgeline.run.{command}").main)
         for name, option in options.items():
             kind = option.kind
             if typing.get_origin(kind) is tuple:
@@ -116,8 +116,8 @@ def test_only_the_command_that_shares_its_work_runs_under_torchrun(every_result,
 def test_file_names_may_hold_commas(tmp_path):
     """Sees a list of files cut at a comma that belongs to a name."""
     with in_folder(tmp_path):
-        launch = importlib.import_module("launch")
-        main = importlib.import_module("plot").main
+        launch = importlib.import_module("ridgeline.run.shared.launch")
+        main = importlib.import_module("ridgeline.run.plot").main
         parsed = launch.arguments(main, ["--result", r"a\,b.nc,c.nc"])
     assert parsed["result"] == ("a,b.nc", "c.nc")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
 import os
 import pickle
@@ -17,8 +20,10 @@ import pytest
 import torch
 import xarray as xr
 
-from models import build_model
-from train.checkpoint import load_checkpoint, save_checkpoint
+from ridgeline.models import build_model
+from ridgeline.run.shared.launch import arguments, launch, options_of
+from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
+from tests.commands import call
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(p.stem for p in (ROOT / "run").glob("*.py") if "launch(main" in p.read_text())
@@ -60,23 +65,21 @@ def workspace(trained, tmp_path):
     return tmp_path
 
 
+def test_help_needs_no_pager(run_command):
+    done = run_command("plot", "--help", check=True)  # PAGER=false would fail one
+    assert "--result" in done.stdout
+
+
 def test_all_commands_are_there():
     assert set(COMMANDS) == REQUIRED
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_lists_every_option_with_type_default_and_one_line(command, run_command):
-    done = run_command(command, "--help", check=True)  # PAGER=false would fail a pager
-    sys.path.insert(0, str(ROOT / "run"))
-    try:
-        import importlib
-
-        from launch import options_of
-
-        options = options_of(importlib.import_module(command).main)
-    finally:
-        sys.path.remove(str(ROOT / "run"))
-    lines = {line.split()[0]: line for line in done.stdout.splitlines() if "--" in line[:6]}
+def test_help_lists_every_option_with_type_default_and_one_line(command):
+    status, said, _ = call(f"{command} --help")
+    assert status == 0
+    options = options_of(importlib.import_module(f"ridgeline.run.{command}").main)
+    lines = {line.split()[0]: line for line in said.splitlines() if "--" in line[:6]}
     for name, option in options.items():
         assert option.type_name in lines[f"--{name}"]
         assert re.search(r"\S.* \[default: .+\]$", lines[f"--{name}"])
@@ -238,16 +241,8 @@ def test_examples_of_the_reference_run_with_unchanged_flags(
 
 @pytest.mark.parametrize("name", README_EXAMPLES)
 def test_examples_of_the_reference_parse_to_the_last_flag(name):
-    sys.path.insert(0, str(ROOT / "run"))
-    try:
-        import importlib
-
-        from launch import arguments
-
-        command, *argv = README_EXAMPLES[name].format(lenet="l", resnet="r").split()
-        parsed = arguments(importlib.import_module(command).main, argv)
-    finally:
-        sys.path.remove(str(ROOT / "run"))
+    command, *argv = README_EXAMPLES[name].format(lenet="l", resnet="r").split()
+    parsed = arguments(importlib.import_module(f"ridgeline.run.{command}").main, argv)
     if name == "curve":
         assert parsed["fix_points"] == (1, 0, 0, 0, 1)
         assert parsed["model2load"] == ("r", "", "", "", "r")
@@ -368,24 +363,17 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:
 def test_bad_input_is_one_line_status_2_and_harms_nothing(workspace, run_command):
     """All lines run in this process: a subprocess each would take minutes."""
     lines = bad_lines(workspace)
-    sys.path.insert(0, str(ROOT / "run"))
     before = {p: p.read_bytes() for p in workspace.rglob("*") if p.is_file()}
     failures = []
-    import contextlib
-    import importlib
-    import io
-
     here = os.getcwd()
     os.chdir(workspace)
     try:
-        from launch import launch
-
         for name, (line, expected) in lines.items():
             command, *argv = line.split(" ")
             said, error, status = io.StringIO(), io.StringIO(), 0
             with contextlib.redirect_stderr(error), contextlib.redirect_stdout(said):
                 try:
-                    launch(importlib.import_module(command).main, argv)
+                    launch(importlib.import_module(f"ridgeline.run.{command}").main, argv)
                 except SystemExit as stop:
                     status = stop.code
             text = error.getvalue()
@@ -393,7 +381,6 @@ def test_bad_input_is_one_line_status_2_and_harms_nothing(workspace, run_command
                 failures.append((name, status, expected, text, said.getvalue()))
     finally:
         os.chdir(here)
-        sys.path.remove(str(ROOT / "run"))
     assert not failures, failures
     assert not (workspace / "executed").exists()
     assert {p: p.read_bytes() for p in workspace.rglob("*") if p.is_file()} == before

@@ -13,17 +13,17 @@ import pytest
 import torch
 import xarray as xr
 
-from analysis import anchors
-from analysis.curvature_figures import draw_hessian
-from landscape.curvature import Measures, blocks_of, measure
-from landscape.journal import Journal
-from landscape.operators import Hessian, Operator
-from landscape.point import point_of
-from landscape.problem import Problem
-from landscape.result import load_result, save_result, stamp
-from models import InputError
+from ridgeline.analysis import exact_checks
+from ridgeline.analysis.figures.curvature import draw_hessian
+from ridgeline.landscape.curvature.measures import Measures, blocks_of, measure
+from ridgeline.landscape.curvature.operators import Hessian, Operator
+from ridgeline.landscape.curvature.product_log import Journal
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.result import load_result, save_result, stamp
+from ridgeline.landscape.weights.point import point_of
+from ridgeline.models import InputError
+from ridgeline.train.files.checkpoint import load_checkpoint
 from tests.conftest import ROOT, make_conv_bn, make_images, make_mlp
-from train.checkpoint import load_checkpoint
 
 WANTED = Measures(topk=3, probes=2, steps=12, trace_products=6)
 
@@ -86,9 +86,9 @@ def test_blocks():
         blocks_of(origin, "layer4.*")
 
 
-@pytest.mark.parametrize("anchor", anchors.ANCHORS, ids=lambda a: a.__name__)
+@pytest.mark.parametrize("anchor", exact_checks.ANCHORS, ids=lambda a: a.__name__)
 def test_anchors_pass(anchor):
-    findings = list(anchor(anchors.Bench(torch.device("cpu"), torch.float64)))
+    findings = list(anchor(exact_checks.Bench(torch.device("cpu"), torch.float64)))
     assert findings
     assert all(f.passed for f in findings), [f for f in findings if not f.passed]
 
@@ -101,7 +101,9 @@ def test_anchors_fail_when_a_batch_is_weighted_wrongly(name, monkeypatch):
     monkeypatch.setattr(
         Operator, "matmat", lambda self, v: product(self, v) * self.examples / (self.examples + 1)
     )
-    findings = list(getattr(anchors, name)(anchors.Bench(torch.device("cpu"), torch.float64)))
+    findings = list(
+        getattr(exact_checks, name)(exact_checks.Bench(torch.device("cpu"), torch.float64))
+    )
     assert not all(f.passed for f in findings)
 
 

@@ -11,17 +11,17 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from landscape import kernels, operators
-from landscape.gauss_newton import GaussNewton
-from landscape.input_hessian import InputHessian
-from landscape.kernels import Way, ways
-from landscape.operators import Hessian, dense
-from landscape.point import flatten, unflatten
-from landscape.problem import Problem
-from landscape.total_hessian import TotalHessian
-from models import InputError
+from ridgeline.landscape.curvature import double_backward, operators
+from ridgeline.landscape.curvature.double_backward import Way, ways
+from ridgeline.landscape.curvature.gauss_newton import GaussNewton
+from ridgeline.landscape.curvature.input_hessian import InputHessian
+from ridgeline.landscape.curvature.operators import Hessian, dense
+from ridgeline.landscape.curvature.total_hessian import TotalHessian
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.weights.point import flatten, unflatten
+from ridgeline.models import InputError
+from ridgeline.train.attacks import PGD
 from tests.conftest import make_images
-from train.attacks import PGD
 
 SIDE = 5
 
@@ -41,7 +41,7 @@ class Layer(nn.Module):
 
 
 class Attend(nn.Module):
-    """Self-attention of the rows of an image with fused kernels."""
+    """Self-attention of the rows of an image with fused double_backward."""
 
     def __init__(self, causal: bool = False):
         super().__init__()
@@ -244,7 +244,7 @@ def cubed() -> nn.Module:
 
 def test_a_layout_that_is_wrong_is_left_for_the_next(monkeypatch):
     """InstanceNorm's eval derivative in channels-last, on batches of one: seen, and avoided."""
-    monkeypatch.delitem(kernels._REPLACED, F.instance_norm)
+    monkeypatch.delitem(double_backward._REPLACED, F.instance_norm)
     problem = problem_of(BODIES["instancenorm running"], batch_size=1)
     operator = Hessian(problem)
     assert operator.trust.way == Way(replaced=True, channels_last=False)
@@ -256,7 +256,7 @@ def test_a_layout_that_is_wrong_is_left_for_the_next(monkeypatch):
 @pytest.mark.parametrize(("name", "body"), [("asymmetric", BODIES["weightnorm"]), ("even", cubed)])
 def test_what_is_wrong_in_every_way_is_refused_even_if_symmetric(name, body, dtype, monkeypatch):
     """A derivative that torch gets wrong (fused weight_norm) or cannot see (a custom Function)."""
-    monkeypatch.delitem(kernels._REPLACED, torch._weight_norm)
+    monkeypatch.delitem(double_backward._REPLACED, torch._weight_norm)
     with pytest.raises(InputError, match=r"no right second derivatives .* slope of the gradient"):
         Hessian(problem_of(body, dtype=dtype))
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 import xarray as xr
 
+from ridgeline.train.files.checkpoint import load_checkpoint
 from tests.commands import ROOT, run_chain
 from tests.fake_device import DEVICE, Accelerator, OnDevice
-from train.checkpoint import load_checkpoint
 
 
 def test_every_command_computes_on_the_device_with_the_numbers_of_the_cpu(every_result, tmp_path):
@@ -66,7 +66,7 @@ def test_the_pretended_device_refuses_what_cuda_refuses():
 
 def test_global_generators_are_seeded_in_two_places_only():
     """Sees torch.manual_seed, which reseeds every CUDA device for good, come back into a tool."""
-    allowed = {"train/loop.py", "analysis/anchors.py"}
+    allowed = {"train/loop.py", "analysis/exact_checks.py"}
     using = {
         str(path.relative_to(ROOT))
         for folder in ("models", "train", "landscape", "analysis", "run")

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from landscape.curvature import Measures
-from landscape.density import density_dataset, lanczos_quadrature
-from landscape.operators import Hessian, Matrix
-from landscape.point import norm
-from landscape.problem import Problem
-from landscape.result import load_result
-from landscape.spectrum import ENDS, UNSURE, top_eigenpairs
-from landscape.trace import estimate_trace
-from models import InputError, build_model
-from tests.conftest import ROOT, make_images, make_mlp
+from ridgeline.landscape.curvature.density import density_dataset, lanczos_quadrature
+from ridgeline.landscape.curvature.eigenpairs import ENDS, UNSURE, top_eigenpairs
+from ridgeline.landscape.curvature.measures import Measures
+from ridgeline.landscape.curvature.operators import Hessian, Matrix
+from ridgeline.landscape.curvature.trace import estimate_trace
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.result import load_result
+from ridgeline.landscape.weights.point import norm
+from ridgeline.models import InputError, build_model
+from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
+from tests.conftest import make_images, make_mlp
 from tests.test_problem import symmetric
-from train.checkpoint import load_checkpoint, save_checkpoint
 
 DTYPES = [torch.float32, torch.float64]
 #: size -> eigenvalues
@@ -230,9 +230,8 @@ def test_what_cannot_be_had_is_refused_before_computing(tiny, refuse, options, s
 def test_results_in_float64_stay_so_and_say_how_they_were_made(tiny, tmp_path, monkeypatch, capsys):
     """Eigenvectors cut to float32; the asymmetry, the reasons and the estimator left unsaid."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "run"))
-    main = importlib.import_module("calc_hessian").main
-    launch = importlib.import_module("launch").launch
+    main = importlib.import_module("ridgeline.run.calc_hessian").main
+    launch = importlib.import_module("ridgeline.run.shared.launch").launch
     options = ["--precision", "float64", "--blocks", "conv1.*,*.bias", "--topk", "2", "--out_file",
                "h.nc", "--trace_products", "24", "--trace_estimator", "hutchpp"]  # fmt: skip
     launch(main, ["--model2load", str(tiny), *FEW, *options])

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.distances import parameter_distance
-from models import InputError
+from ridgeline.analysis.distances import parameter_distance
+from ridgeline.models import InputError
+from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
+from ridgeline.train.files.run_files import read_state
 from tests.conftest import make_conv_bn
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.runfiles import read_state
 
 
 class Small(nn.Module):
@@ -265,7 +265,7 @@ def test_the_digest_is_of_the_tensors_alone(tmp_path, monkeypatch):
     """Sees a bit-identical retraining become another checkpoint because the clock went on."""
     state = small().state_dict()
     save_checkpoint(tmp_path / "a.ckpt", state, {})
-    monkeypatch.setattr("train.checkpoint.provenance", lambda: {"time": "later"})
+    monkeypatch.setattr("ridgeline.train.files.checkpoint.provenance", lambda: {"time": "later"})
     backwards = dict(reversed(list(state.items())))
     save_checkpoint(tmp_path / "b.ckpt", backwards, {"epoch": 3})
     torch.save(state, tmp_path / "c.pt")

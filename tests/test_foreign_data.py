@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from models import InputError, build_model
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.datasets import load_images
+from ridgeline.models import InputError, build_model
+from ridgeline.train.data.datasets import load_images
+from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
 LABELS = np.arange(7) % 3
@@ -81,8 +81,8 @@ def test_what_is_no_labelled_images_is_refused_in_one_line(name, tmp_path):
 
 def test_nan_pixels_are_no_images_wherever_they_come_from():
     """Sees NaN images in a notebook's own Images become NaN losses."""
+    from ridgeline.train.data.examples import Images
     from tests.conftest import make_images
-    from train.data import Images
 
     pixels = make_images(3).pixels
     pixels[1, 0, 2, 2] = torch.nan

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from landscape.curve import Knots, knots_in
-from landscape.point import add, point_of
-from landscape.problem import Problem
-from models import InputError, add_normalization, build_model
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.surfaces.curve import Knots, knots_in
+from ridgeline.landscape.weights.point import add, point_of
+from ridgeline.models import InputError, add_normalization, build_model
+from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
+from ridgeline.train.parts.weight_average import Average
 from tests.conftest import make_conv_bn, make_images
-from train.average import Average
-from train.checkpoint import load_checkpoint, save_checkpoint
 
 
 def net(function, *modules: nn.Module) -> nn.Module:
@@ -37,7 +37,7 @@ def net(function, *modules: nn.Module) -> nn.Module:
 
 
 def check(network: nn.Module, images=None) -> None:
-    from train.dry_run import check_network
+    from ridgeline.train.data.network_check import check_network
 
     check_network(network, images or make_images())
 
@@ -182,7 +182,7 @@ class Tied(nn.Module):
 
 def test_a_moved_network_has_moved_under_all_its_names(tmp_path):
     """Sees a tied weight stay where it was after "moved by": the second name held the old one."""
-    from landscape.point import state_at
+    from ridgeline.landscape.weights.point import state_at
 
     torch.manual_seed(0)
     network, again = Tied(), Tied()

@@ -9,8 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.fourier import band, distinct_cells, fourier_sensitivity, pass_curves, plane_wave
-from landscape.problem import Problem
+from ridgeline.analysis.frequency.fourier import (
+    band,
+    distinct_cells,
+    fourier_sensitivity,
+    pass_curves,
+    plane_wave,
+)
+from ridgeline.landscape.problem import Problem
 from tests.conftest import make_images
 
 

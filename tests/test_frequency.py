@@ -13,11 +13,11 @@ from scipy.fft import dctn
 from torch import nn
 from torch.nn import functional as F
 
-from analysis.filters import filter_spectrum
-from landscape.bands import band_direction, band_of
-from models import InputError, build_model
-from models.blocks import input_sizes
-from models.dct import (
+from ridgeline.analysis.frequency.filters import filter_spectrum
+from ridgeline.landscape.weights.frequency_bands import band_direction, band_of
+from ridgeline.models import InputError, build_model
+from ridgeline.models.blocks import input_sizes
+from ridgeline.models.dct import (
     DctConv2d,
     analyse,
     dct_basis,
@@ -26,12 +26,12 @@ from models.dct import (
     plain_state,
     synthesise,
 )
+from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.loop import fit
+from ridgeline.train.methods import Frequency
+from ridgeline.train.methods.frequency import depth_rule, norms, penalty
+from ridgeline.train.optimizers import parse_optimizer
 from tests.conftest import make_images, make_mlp
-from train.checkpoint import load_checkpoint
-from train.loop import fit
-from train.methods import Frequency
-from train.methods.frequency import depth_rule, norms, penalty
-from train.optimizers import parse_optimizer
 
 NORMS = {
     3: [[0.3333, 0.4082, 0.3536], [0.4082, 0.5000, 0.4330], [0.3536, 0.4330, 0.3750]],

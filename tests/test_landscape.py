@@ -12,13 +12,9 @@ import torch
 import xarray as xr
 from torch import nn
 
-from landscape.batchnorm import recalibrated, statistics_at
-from landscape.curve import CurveTraining, Knots, knots_in, scan_curve
-from landscape.directions import between, random_direction, unit
-from landscape.paths import Bezier, Plane, PolygonalChain, curve, straight
-from landscape.point import add, buffers_of, dot, norm, point_of
-from landscape.problem import Problem
-from landscape.result import (
+from ridgeline.landscape.batchnorm import recalibrated, statistics_at
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.result import (
     claim,
     complete,
     empty_cells,
@@ -27,13 +23,17 @@ from landscape.result import (
     save_result,
     stamp,
 )
-from landscape.scan import VARIABLES, grid, scan
-from models import InputError
+from ridgeline.landscape.surfaces.curve import CurveTraining, Knots, knots_in, scan_curve
+from ridgeline.landscape.surfaces.scan import VARIABLES, grid, scan
+from ridgeline.landscape.weights.directions import between, random_direction, unit
+from ridgeline.landscape.weights.paths import Bezier, Plane, PolygonalChain, curve, straight
+from ridgeline.landscape.weights.point import add, buffers_of, dot, norm, point_of
+from ridgeline.models import InputError
+from ridgeline.train.attacks import PGD
+from ridgeline.train.files.locks import release_all
+from ridgeline.train.loop import fit
+from ridgeline.train.optimizers import parse_optimizer
 from tests.conftest import make_conv_bn, make_images, make_mlp
-from train.attacks import PGD
-from train.locks import release_all
-from train.loop import fit
-from train.optimizers import parse_optimizer
 
 ATTACK = PGD(eps=0.1, iterations=3)
 
@@ -273,7 +273,8 @@ def test_diagnostics_leave_weights_and_buffers_alone_also_after_an_exception(mon
     path = Plane([problem.origin, random_direction(problem.origin, 1)])
     scan(problem, path, {"x1": [-1, 1]}, batchnorm="recalibrate")
     monkeypatch.setattr(
-        "landscape.problem.evaluate", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("cut"))
+        "ridgeline.landscape.problem.evaluate",
+        lambda *a, **k: (_ for _ in ()).throw(RuntimeError("cut")),
     )
     with pytest.raises(RuntimeError, match="cut"):
         scan(problem, path, {"x1": [-1, 1]}, batchnorm="recalibrate")
@@ -287,7 +288,7 @@ def test_curve_training_lowers_the_barrier_and_leaves_the_ends():
     ends = []
     for seed in (0, 1):
         network = make_mlp(hidden=12, seed=seed).float()
-        from train.methods import Standard
+        from ridgeline.train.methods import Standard
 
         fit(
             Standard(network), images, images, epochs=60, batch_size=20, seed=seed,

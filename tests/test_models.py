@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from landscape.curve import Knots
-from landscape.point import buffers_of, point_of
-from models import InputError, build_model
+from ridgeline.landscape.surfaces.curve import Knots
+from ridgeline.landscape.weights.point import buffers_of, point_of
+from ridgeline.models import InputError, build_model
 
 KEYS = json.loads((Path(__file__).parent / "pas_keys.json").read_text())
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
@@ -163,7 +163,7 @@ def test_unknown_and_unfit_models_are_refused():
 
 
 def test_torchvision_imports_beside_this_torch():
-    from models.torchvision_import import import_torchvision
+    from ridgeline.models.torchvision_import import import_torchvision
 
     assert import_torchvision("datasets").MNIST
     assert import_torchvision().__version__

@@ -11,21 +11,21 @@ from torch import nn
 from torch.func import functional_call, hessian, jacrev
 from torch.nn import functional as F
 
-from landscape.density import density_dataset, lanczos_quadrature
-from landscape.gauss_newton import GaussNewton
-from landscape.input_hessian import InputHessian
-from landscape.kernels import second_order
-from landscape.maximiser import onto_ball_and_box, refine
-from landscape.operators import Hessian, Matrix, dense
-from landscape.point import flatten, norm, unflatten
-from landscape.problem import Problem
-from landscape.total_hessian import TotalHessian, refined
-from landscape.trace import ESTIMATORS, estimate_diagonal, estimate_trace
-from models import InputError
+from ridgeline.landscape.curvature.density import density_dataset, lanczos_quadrature
+from ridgeline.landscape.curvature.double_backward import second_order
+from ridgeline.landscape.curvature.gauss_newton import GaussNewton
+from ridgeline.landscape.curvature.inner_maximum import onto_ball_and_box, refine
+from ridgeline.landscape.curvature.input_hessian import InputHessian
+from ridgeline.landscape.curvature.operators import Hessian, Matrix, dense
+from ridgeline.landscape.curvature.total_hessian import TotalHessian, refined
+from ridgeline.landscape.curvature.trace import ESTIMATORS, estimate_diagonal, estimate_trace
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.weights.point import flatten, norm, unflatten
+from ridgeline.models import InputError
+from ridgeline.train.attacks import PGD
+from ridgeline.train.data.examples import Images
 from tests.conftest import make_conv_bn, make_images, make_mlp
 from tests.test_problem import dense_by_functorch, symmetric
-from train.attacks import PGD
-from train.data import Images
 
 
 @pytest.fixture(params=[make_mlp, make_conv_bn])

@@ -14,13 +14,11 @@ import pytest
 import torch
 import xarray as xr
 
-from analysis.figures import draw
-from analysis.runs import read_metrics
-from analysis.style import figure_files, save_figure
-from analysis.trajectory import metrics_along
-from landscape.curve import check_fixed
-from landscape.parts import Parts, resumable
-from landscape.result import (
+from ridgeline.analysis.figures import draw
+from ridgeline.analysis.figures.style import figure_files, save_figure
+from ridgeline.analysis.training.metrics import read_metrics
+from ridgeline.analysis.training.trajectory import metrics_along
+from ridgeline.landscape.result import (
     claim,
     complete,
     empty_cells,
@@ -29,11 +27,13 @@ from landscape.result import (
     save_result,
     stamp,
 )
-from models import InputError, build_model
+from ridgeline.landscape.resume import Parts, resumable
+from ridgeline.landscape.surfaces.curve import check_fixed
+from ridgeline.models import InputError, build_model
+from ridgeline.train.files.checkpoint import save_checkpoint
+from ridgeline.train.files.locks import release_all
+from ridgeline.train.files.recipe import write_atomically
 from tests.conftest import ROOT
-from train.checkpoint import save_checkpoint
-from train.locks import release_all
-from train.recipe import write_atomically
 
 FGSM = "name=fgsm,threshold=0.1,order=-1"
 
@@ -51,12 +51,13 @@ def command(tmp_path, monkeypatch, capsys):
 
     def run(name: str, *options: object) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.syspath_prepend(str(ROOT / "run"))
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, options)])
         capsys.readouterr()
         status = 0
         try:
-            importlib.import_module("launch").launch(importlib.import_module(name).main)
+            importlib.import_module("ridgeline.run.shared.launch").launch(
+                importlib.import_module(f"ridgeline.run.{name}").main
+            )
         except SystemExit as stop:
             status = stop.code
         said = capsys.readouterr()
@@ -149,7 +150,7 @@ def test_the_second_writer_is_refused_and_a_reader_is_not(tmp_path):
     for name in ("r.nc", "whole.nc"):
         assert claim(tmp_path / name, {"seed": 1}, overwrite=True) is None  # held from here on
     code = (
-        "import sys; from landscape.result import claim, complete\n"
+        "import sys; from ridgeline.landscape.result import claim, complete\n"
         "assert complete(claim('whole.nc', {'seed': 1}, False))\n"
         "for name, overwrite in (('r.nc', False), ('r.nc', True), ('whole.nc', True)):\n"
         "    try: claim(name, {'seed': 2}, overwrite)\n"
@@ -242,7 +243,7 @@ def test_ctrl_c_says_what_is_true(name, command, tmp_path, monkeypatch):
     """Only this sees a command that promises to continue and begins anew, attack by attack."""
     small_run(tmp_path)
     options = [name, "--model2load", "a.ckpt", "--attack", FGSM, "--batch_size", 10]
-    attacks = importlib.import_module("train.attacks").FGSM
+    attacks = importlib.import_module("ridgeline.train.attacks").FGSM
     real, calls = attacks.__call__, []
 
     def attack(self, *args, **kwargs):

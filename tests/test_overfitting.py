@@ -11,9 +11,10 @@ import torch
 import xarray as xr
 from torch import nn
 
-from analysis.features import cka, gram, hsic
-from analysis.figures import draw
-from analysis.overfitting import (
+from ridgeline.analysis.cka import cka, gram, hsic
+from ridgeline.analysis.figures import draw
+from ridgeline.analysis.figures.training import draw_weights
+from ridgeline.analysis.training.overfitting import (
     best_and_last,
     mean_and_interval,
     networks_in,
@@ -21,17 +22,16 @@ from analysis.overfitting import (
     overfitting,
     recovery,
 )
-from analysis.overfitting_figures import draw_weights
-from analysis.trajectory import barrier, steepest, trajectory
-from landscape.operators import Hessian, dense
-from landscape.point import add, norm, subtract
-from landscape.problem import Problem
-from models import InputError, build_model
+from ridgeline.analysis.training.trajectory import barrier, steepest, trajectory
+from ridgeline.landscape.curvature.operators import Hessian, dense
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.weights.point import add, norm, subtract
+from ridgeline.models import InputError, build_model
+from ridgeline.train.attacks import PGD
+from ridgeline.train.evaluation import evaluate
+from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.parts.chunks import chunks, forget_between, join, replayed
 from tests.conftest import make_conv_bn, make_images, make_mlp
-from train.anytime import chunks, forget_between, join, replayed
-from train.attacks import PGD
-from train.checkpoint import load_checkpoint
-from train.evaluation import evaluate
 
 ATTACK = PGD(eps=0.1, iterations=3)
 

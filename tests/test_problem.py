@@ -14,8 +14,10 @@ from torch import nn
 from torch.func import functional_call, hessian
 from torch.nn import functional as F
 
-from landscape.operators import Hessian, Matrix, dense
-from landscape.point import (
+from ridgeline.landscape.curvature.eigenpairs import top_eigenpairs
+from ridgeline.landscape.curvature.operators import Hessian, Matrix, dense
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.weights.point import (
     add,
     combine,
     cosine,
@@ -27,12 +29,10 @@ from landscape.point import (
     subtract,
     unflatten,
 )  # fmt: skip
-from landscape.problem import Problem
-from landscape.spectrum import top_eigenpairs
-from models import InputError
+from ridgeline.models import InputError
+from ridgeline.train.attacks import FGSM, PGD
+from ridgeline.train.data.examples import Images
 from tests.conftest import make_conv_bn, make_images, make_mlp
-from train.attacks import FGSM, PGD
-from train.data import Images
 
 
 def dense_by_functorch(problem: Problem) -> torch.Tensor:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = """
 import time
-from train.progress import progress
+from ridgeline.train.progress import progress
 with progress(10**6, "work", "image") as bar:
     bar.update(10**5)  # fast at first, as a clean epoch is: tqdm would learn a large stride
     for _ in range(12):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from landscape.operators import Hessian
-from landscape.paths import CURVES, curve, straight
-from landscape.point import add, point_of
-from landscape.problem import Problem
-from models import MODELS, build_model
+from ridgeline.landscape.curvature.operators import Hessian
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.weights.paths import CURVES, curve, straight
+from ridgeline.landscape.weights.point import add, point_of
+from ridgeline.models import MODELS, build_model
+from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import make_images
-from train.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(params=MODELS, ids=lambda key: f"{key[0]}-{key[1][0]}x{key[1][1]}")

@@ -12,29 +12,29 @@ from scipy.stats import kstest
 from torch import nn
 from torch.nn import functional as F
 
-from models import MODELS, InputError, build_model
-from models.stages import CLASSIFIER, STEM, later, stages
+from ridgeline.models import MODELS, InputError, build_model
+from ridgeline.models.stages import CLASSIFIER, STEM, later, stages
+from ridgeline.train.attacks import KLPGD, PGD, parse_attack
+from ridgeline.train.data.examples import Batch
+from ridgeline.train.data.noise import Noise, Purpose
+from ridgeline.train.evaluation import judged
+from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.files.locks import release_all
+from ridgeline.train.files.run_files import RunFiles
+from ridgeline.train.loop import fit
+from ridgeline.train.losses import divergence
+from ridgeline.train.methods import Adversarial, Cure, Fomo, Step
+from ridgeline.train.methods.cure import VARIANTS
+from ridgeline.train.objectives import Madry, Trades
+from ridgeline.train.optimizers import parse_optimizer
+from ridgeline.train.parts.forgetting import draw_masks, forgettable, lowest
+from ridgeline.train.parts.freezing import train_only
+from ridgeline.train.parts.gradient_mask import update_masks
+from ridgeline.train.parts.phases import Cycles, PhaseRate
+from ridgeline.train.parts.saliency import snip
+from ridgeline.train.parts.weight_average import Average
+from ridgeline.train.parts.weight_perturbation import WeightPerturbation
 from tests.conftest import make_conv_bn, make_images, make_mlp
-from train.attacks import KLPGD, PGD, parse_attack
-from train.average import Average
-from train.checkpoint import load_checkpoint
-from train.cycles import Cycles, PhaseRate
-from train.data import Batch
-from train.evaluation import judged
-from train.forgetting import draw_masks, forgettable, lowest
-from train.freezing import train_only
-from train.locks import release_all
-from train.loop import fit
-from train.losses import divergence
-from train.methods import Adversarial, Cure, Fomo, Step
-from train.methods.cure import VARIANTS
-from train.noise import Noise, Purpose
-from train.objectives import Madry, Trades
-from train.optimizers import parse_optimizer
-from train.prominence import update_masks
-from train.runfiles import RunFiles
-from train.saliency import snip
-from train.weight_perturbation import WeightPerturbation
 
 ATTACK = PGD(eps=0.1, iterations=2)
 SGD = parse_optimizer("name=sgd,lr=0.05,momentum=0.9,weight_decay=5e-4")

@@ -14,19 +14,19 @@ import pytest
 import torch
 from torch import nn
 
-from models import InputError
-from tests.conftest import ROOT, make_conv_bn, make_images
-from train import locks, runfiles
-from train.attacks import PGD
-from train.average import Average
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.cycles import Cycles
-from train.locks import release_all
-from train.loop import Diverged, batches_of, check_batches, fit
-from train.methods import Adversarial, Cure, Fomo, Standard
-from train.optimizers import parse_optimizer
-from train.runfiles import DONE, RunFiles
-from train.schedules import parse_schedule
+from ridgeline.models import InputError
+from ridgeline.train.attacks import PGD
+from ridgeline.train.files import locks, run_files
+from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
+from ridgeline.train.files.locks import release_all
+from ridgeline.train.files.run_files import DONE, RunFiles
+from ridgeline.train.loop import Diverged, batches_of, check_batches, fit
+from ridgeline.train.methods import Adversarial, Cure, Fomo, Standard
+from ridgeline.train.optimizers import parse_optimizer
+from ridgeline.train.parts.phases import Cycles
+from ridgeline.train.parts.weight_average import Average
+from ridgeline.train.schedules import parse_schedule
+from tests.conftest import make_conv_bn, make_images
 
 ADAM = parse_optimizer("name=adam,lr=0.01")
 PGD1 = PGD(eps=0.1, iterations=1)
@@ -227,7 +227,7 @@ def test_training_that_diverges_stops_and_keeps_finite_files(name, tmp_path):
     assert said[0] == said[1]
     for path in tmp_path.glob("*.ckpt"):
         assert all(t.isfinite().all() for t in load_checkpoint(path).tensors.values())
-    state = runfiles.read_state(files.path(".state"))
+    state = run_files.read_state(files.path(".state"))
     assert all(t.isfinite().all() for t in state["network"].values())
     with pytest.raises(InputError, match="hold NaN"):
         files.save("", {"w": torch.tensor([1.0, math.nan])})
@@ -254,8 +254,7 @@ def call(tmp_path, monkeypatch, capsys):
     arrays |= {f"{part}_labels": np.arange(n) % 3 for part, n in (("train", 24), ("test", 5))}
     np.savez(tmp_path / "d.npz", **arrays)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "run"))
-    launch = importlib.import_module("launch").launch
+    launch = importlib.import_module("ridgeline.run.shared.launch").launch
 
     def run(command: str, *options: str) -> tuple[int, str, str]:
         line = ["--width", "1", "--batch_size", "12", "--epoch_num", "2", "--out_folder", "out",
@@ -267,7 +266,7 @@ def call(tmp_path, monkeypatch, capsys):
         status = 0
         capsys.readouterr()
         try:
-            launch(importlib.import_module(command).main)
+            launch(importlib.import_module(f"ridgeline.run.{command}").main)
         except SystemExit as stop:
             status = stop.code
         said = capsys.readouterr()
@@ -336,7 +335,7 @@ def test_overwrite_of_a_command_of_several_runs_goes_on_where_it_was_cut_off(
 
     fatal = False
     assert call(*line)[0] == 0
-    monkeypatch.setattr(importlib.import_module("trainer"), "fit", watched)
+    monkeypatch.setattr(importlib.import_module("ridgeline.run.shared.training"), "fit", watched)
     for fatal, wanted in ((True, stages), (True, 1), (False, 1), (False, stages)):
         started.clear()
         if fatal and wanted == 1:
@@ -384,14 +383,14 @@ def test_a_full_disk_is_one_line_and_leaves_the_state(still_fits, call, monkeypa
             self.file.close()
 
     files_written = 0
-    monkeypatch.setattr(runfiles, "open", Full, raising=False)
+    monkeypatch.setattr(run_files, "open", Full, raising=False)
     status, _, line = call("train_normal", "--model_name", "a")
     assert status == 2
     assert "a.state cannot be written" in line
     assert "No space left on device" in line
     assert names() == {"a.state", "a_init.ckpt", "a.jsonl"}
-    assert runfiles.read_state(Path("out/a.state"))["position"]["epoch"] == 1
-    monkeypatch.delattr(runfiles, "open")
+    assert run_files.read_state(Path("out/a.state"))["position"]["epoch"] == 1
+    monkeypatch.delattr(run_files, "open")
     resumed, straight = RunFiles(Path("out"), "a", {}), RunFiles(Path("out"), "b", {})
     assert call("train_normal", "--model_name", "a")[0] == 0
     assert call("train_normal", "--model_name", "b")[0] == 0

@@ -10,26 +10,26 @@ import torch
 import xarray as xr
 from torch import nn
 
-import analysis.corruptions
-from analysis.features import cka
-from analysis.fourier import fourier_sensitivity, pass_curves
-from analysis.generator import alignment, study
-from analysis.overfitting import mean_and_interval, nrr
-from analysis.perturbations import adversaries, similarity, similarity_matrix
-from analysis.robustness import robustness
-from analysis.spectral_bias import spectral_bias
-from analysis.trajectory import barrier, trajectory
-from landscape.curve import knots_in, scan_curve
-from landscape.directions import random_direction
-from landscape.parts import Parts
-from landscape.paths import Plane, PolygonalChain
-from landscape.point import add
-from landscape.problem import Problem
-from landscape.result import complete, load_result, not_finite, save_result, stamp
-from landscape.scan import scan
-from models import InputError
+from ridgeline.analysis import corruptions
+from ridgeline.analysis.cka import cka
+from ridgeline.analysis.frequency.fourier import fourier_sensitivity, pass_curves
+from ridgeline.analysis.frequency.spectral_bias import spectral_bias
+from ridgeline.analysis.perturbations import adversaries, similarity, similarity_matrix
+from ridgeline.analysis.robustness import robustness
+from ridgeline.analysis.training.generator import alignment, study
+from ridgeline.analysis.training.overfitting import mean_and_interval, nrr
+from ridgeline.analysis.training.trajectory import barrier, trajectory
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.result import complete, load_result, not_finite, save_result, stamp
+from ridgeline.landscape.resume import Parts
+from ridgeline.landscape.surfaces.curve import knots_in, scan_curve
+from ridgeline.landscape.surfaces.scan import scan
+from ridgeline.landscape.weights.directions import random_direction
+from ridgeline.landscape.weights.paths import Plane, PolygonalChain
+from ridgeline.landscape.weights.point import add
+from ridgeline.models import InputError
+from ridgeline.train.attacks import FGSM, PGD
 from tests.conftest import make_images, make_mlp
-from train.attacks import FGSM, PGD
 
 ATTACK = FGSM(eps=0.05)
 
@@ -184,7 +184,7 @@ DIAGNOSTICS: dict[str, Callable[[Problem, Problem], xr.Dataset]] = {
                                     p.images),
     "trajectory": lambda p, q: trajectory({1: p, 2: q}, q.origin, trace_products=4, directions=2),
     "barrier": lambda p, q: xr.Dataset(barrier(p, p.origin, q.origin, 4)),
-    "corruptions": lambda p, q: analysis.corruptions.corruption_scores(p, ["x", "y"], [1, 2]),
+    "corruptions": lambda p, q: corruptions.corruption_scores(p, ["x", "y"], [1, 2]),
     "scan": lambda p, q: scan(p, Plane([p.origin, q.origin]), {"x1": [0.0, 0.5]}),
     "curve": lambda p, q: scan_curve(
         p, PolygonalChain([p.origin, q.origin]), [0.0, 0.5, 1.0], {"a": p.images}),
@@ -194,7 +194,7 @@ DIAGNOSTICS: dict[str, Callable[[Problem, Problem], xr.Dataset]] = {
 @pytest.mark.parametrize("name", DIAGNOSTICS)
 def test_a_float64_network_gives_the_numbers_of_float32(name, monkeypatch):
     """Only this sees a caller of `evaluate` or `attacked` that forgets the network's dtype."""
-    monkeypatch.setattr(analysis.corruptions, "corrupted", plain)
+    monkeypatch.setattr(corruptions, "corrupted", plain)
     found = []
     for dtype in (torch.float32, torch.float64):
         pair = [Problem(Counted(s, dtype), make_images(12), ATTACK, batch_size=5) for s in (1, 2)]
@@ -230,7 +230,7 @@ def test_knots_are_counted_by_number():
 @pytest.mark.parametrize("name", sorted(DIAGNOSTICS.keys() - {"scan", "curve", "similarity"}))
 def test_a_diagnostic_that_was_cut_off_resumes_bit_for_bit(name, monkeypatch, tmp_path):
     """Only this sees finished parts done again, or resumed to other numbers, after Ctrl-C."""
-    monkeypatch.setattr(analysis.corruptions, "corrupted", plain)
+    monkeypatch.setattr(corruptions, "corrupted", plain)
 
     def run(cut: int | None = None) -> tuple[xr.Dataset | None, int]:
         parts = Parts(tmp_path / "parts")

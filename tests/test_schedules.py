@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from models import InputError
-from train.schedules import parse_schedule
-from train.specs import resolve_budgets
+from ridgeline.models import InputError
+from ridgeline.train.schedules import parse_schedule
+from ridgeline.train.specs import resolve_budgets
 
 README_LR = "name=jump,min_jump_pt=100,jump_freq=50,power=0.1,start_v=1e-1"
 README_PAS = "name=cycle_cos,eps_min=0,eps_max=0.6,ckpt_list=0:100,max=0.4"

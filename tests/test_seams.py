@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from landscape.journal import Journal
-from landscape.operators import Matrix
-from models import build_model, code_of
-from models.errors import InputError
+from ridgeline.landscape.curvature.operators import Matrix
+from ridgeline.landscape.curvature.product_log import Journal
+from ridgeline.models import build_model, code_of
+from ridgeline.models.errors import InputError
+from ridgeline.train.data.network_check import check_network
+from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.files.run_files import DONE, RunFiles
+from ridgeline.train.loop import fit
+from ridgeline.train.methods import Standard
+from ridgeline.train.optimizers import parse_optimizer
 from tests.commands import call, in_folder
 from tests.conftest import make_images
-from train.checkpoint import load_checkpoint
-from train.dry_run import check_network
-from train.loop import fit
-from train.methods import Standard
-from train.optimizers import parse_optimizer
-from train.runfiles import DONE, RunFiles
 
 TRAIN = ("train_normal --model_name r --out_folder o --width 1 --subset_size 20 --batch_size 10 "
          "--eval_size 5 --optim name=adam,lr=1e-3")  # fmt: skip

@@ -8,11 +8,11 @@ import torch
 import xarray as xr
 from torch import nn
 
-from analysis.corruptions import corrupted, corruption_scores, names_of
-from analysis.filters import filter_spectrum, map_sizes
-from analysis.spectral_bias import accuracy_of, network_spectrum, spectral_bias
-from landscape.problem import Problem
-from models import InputError
+from ridgeline.analysis.corruptions import corrupted, corruption_scores, names_of
+from ridgeline.analysis.frequency.filters import filter_spectrum, map_sizes
+from ridgeline.analysis.frequency.spectral_bias import accuracy_of, network_spectrum, spectral_bias
+from ridgeline.landscape.problem import Problem
+from ridgeline.models import InputError
 from tests.conftest import make_images
 
 FAST = ["gaussian_noise", "impulse_noise", "fog", "contrast"]

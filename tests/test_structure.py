@@ -13,16 +13,17 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["models", "train", "landscape", "analysis", "run"]
 SOURCES = [p for folder in ORDER for p in sorted((ROOT / folder).rglob("*.py"))]
+TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 
 def imported(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module.split(".")[0])
-    return names
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("ridgeline.").split(".")[0] for name in names}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -34,8 +35,29 @@ def test_imports_run_one_way(path):
 
 def test_import_rule_sees_a_wrong_import(tmp_path):
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("def f():\n    from analysis.style import style\n")
+    wrong.write_text("def f():\n    from ridgeline.analysis.figures.style import style\n")
     assert "analysis" in imported(wrong)
+    wrong.write_text("from ridgeline import analysis\n")
+    assert "analysis" in imported(wrong)
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_our_folders_are_imported_through_the_package(path):
+    """`from train.losses import ...` finds a user's own folder as soon as she has one."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        assert not {name.split(".")[0] for name in names} & set(ORDER)
+
+
+def test_every_folder_of_the_package_is_installed():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {".".join(("ridgeline", *p.parent.relative_to(ROOT).parts))
+             for p in SOURCES if p.name == "__init__.py"}  # fmt: skip
+    assert {*found, "ridgeline"} == set(setup["packages"])
+    folders = {".".join(("ridgeline", *p.parent.relative_to(ROOT).parts)) for p in SOURCES}
+    assert folders == found
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -45,12 +67,8 @@ def test_source_is_short_and_safe(path):
     for call in re.findall(r"torch\.load\([^)]*\)", text):
         assert "weights_only=True" in call
     assert "import pickle" not in text or path.name == "foreign.py"
-    if path.parts[-2] != "run":
+    if "run" not in path.relative_to(ROOT).parts:
         assert not re.search(r"\bprint\(", text)
-
-
-def test_no_command_shadows_a_package():
-    assert not {p.stem for p in (ROOT / "run").glob("*.py")} & set(ORDER)
 
 
 def pins() -> dict[str, str]:
@@ -85,3 +103,16 @@ def test_conda_environment_installs_the_same_pins():
 def test_ci_runs_the_commands_of_the_readme():
     assert "make test" in (ROOT / "README.md").read_text()
     assert re.search(r"^make .*\btest\b", (ROOT / ".ci" / "run").read_text(), flags=re.M)
+
+
+COMMANDS = sorted(p for p in (ROOT / "run").glob("*.py") if p.stem != "__init__")
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)
+def test_a_command_loads_torch_only_through_the_package(path):
+    """`import ridgeline` lets waiting threads sleep, which torch reads once, when it is loaded."""
+    names = [n.module.split(".")[0] for n in ast.parse(path.read_text()).body
+             if isinstance(n, ast.ImportFrom)]  # fmt: skip
+    names += [a.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import)
+              for a in n.names]  # fmt: skip
+    assert not {"torch", "torchvision", "scipy", "pandas", "matplotlib"} & set(names)

@@ -12,20 +12,20 @@ import pytest
 import torch
 from torch import nn
 
-from models import InputError, build_model
+from ridgeline.models import InputError, build_model
+from ridgeline.train.attacks import PGD
+from ridgeline.train.data.augmentation import crop_and_flip
+from ridgeline.train.data.datasets import load_images
+from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.data.noise import Noise
+from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint, stored_recipe
+from ridgeline.train.files.locks import release_all
+from ridgeline.train.files.run_files import RunFiles
+from ridgeline.train.loop import fit
+from ridgeline.train.methods import METHODS, Adversarial, Standard
+from ridgeline.train.optimizers import parse_optimizer
+from ridgeline.train.schedules import parse_schedule
 from tests.conftest import make_conv_bn, make_images, make_mlp
-from train.attacks import PGD
-from train.augment import crop_and_flip
-from train.checkpoint import load_checkpoint, save_checkpoint, stored_recipe
-from train.data import Batch, Images
-from train.datasets import load_images
-from train.locks import release_all
-from train.loop import fit
-from train.methods import METHODS, Adversarial, Standard
-from train.noise import Noise
-from train.optimizers import parse_optimizer
-from train.runfiles import RunFiles
-from train.schedules import parse_schedule
 
 SGD = parse_optimizer("name=sgd,lr=0.05")
 PAS = parse_schedule("name=cycle_cos,eps_min=0,eps_max=0.2,ckpt_list=0:4,max=0.1", "--s")

@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.figures import draw_training
-from models import MODELS, InputError, build_model, published_width
-from models.torchvision_import import import_torchvision
+from ridgeline.analysis.figures.surfaces import draw_training
+from ridgeline.models import MODELS, InputError, build_model, published_width
+from ridgeline.models.torchvision_import import import_torchvision
+from ridgeline.train.attacks import PGD
+from ridgeline.train.loop import fit
+from ridgeline.train.methods import Adversarial, Apart, Standard, Step
+from ridgeline.train.methods.base import joined
+from ridgeline.train.optimizers import parse_optimizer
+from ridgeline.train.parts.batchnorm_statistics import recalibrate
+from ridgeline.train.parts.weight_average import Average
+from ridgeline.train.schedules import check_not_negative, parse_rate, parse_schedule
+from ridgeline.train.schedules.shapes import Triangle
 from tests.conftest import ROOT, make_conv_bn, make_images, make_mlp
-from train.attacks import PGD
-from train.average import Average
-from train.batchnorm import recalibrate
-from train.loop import fit
-from train.methods import Adversarial, Apart, Standard, Step
-from train.methods.base import joined
-from train.optimizers import parse_optimizer
-from train.schedules import check_not_negative, parse_rate, parse_schedule
-from train.shapes import Triangle
 
 SGD = parse_optimizer("name=sgd,lr=0.05,momentum=0.9")
 PGD1 = PGD(eps=0.1, iterations=1)
@@ -33,7 +33,6 @@ COMMANDS = sorted(p.stem for p in (ROOT / "run").glob("train_*.py"))
 
 @pytest.fixture
 def command(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "run"))
     return importlib.import_module
 
 

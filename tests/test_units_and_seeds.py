@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.perturbations import adversaries, similarity
-from landscape.directions import random_direction
-from landscape.point import cosine, point_of
-from landscape.problem import Problem
-from models.errors import InputError
+from ridgeline.analysis.perturbations import adversaries, similarity
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.weights.directions import random_direction
+from ridgeline.landscape.weights.point import cosine, point_of
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks import ATTACKS, PGD, parse_attack
+from ridgeline.train.data.noise import Noise, Purpose, another_seed, seeded, stream
+from ridgeline.train.schedules import parse_schedule
+from ridgeline.train.specs import Unit, number
 from tests.commands import ROOT
 from tests.conftest import make_images, make_mlp
-from train.attacks import ATTACKS, PGD, parse_attack
-from train.noise import Noise, Purpose, another_seed, seeded, stream
-from train.schedules import parse_schedule
-from train.specs import Unit, number
 
 SOURCES = [
     path
@@ -32,8 +32,7 @@ PGD_AT = "name=pgd,iter_num=3,threshold="
 
 @pytest.fixture
 def budgets_of(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "run"))
-    budgets = importlib.import_module("budgets")
+    budgets = importlib.import_module("ridgeline.run.shared.budgets")
     return lambda attack, text: budgets.budgets_of(text, parse_attack(PGD_AT + attack))
 
 

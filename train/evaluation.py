@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from train.attacks import Attack, Predict
-from train.data import Batch, Images
-from train.guard import undisturbed
-from train.losses import Loss, cross_entropy, predicted
-from train.noise import Noise
-from train.precision import exact
+from ridgeline.train.attacks import Attack, Predict
+from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.data.noise import Noise
+from ridgeline.train.losses import Loss, cross_entropy, predicted
+from ridgeline.train.precision import exact
+from ridgeline.train.undisturbed import undisturbed
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def evaluate(
 ) -> Scores:
     """Score every example; the attack's noise is keyed by seed and example, not by batch.
 
-    `predict` must be in eval mode (`train.guard.undisturbed`). `tick(n)` is called with the number
-    of examples done, for a progress bar.
+    `predict` must be in eval mode (`train.undisturbed`). `tick(n)` is called with the number of
+    examples done, for a progress bar.
     """
     losses, correct = [], []
     options = {"batch_size": batch_size, "seed": seed, "device": device, "dtype": dtype}

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.errors import InputError
-from train.augment import crop_and_flip
-from train.data import Images
-from train.finite import finite
-from train.guard import undisturbed
-from train.losses import predicted
-from train.methods.base import Kept, Method, Step, joined
-from train.noise import Purpose, number_of
-from train.optimizers import OptimizerSpec
-from train.precision import exact
-from train.progress import progress
-from train.runfiles import RunFiles
-from train.shapes import Constant, Schedule
+from ridgeline.models.errors import InputError
+from ridgeline.train.data.augmentation import crop_and_flip
+from ridgeline.train.data.examples import Images
+from ridgeline.train.data.noise import Purpose, number_of
+from ridgeline.train.files.run_files import RunFiles
+from ridgeline.train.finite import finite
+from ridgeline.train.losses import predicted
+from ridgeline.train.methods.base import Kept, Method, Step, joined
+from ridgeline.train.optimizers import OptimizerSpec
+from ridgeline.train.precision import exact
+from ridgeline.train.progress import progress
+from ridgeline.train.schedules.shapes import Constant, Schedule
+from ridgeline.train.undisturbed import undisturbed
 
 CLOCKS = ("epoch", "batch")
 

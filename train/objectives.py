@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.errors import InputError
-from train.attacks import KLPGD, Attack
-from train.data import Batch
-from train.guard import undisturbed
-from train.losses import divergence
-from train.noise import Noise
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks import KLPGD, Attack
+from ridgeline.train.data.examples import Batch
+from ridgeline.train.data.noise import Noise
+from ridgeline.train.losses import divergence
+from ridgeline.train.undisturbed import undisturbed
 
 
 class Objective(ABC):

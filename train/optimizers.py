@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.errors import InputError, unknown
-from train.specs import number, parse_spec
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.specs import number, parse_spec
 
 #: spec name -> optimiser
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {

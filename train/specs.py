@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from models.errors import InputError, unknown
+from ridgeline.models.errors import InputError, unknown
 
 
 def parse_spec(text: str, what: str) -> dict[str, str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.errors import InputError
-from train.attacks.autoattack import APGD, AutoAttack, Square
-from train.attacks.base import Attack, Predict
-from train.attacks.ensemble import mixture
-from train.attacks.kl import KLPGD
-from train.attacks.pgd import FGSM, PGD
-from train.specs import Unit, build_named, parse_spec, unit_of
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks.autoattack import APGD, AutoAttack, Square
+from ridgeline.train.attacks.base import Attack, Predict
+from ridgeline.train.attacks.ensemble import mixture
+from ridgeline.train.attacks.kl import KLPGD
+from ridgeline.train.attacks.pgd import FGSM, PGD
+from ridgeline.train.specs import Unit, build_named, parse_spec, unit_of
 
 #: spec name -> attack
 ATTACKS: dict[str, type[Attack]] = {

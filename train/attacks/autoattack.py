@@ -17,11 +17,11 @@ from pyautoattack.autopgd_base import APGDAttack
 from pyautoattack.square import SquareAttack
 from torch import Tensor
 
-from models.errors import InputError, unknown
-from train.attacks.base import Attack, Predict
-from train.attacks.norms import INF, project
-from train.losses import predicted
-from train.noise import Noise, seeded
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.attacks.base import Attack, Predict
+from ridgeline.train.attacks.norms import INF, project
+from ridgeline.train.data.noise import Noise, seeded
+from ridgeline.train.losses import predicted
 
 CHUNK = 100
 

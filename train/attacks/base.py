@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from models.errors import InputError
-from train.attacks.norms import INF, check_order
-from train.noise import Noise, noise_for
-from train.precision import exact
-from train.specs import Unit
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks.norms import INF, check_order
+from ridgeline.train.data.noise import Noise, noise_for
+from ridgeline.train.precision import exact
+from ridgeline.train.specs import Unit
 
 Predict = Callable[[Tensor], Tensor]
 _ROUNDING = 1e-6  # of images that were scaled in float32
@@ -24,7 +24,7 @@ class Attack(ABC):
     """A search for the perturbation within the ball of radius eps that hurts most.
 
     eps is in [0,1] pixel units, `order` is inf or 2. An attack acts on `predict(x) -> logits`,
-    never on a module; the caller decides the mode (`train.guard.undisturbed`).
+    never on a module; the caller decides the mode (`train.undisturbed.undisturbed`).
     """
 
     eps: float

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from train.attacks.base import Predict
+from ridgeline.train.attacks.base import Predict
 
 
 def mixture(predicts: Sequence[Predict]) -> Predict:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from models.errors import InputError
-from train.attacks.base import Attack, Predict
-from train.attacks.norms import project
-from train.attacks.pgd import PGD, ascend
-from train.losses import divergence
-from train.noise import Noise
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks.base import Attack, Predict
+from ridgeline.train.attacks.norms import project
+from ridgeline.train.attacks.pgd import PGD, ascend
+from ridgeline.train.data.noise import Noise
+from ridgeline.train.losses import divergence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from models.errors import InputError
-from train.noise import Noise
+from ridgeline.models.errors import InputError
+from ridgeline.train.data.noise import Noise
 
 INF, L2 = math.inf, 2.0
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from models.errors import InputError
-from train.attacks.base import Attack, Predict
-from train.attacks.norms import project, random_start, steepest
-from train.losses import Loss, cross_entropy
-from train.noise import Noise
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks.base import Attack, Predict
+from ridgeline.train.attacks.norms import project, random_start, steepest
+from ridgeline.train.data.noise import Noise
+from ridgeline.train.losses import Loss, cross_entropy
 
 
 def ascend(

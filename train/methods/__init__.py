@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from train.methods.adversarial import Adversarial
-from train.methods.apart import Apart
-from train.methods.base import Method, Step
-from train.methods.cure import Cure
-from train.methods.fomo import Fomo
-from train.methods.frequency import Frequency
-from train.methods.standard import Standard
+from ridgeline.train.methods.adversarial import Adversarial
+from ridgeline.train.methods.apart import Apart
+from ridgeline.train.methods.base import Method, Step
+from ridgeline.train.methods.cure import Cure
+from ridgeline.train.methods.fomo import Fomo
+from ridgeline.train.methods.frequency import Frequency
+from ridgeline.train.methods.standard import Standard
 
 #: name in recipes -> method
 METHODS: dict[str, type[Method]] = {

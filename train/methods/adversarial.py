@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.errors import InputError
-from train.attacks import Attack
-from train.average import Average
-from train.batchnorm import recalibrate
-from train.data import Batch, Images
-from train.evaluation import Scores, judged
-from train.methods.base import Kept, Method, Step
-from train.noise import Noise, Purpose
-from train.objectives import Madry, Objective
-from train.shapes import Schedule
-from train.weight_perturbation import WeightPerturbation
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks import Attack
+from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.data.noise import Noise, Purpose
+from ridgeline.train.evaluation import Scores, judged
+from ridgeline.train.methods.base import Kept, Method, Step
+from ridgeline.train.objectives import Madry, Objective
+from ridgeline.train.parts.batchnorm_statistics import recalibrate
+from ridgeline.train.parts.weight_average import Average
+from ridgeline.train.parts.weight_perturbation import WeightPerturbation
+from ridgeline.train.schedules.shapes import Schedule
 
 
 class Adversarial(Method):

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.blocks import block_inputs
-from train.attacks import Attack
-from train.augment import PADDING, Crop
-from train.data import Batch, Images
-from train.evaluation import Scores, judged
-from train.methods.base import Method, Step, joined
-from train.noise import Purpose, stream
-from train.shapes import Schedule
-from train.taps import disturbed, tapped
+from ridgeline.models.blocks import block_inputs
+from ridgeline.train.attacks import Attack
+from ridgeline.train.data.augmentation import PADDING, Crop
+from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.data.noise import Purpose, stream
+from ridgeline.train.evaluation import Scores, judged
+from ridgeline.train.methods.base import Method, Step, joined
+from ridgeline.train.parts.layer_inputs import disturbed, tapped
+from ridgeline.train.schedules.shapes import Schedule
 
 _START = 1e-4  # of the step and of the memory's scale
 _TRACE = ("saturated", "clipped", "memory", "sign_agreement", "gain", "step_gradient")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.data import Batch, Images
-from train.evaluation import Scores
+from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.evaluation import Scores
 
 #: state dicts by name
 Kept = dict[str, dict[str, Tensor]]

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.errors import InputError, unknown
-from models.stages import CLASSIFIER, STEM, stages
-from train.attacks import KLPGD, Attack
-from train.average import Average
-from train.data import Batch, Images
-from train.evaluation import Scores, judged
-from train.guard import undisturbed
-from train.losses import divergence
-from train.methods.base import Kept, Method, Step, joined
-from train.noise import Noise, Purpose, stream
-from train.prominence import SCOPES, update_masks
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.models.stages import CLASSIFIER, STEM, stages
+from ridgeline.train.attacks import KLPGD, Attack
+from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.data.noise import Noise, Purpose, stream
+from ridgeline.train.evaluation import Scores, judged
+from ridgeline.train.losses import divergence
+from ridgeline.train.methods.base import Kept, Method, Step, joined
+from ridgeline.train.parts.gradient_mask import SCOPES, update_masks
+from ridgeline.train.parts.weight_average import Average
+from ridgeline.train.undisturbed import undisturbed
 
 #: what is kept of every masked tensor, as means over the steps of an epoch
 TRACE = ("updated", "changed", "overlap", "prominence")

@@ -8,19 +8,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.errors import InputError, unknown
-from train.attacks import Attack
-from train.average import Average
-from train.cycles import Cycles
-from train.data import Batch, Images
-from train.evaluation import Scores, judged
-from train.forgetting import INITS, draw_masks, forget, forgettable, lowest, new_values
-from train.losses import divergence
-from train.methods.base import Kept, Method, Step
-from train.noise import Noise, Purpose
-from train.objectives import Madry, Objective
-from train.saliency import snip
-from train.weight_perturbation import WeightPerturbation
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.attacks import Attack
+from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.data.noise import Noise, Purpose
+from ridgeline.train.evaluation import Scores, judged
+from ridgeline.train.losses import divergence
+from ridgeline.train.methods.base import Kept, Method, Step
+from ridgeline.train.objectives import Madry, Objective
+from ridgeline.train.parts.forgetting import (
+    INITS,
+    draw_masks,
+    forget,
+    forgettable,
+    lowest,
+    new_values,
+)
+from ridgeline.train.parts.phases import Cycles
+from ridgeline.train.parts.saliency import snip
+from ridgeline.train.parts.weight_average import Average
+from ridgeline.train.parts.weight_perturbation import WeightPerturbation
 
 CONSOLIDATIONS = ("iter_tail", "phase_end", "iter_all")
 SELECTIONS = ("random", "magnitude", "snip")

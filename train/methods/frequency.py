@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.dct import DctConv2d, dct_layers, plain_state
-from models.errors import InputError, unknown
-from train.attacks import Attack
-from train.data import Batch, Images
-from train.evaluation import Scores, judged
-from train.methods.base import Method, Step, joined
+from ridgeline.models.dct import DctConv2d, dct_layers, plain_state
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.attacks import Attack
+from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.evaluation import Scores, judged
+from ridgeline.train.methods.base import Method, Step, joined
 
 #: penalty -> which frequencies of a layer it acts on
 PENALTIES = {

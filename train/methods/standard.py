@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.data import Batch, Images
-from train.evaluation import Scores, judged
-from train.methods.base import Method, Step
+from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.evaluation import Scores, judged
+from ridgeline.train.methods.base import Method, Step
 
 
 class Standard(Method):

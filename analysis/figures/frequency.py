@@ -1,0 +1,213 @@
+"""Drawings of a network's frequencies: sensitivity maps, filtered accuracy, filter pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ridgeline.analysis.training.metrics import runs_by_epoch
+from ridgeline.analysis.figures.style import COLUMN, PALETTE, SURFACE
+from ridgeline.models.dct import dct_basis
+from ridgeline.models.errors import InputError, unknown
+
+Results = Mapping[str, xr.Dataset]
+AGAINST = ("layer", "epoch", "filters", "kernels", "basis")
+
+
+def draw_fourier(results: Results, axes: Axes | None = None) -> Figure:
+    """A heat map of error rates per network on one colour scale, and the pass curves together."""
+    del axes
+    figure, grid = plt.subplots(
+        1, len(results) + 1, figsize=(2.3 * len(results) + 3.2, 2.4), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    *maps, curves = grid[0]
+    top = max(float(ds["error"].max()) for ds in results.values())
+    for number, (place, (label, ds)) in enumerate(zip(maps, results.items(), strict=True)):
+        rows, columns = ds["row"].values, ds["column"].values
+        extent = (columns[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5, rows[0] - 0.5)
+        image = place.imshow(ds["error"], vmin=0, vmax=top, cmap=SURFACE, extent=extent)
+        place.set(title=label, xlabel="horizontal frequency")
+        color = PALETTE[number % len(PALETTE)]
+        for filter_, look in (("low", "o-"), ("high", "s--")):
+            here = ds.sel(filter=filter_)
+            curves.errorbar(
+                here["cutoff"], here["pass_accuracy"], 1.96 * here["pass_accuracy_se"], fmt=look,
+                color=color, capsize=1.5, label=f"{label}, {filter_}-pass",
+            )  # fmt: skip
+        curves.axhline(float(ds["clean_accuracy"]), color=color, lw=0.6, ls=":")
+    maps[0].set_ylabel("vertical frequency")
+    figure.colorbar(image, ax=maps, label="error rate", shrink=0.8)
+    curves.set(xlabel="share of frequencies kept", ylabel="accuracy", ylim=(0, 1))
+    curves.legend(fontsize=6)
+    return figure
+
+
+def draw_corruptions(results: Results, axes: Axes | None = None) -> Figure:
+    """Accuracy per corruption and severity, a heat map per network on one colour scale."""
+    del axes
+    rows = max(ds.sizes["corruption"] for ds in results.values())
+    figure, grid = plt.subplots(
+        1, len(results), figsize=(1.7 * len(results) + 1.6, 0.19 * rows + 0.9), squeeze=False,
+        layout="constrained", sharey=True,
+    )  # fmt: skip
+    for place, (label, ds) in zip(grid[0], results.items(), strict=True):
+        image = place.imshow(ds["accuracy"], vmin=0, vmax=1, cmap=SURFACE, aspect="auto")
+        mean, error = float(ds["mean_accuracy"]), float(ds["mean_accuracy_se"])
+        clean = float(ds["clean_accuracy"])
+        place.set_title(f"{label}\nclean {clean:.3f}, mean {mean:.3f} ± {error:.3f}", fontsize=7)
+        place.set_xticks(range(ds.sizes["severity"]), ds["severity"].values)
+        place.set_yticks(range(ds.sizes["corruption"]), ds["corruption"].values)
+        place.set_xlabel("severity")
+    figure.colorbar(image, ax=grid, label="accuracy", shrink=0.8)
+    return figure
+
+
+def draw_spectral_bias(results: Results, axes: Axes | None = None) -> Figure:
+    """Robust accuracy over spectral bias, one labelled point per network, rank correlation."""
+    axes = axes or plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")[1]
+    for label, ds in results.items():
+        rho = (
+            f"ρ = {float(ds['rho']):.2f} [{float(ds['rho_low']):.2f}, {float(ds['rho_high']):.2f}]"
+        )
+        axes.errorbar(ds["bias"], ds["accuracy"], 1.96 * ds["accuracy_se"], fmt="o", capsize=2,
+                      label=f"{label}: {rho}" if len(results) > 1 else rho)  # fmt: skip
+        for name in ds["network"].values:
+            row = ds.sel(network=name)
+            axes.annotate(str(name), (float(row["bias"]), float(row["accuracy"])), fontsize=6,
+                          xytext=(3, 3), textcoords="offset points")  # fmt: skip
+        axes.set(xlabel=ds["bias"].attrs["long_name"], ylabel="robust accuracy")
+    axes.legend()
+    return axes.figure
+
+
+def draw_kernels(results: Results, most: int = 16) -> Figure:
+    """The first layer's kernels, a row per network; symmetric colours, RGB for 3 channels."""
+    count = min(most, *(ds.sizes["filter"] for ds in results.values()))
+    figure, grid = plt.subplots(
+        len(results), count, figsize=(0.42 * count + 1, 0.55 * len(results) + 0.2), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for line, (label, ds) in zip(grid, results.items(), strict=True):
+        kernels = ds["first_kernels"].values[:count]
+        top = np.abs(kernels).max() or 1.0
+        for place, kernel in zip(line, kernels, strict=True):
+            if kernel.shape[0] == 3:
+                place.imshow(0.5 + np.moveaxis(kernel, 0, -1) / (2 * top))
+            else:
+                place.imshow(kernel.mean(0), vmin=-top, vmax=top, cmap="RdBu_r")
+            place.set_xticks([])
+            place.set_yticks([])
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    return figure
+
+
+def draw_spectrum(results: Results, axes: Axes | None = None, *, against: str = "layer") -> Figure:
+    """Spectra of filters: the high-frequency share by layer or epoch, energy maps, or kernels."""
+    if against not in AGAINST:
+        raise unknown("--against for spectra", against, AGAINST)
+    if against == "layer":
+        return draw_shares(results, axes)
+    drawings = {
+        "epoch": draw_course, "filters": draw_filters, "kernels": draw_kernels, "basis": draw_basis
+    }  # fmt: skip
+    return drawings[against](results)
+
+
+def draw_basis(results: Results) -> Figure:
+    """All basis images of every kernel size in the results (Lukasik et al. 2023, figure 2)."""
+    sizes = sorted({int(k) for ds in results.values() for k in ds["kernel_size"].values})
+    figure = plt.figure(figsize=(2.1 * len(sizes), 2.3), layout="constrained")
+    parts = np.atleast_1d(figure.subfigures(1, len(sizes)))
+    for size, part in zip(sizes, parts, strict=True):
+        part.suptitle(f"K = {size}", fontsize=8)
+        basis = dct_basis(size)
+        for i, j in np.ndindex(size, size):
+            place = part.add_subplot(size, size, j * size + i + 1)  # i to the right, j downwards
+            top = float(basis[i, j].abs().max())
+            place.imshow(basis[i, j], vmin=-top, vmax=top, cmap="RdBu_r")
+            place.set(xticks=[], yticks=[])
+    return figure
+
+
+def draw_shares(results: Results, axes: Axes | None = None) -> Figure:
+    """High-frequency share per layer with one standard error; dashes mark white noise.
+
+    Crosses are the layer's own initial share, where known.
+    """
+    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    first = next(iter(results.values()))
+    places = np.arange(first.sizes["layer"])
+    for number, (label, ds) in enumerate(results.items()):
+        shift = (number - (len(results) - 1) / 2) * 0.08
+        axes.errorbar(
+            np.arange(ds.sizes["layer"]) + shift, ds["high_share"], ds["high_share_se"],
+            marker="o", ls="-" if ds.sizes["layer"] > 2 else "none", label=label, capsize=2,
+            color=PALETTE[number % len(PALETTE)],
+        )  # fmt: skip
+        if "initial_high_share" in ds:
+            axes.plot(np.arange(ds.sizes["layer"]) + shift, ds["initial_high_share"], "x",
+                      color=PALETTE[number % len(PALETTE)])  # fmt: skip
+    axes.hlines(
+        first["white_high_share"], places - 0.35, places + 0.35, colors="0.5", ls="--", lw=0.8,
+        label="white noise",
+    )  # fmt: skip
+    axes.set_xticks(places, [str(n).removesuffix(".weight") for n in first["layer"].values],
+                    rotation=0 if len(places) < 6 else 90)  # fmt: skip
+    axes.set(xlabel="layer", ylabel="high-frequency share")
+    axes.legend()
+    return axes.figure
+
+
+def draw_course(results: Results) -> Figure:
+    """High-frequency share over epochs: mean over layers strong, each layer thin, a colour per run.
+
+    Raises InputError for a result whose checkpoint records no epoch.
+    """
+    runs = runs_by_epoch(results)
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")
+    for number, (run, points) in enumerate(runs.items()):
+        color = PALETTE[number % len(PALETTE)]
+        epochs = [epoch for epoch, _ in points]
+        table = np.stack([ds["high_share"].values for _, ds in points])
+        axes.plot(epochs, table, color=color, lw=0.4)
+        axes.plot(epochs, table.mean(1), "o-", color=color, label=run)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="epoch", ylabel="high-frequency share")
+    axes.legend()
+    return figure
+
+
+def draw_filters(results: Results) -> Figure:
+    """Energy share per spatial frequency and layer, DC at the top left, log colours."""
+    layers = max(ds.sizes["layer"] for ds in results.values())
+    figure, grid = plt.subplots(
+        len(results), layers, figsize=(1.3 * layers + 1, 1.4 * len(results)), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    energy = np.concatenate([ds["energy"].values.ravel() for ds in results.values()])
+    energy = energy[np.isfinite(energy) & (energy > 0)]
+    if not energy.size:
+        raise InputError("the spectra hold no energy to draw: all filters are zero")
+    norm = LogNorm(energy.min(), energy.max())
+    for row, (label, ds) in zip(grid, results.items(), strict=True):
+        for place, layer in zip(row, ds["layer"].values, strict=False):
+            size = int(ds["kernel_size"].sel(layer=layer))
+            values = ds["energy"].sel(layer=layer).values[:size, :size].T
+            image = place.imshow(values, cmap=SURFACE, norm=norm)
+            place.set_title(f"{label}: {str(layer).removesuffix('.weight')}", fontsize=6)
+            place.set_xticks([])
+            place.set_yticks([])
+        for place in row[ds.sizes["layer"] :]:
+            place.axis("off")
+    figure.supxlabel("horizontal frequency", fontsize=7)
+    figure.supylabel("vertical frequency", fontsize=7)
+    figure.colorbar(image, ax=grid, label="energy share", shrink=0.8)
+    return figure

@@ -1,0 +1,79 @@
+"""One look for all figures: vector fonts, a colour-blind palette, column widths in inches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")  # figures are files; no display is needed
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
+
+from ridgeline.models.errors import InputError
+from ridgeline.train.files.recipe import write_atomically
+
+COLUMN = 3.25  # width of one column of a two-column paper
+PAGE = 6.75
+PALETTE = sns.color_palette("colorblind")
+SURFACE = "viridis"
+FORMATS = (".png", ".pdf", ".svg")
+#: suffixes of pictures that are not written here
+OTHERS = {f".{name}" for name in FigureCanvasBase.get_supported_filetypes()} - set(FORMATS) | {
+    ".bmp", ".gif"}  # fmt: skip
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The settings every figure is drawn under."""
+    settings = {
+        "figure.dpi": 150,
+        "savefig.dpi": 200,
+        "savefig.bbox": "tight",
+        "pdf.fonttype": 42,
+        "ps.fonttype": 42,
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "axes.labelsize": 8,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "legend.fontsize": 7,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "lines.linewidth": 1.2,
+        "lines.markersize": 3,
+        "axes.prop_cycle": mpl.cycler(color=PALETTE),
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def figure_files(path: str | Path) -> list[Path]:
+    """The files of a figure: PATH itself if it ends in one of FORMATS, else PATH.png and PATH.pdf.
+
+    What else follows a dot belongs to the name (lr0.1). Raises InputError for the suffix of a
+    picture that is not written here.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in FORMATS:
+        return [path]
+    if suffix in OTHERS:
+        raise InputError(f"{path}: figures are written as {', '.join(FORMATS)}, not as {suffix}")
+    return [path.with_name(path.name + each) for each in (".png", ".pdf")]
+
+
+def save_figure(figure: Figure, path: str | Path) -> list[Path]:
+    """Write the files of a figure (`figure_files`) and close it; returns their paths."""
+    written = figure_files(path)
+    for target in written:
+        write_atomically(target, partial(figure.savefig, format=target.suffix[1:].lower()))
+    plt.close(figure)
+    return written

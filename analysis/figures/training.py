@@ -1,0 +1,176 @@
+"""Drawings of robust overfitting, of landscapes along runs, of features, of masked weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE
+from ridgeline.models.errors import InputError, unknown
+
+Results = Mapping[str, xr.Dataset]
+
+
+def _look(number: int) -> dict:
+    """Colour and line style of the n-th line: the palette once solid, then dashed."""
+    return {"color": PALETTE[number % len(PALETTE)],
+            "ls": ("-", "--", "-.")[number // len(PALETTE) % 3]}  # fmt: skip
+
+
+def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
+    """Robust test accuracy by epoch, mean over seeds with their range; best to last of each."""
+    del axes
+    title = lambda name, label: str(label) if len(results) == 1 else f"{name}: {label}"  # noqa: E731
+    rows = [(title(name, label), ds["epoch"], ds.sel(label=label))
+            for name, ds in results.items() for label in ds["label"].values]  # fmt: skip
+    figure, (curves, ends) = plt.subplots(
+        1, 2, figsize=(PAGE, 3.2), layout="constrained", sharey=True, width_ratios=(3, 2)
+    )
+    for number, (name, epochs, row) in enumerate(rows):
+        look, robust = _look(number), row["robust"].values
+        alive = np.isfinite(robust).any(0)
+        x, y = epochs.values[alive], robust[:, alive]
+        curves.plot(x, np.nanmean(y, 0), label=name, **look)
+        curves.fill_between(x, np.nanmin(y, 0), np.nanmax(y, 0), color=look["color"], alpha=0.15,
+                            lw=0)  # fmt: skip
+        for seed in range(row.sizes["seed"]):
+            pair = [float(row[f"{w}_by_seed"][seed]) for w in ("best", "last")]
+            ends.plot([number - 0.2, number + 0.2], pair, "o-", color=look["color"], ms=2.5, lw=0.8)
+    curves.xaxis.set_major_locator(MaxNLocator(integer=True))
+    curves.set(xlabel="epoch", ylabel="robust test accuracy")
+    ends.set_xticks(range(len(rows)), [name for name, _, _ in rows], rotation=60, ha="right",
+                    fontsize=6)  # fmt: skip
+    ends.set(title="best (left) to last, each seed")
+    figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=5,
+                  fontsize=6)  # fmt: skip
+    return figure
+
+
+def draw_robustness(results: Results, axes: Axes | None = None) -> Figure:
+    """Accuracy with its 95 % interval against the budget of the attack, a line per result."""
+    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    for number, (label, ds) in enumerate(results.items()):
+        color = PALETTE[number % len(PALETTE)]
+        ds = ds.sortby("eps")
+        axes.plot(ds["eps"], ds["accuracy"], "o-", color=color, label=label)
+        axes.fill_between(ds["eps"], ds["accuracy_low"], ds["accuracy_high"], color=color,
+                          alpha=0.2, lw=0)  # fmt: skip
+    axes.set(xlabel="budget of the attack [0,1]", ylabel="accuracy", ylim=(0, 1))
+    axes.legend()
+    return axes.figure
+
+
+def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
+    """Robust accuracy, curvature and flatness over the same epochs, a colour per run.
+
+    Accuracy: test solid, training (adversarial images) dotted, the best epoch as a star. Flatness:
+    random directions with circles, steepest with crosses, on a scale linear around 0.
+    """
+    del axes
+    figure, grid = plt.subplots(2, 2, figsize=(PAGE, 4.6), layout="constrained", sharex=True)
+    accuracy, curvature, trace, flatness = grid.flat
+    for number, (label, ds) in enumerate(results.items()):
+        look = _look(number)
+        color = look["color"]
+        if "robust_test" in ds:
+            accuracy.plot(ds["every_epoch"], ds["robust_test"], label=label, **look)
+            accuracy.plot(ds["every_epoch"], ds["robust_train"], color=color, lw=0.7, ls=":")
+            best = ds["robust_test"].sel(every_epoch=ds["best_epoch"])
+            accuracy.plot(ds["best_epoch"], best, "*", color=color, ms=7)
+        else:
+            accuracy.plot(ds["epoch"], ds["accuracy"], marker="o", label=label, **look)
+        curvature.plot(ds["epoch"], ds["lambda_max"], marker="o", **look)
+        _banded(trace, ds, "trace", color)
+        _banded(flatness, ds, "flatness", color)
+        flatness.plot(ds["epoch"], ds["sharpness"], "x:", color=color, lw=0.7)
+    accuracy.set(ylabel="robust accuracy (training dotted)")
+    curvature.set(ylabel="largest eigenvalue", yscale="log")
+    trace.set(ylabel="trace", xlabel="epoch", yscale="log")
+    first = next(iter(results.values()))
+    flatness.set(ylabel="rise of the robust loss [nat]", xlabel="epoch")
+    flatness.set_yscale("symlog", linthresh=0.01)
+    flatness.set_title(f"random, {first.attrs['radius']:g} of each filter (circles); "
+                       f"steepest, {first.attrs['ascent']:g} (crosses)", fontsize=6)  # fmt: skip
+    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=5,
+                  fontsize=7)  # fmt: skip
+    for place in grid.flat:
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _banded(axes: Axes, ds: xr.Dataset, name: str, color) -> None:
+    axes.plot(ds["epoch"], ds[name], "o-", color=color)
+    low, high = ds[name] - ds[f"{name}_se"], ds[name] + ds[f"{name}_se"]
+    axes.fill_between(ds["epoch"], low, high, color=color, alpha=0.2, lw=0)
+
+
+def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
+    """CKA of every layer with every other, a heat map per result, and the diagonals together."""
+    del axes
+    diagonals = {label: ds for label, ds in results.items() if "diagonal" in ds}
+    columns = len(results) + bool(diagonals)
+    figure, grid = plt.subplots(1, columns, figsize=(2.6 * columns, 2.7), layout="constrained",
+                                squeeze=False)  # fmt: skip
+    for place, (label, ds) in zip(grid[0], results.items(), strict=False):
+        image = place.imshow(ds["cka"].T, vmin=0, vmax=1, origin="lower", cmap=SURFACE)
+        title = f"{label}, mean diagonal {float(ds['mean_diagonal']):.2f}" if "diagonal" in ds \
+            else label  # fmt: skip
+        place.set(title=title, xlabel=ds.attrs.get("first", "layer"),
+                  ylabel=ds.attrs.get("second", "layer"))  # fmt: skip
+    figure.colorbar(image, ax=grid[0, len(results) - 1], label="linear CKA", shrink=0.8)
+    if diagonals:
+        for number, (label, ds) in enumerate(diagonals.items()):
+            grid[0, -1].errorbar(range(ds.sizes["layer"]), ds["diagonal"], ds["diagonal_se"],
+                                 fmt="o-", capsize=1.5, label=label,
+                                 color=PALETTE[number % len(PALETTE)])  # fmt: skip
+        grid[0, -1].set(xlabel="layer", ylabel="CKA of equal layers", ylim=(None, 1.02))
+        grid[0, -1].legend(fontsize=6)
+    return figure
+
+
+def draw_weights(metrics: Mapping[str, list[dict]], what: str) -> Figure:
+    """A per-tensor quantity of the metrics (updated, changed, overlap, prominence) over epochs.
+
+    One map per run, tensors in the order of the network. Raises InputError if the metrics do not
+    hold it for every run.
+    """
+    held = {key for lines in metrics.values() for line in lines for key, value in line.items()
+            if isinstance(value, dict)}  # fmt: skip
+    if not held:
+        raise InputError(f"these metrics hold nothing per tensor to draw against {what!r}")
+    if what not in held:
+        raise unknown("--against for these metrics", what, held)
+    figure, grid = plt.subplots(1, len(metrics), squeeze=False, layout="constrained", sharey=True,
+                                figsize=(COLUMN + 2.2 * (len(metrics) - 1), 3.8))  # fmt: skip
+    tables = {}
+    for label, lines in metrics.items():
+        rows = [line for line in lines if line.get(what)]
+        if not rows:
+            raise InputError(f"{label}: the metrics hold no {what}")
+        if any(line[what].keys() != rows[0][what].keys() for line in rows):
+            raise InputError(f"{label}: the metrics hold {what} of other tensors in other epochs")
+        values = np.ma.masked_invalid(np.array([list(line[what].values()) for line in rows]).T)
+        if what == "prominence":
+            values = np.ma.masked_less_equal(values, 0)
+        if values.mask.all():
+            raise InputError(f"{label}: the metrics hold no {what} that can be drawn")
+        tables[label] = (rows, values)
+    low = min(v.min() for _, v in tables.values())
+    high = max(v.max() for _, v in tables.values())
+    norm = "log" if what == "prominence" else None
+    limits = {"vmin": low, "vmax": high} if what == "prominence" else {"vmin": 0, "vmax": 1}
+    for place, (label, (rows, values)) in zip(grid[0], tables.items(), strict=True):
+        edges = (rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5, len(values) - 0.5, -0.5)
+        image = place.imshow(values, aspect="auto", cmap=SURFACE, extent=edges, norm=norm, **limits)
+        place.set(title=label, xlabel="epoch")
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+        names = [n.removesuffix(".weight") for n in rows[0][what]]
+        place.set_yticks(range(len(names)), names, fontsize=4)
+    figure.colorbar(image, ax=grid, label=what, shrink=0.8)
+    return figure

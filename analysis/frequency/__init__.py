@@ -1,0 +1,1 @@
+"""Which spatial frequencies networks hold, need and are disturbed by."""

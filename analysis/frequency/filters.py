@@ -1,0 +1,150 @@
+"""Which spatial frequencies do convolution filters hold?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.fft import dctn
+from torch import Tensor
+
+from ridgeline.models import build_model
+from ridgeline.models.blocks import input_sizes
+from ridgeline.models.errors import InputError
+from ridgeline.train.files.integrity import check_real
+from ridgeline.train.precision import exact
+
+
+def convolutions(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Square convolution kernels with K >= 3 in a state dict, float64 (out, in, K, K)."""
+    kernels = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if tensor.ndim == 4 and tensor.shape[2] == tensor.shape[3] >= 3
+    }
+    for name, tensor in kernels.items():
+        check_real(name, tensor, "the checkpoint")
+    return {name: tensor.double().numpy() for name, tensor in kernels.items()}
+
+
+def is_high(size: int) -> np.ndarray:
+    """The high frequencies max(i, j) > K/2 of a K x K kernel, bool (K, K)."""
+    i = np.arange(size)
+    return np.maximum(i[:, None], i[None, :]) > size / 2
+
+
+def map_sizes(model: Mapping | None) -> dict[str, int]:
+    """The smaller side of the map that enters each convolution's weight, in forward order.
+
+    Read from the `model` part of a recipe. Empty for unknown and external networks.
+    """
+    if not model or ":" in model.get("model_type", ":"):
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        network = build_model(model["model_type"], model["image_shape"], width=model["width"],
+                              bias=model["bias"], num_classes=model["num_classes"])  # fmt: skip
+    with exact():
+        return {
+            f"{n}.weight": size for n, size in input_sizes(network, model["image_shape"]).items()
+        }
+
+
+def filter_spectrum(
+    tensors: Mapping[str, Tensor],
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> xr.Dataset:
+    """Orthonormal 2-D DCT-II spectrum of every convolution layer (Lukasik et al. 2023, figure 1).
+
+    Per layer and frequency (layer, horizontal, vertical), NaN beyond a layer's kernel:
+    `magnitude`, the mean |d_ij| over kernel slices, and `energy`, the share of sum d_ij^2. Per
+    layer: `high_share` of the energy at max(i,j) > K/2 with its jackknife standard error over
+    output filters, `high_to_low` per coefficient (white noise: 1), `dc_share`, `centroid` in units
+    of the frequency index, `entropy` in nats, and `white_high_share`, what white noise would
+    have. Layers of zeros give NaN. `initial_high_share` is that of the same layer in `initial`, a
+    state dict of the run's start; `seen` is False where the map that enters (`sizes`, by weight) is
+    smaller than the kernel, so that some taps are as they were initialised; layers are in the order
+    of `sizes`, in which images meet them. `first_kernels` are the first layer's. Raises InputError
+    if there is no kernel with K >= 3, or `initial` lacks one.
+    """
+    kernels = convolutions(tensors)
+    if not kernels:
+        raise InputError("no square convolution kernels of size 3 or more in this checkpoint")
+    sizes = sizes or {}
+    place = {name: n for n, name in enumerate(sizes)}
+    kernels = dict(sorted(kernels.items(), key=lambda item: place.get(item[0], len(place))))
+    largest = max(k.shape[-1] for k in kernels.values())
+    maps = {n: np.full((len(kernels), largest, largest), np.nan) for n in ("magnitude", "energy")}
+    columns: dict[str, list[float]] = {}
+    for row, kernel in enumerate(kernels.values()):
+        size = kernel.shape[-1]
+        # scipy's axes are (vertical, horizontal); the map's are (horizontal, vertical)
+        d = dctn(kernel, axes=(2, 3), norm="ortho").swapaxes(2, 3)
+        per_filter = (d**2).sum(axis=1)
+        maps["magnitude"][row, :size, :size] = np.abs(d).mean(axis=(0, 1))
+        with np.errstate(invalid="ignore"):
+            share = per_filter.sum(axis=0) / per_filter.sum()
+        maps["energy"][row, :size, :size] = share
+        for name, value in _summary(share, per_filter).items():
+            columns.setdefault(name, []).append(value)
+    dims = ("layer", "horizontal", "vertical")
+    if initial is not None:
+        start = convolutions(initial)
+        if {n: k.shape for n, k in start.items()} != {n: k.shape for n, k in kernels.items()}:
+            raise InputError("the initial checkpoint is of another architecture")
+        columns["initial_high_share"] = [float(_high_share(start[n])) for n in kernels]
+    columns["seen"] = [sizes.get(n, k.shape[-1]) >= k.shape[-1] for n, k in kernels.items()]
+    first = next(iter(kernels.values()))
+    return xr.Dataset(
+        {
+            **{name: (dims, values) for name, values in maps.items()},
+            **{name: ("layer", values) for name, values in columns.items()},
+            "first_kernels": (("filter", "channel", "kernel_row", "kernel_column"), first),
+        },
+        coords={
+            "layer": list(kernels),
+            "horizontal": np.arange(largest),
+            "vertical": np.arange(largest),
+        },
+    )
+
+
+def _high_share(kernel: np.ndarray) -> float:
+    """High-frequency share of the energy of one layer's kernels (out, in, K, K)."""
+    energy = (dctn(kernel, axes=(2, 3), norm="ortho") ** 2).sum((0, 1))
+    return energy[is_high(kernel.shape[-1])].sum() / energy.sum()
+
+
+def _summary(share: np.ndarray, per_filter: np.ndarray) -> dict[str, float]:
+    """Scalars of one layer from energy shares (K, K) and energies per output filter (O, K, K)."""
+    size = share.shape[0]
+    high = is_high(size)
+    i = np.arange(size)
+    radius = np.hypot(i[:, None], i[None, :])
+    high_share = share[high].sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = (high_share / high.sum()) / ((1 - high_share) / (~high).sum())
+        entropy = -np.nansum(np.where(share > 0, share * np.log(share), 0.0))
+    return {
+        "kernel_size": size,
+        "high_share": high_share,
+        "high_share_se": _jackknife(per_filter[:, high].sum(1), per_filter.sum((1, 2))),
+        "high_to_low": ratio,
+        "dc_share": share[0, 0],
+        "centroid": (share * radius).sum(),
+        "entropy": entropy if np.isfinite(high_share) else np.nan,
+        "white_high_share": high.mean(),
+    }
+
+
+def _jackknife(part: np.ndarray, whole: np.ndarray) -> float:
+    """Standard error of sum(part) / sum(whole) over its terms; NaN for fewer than 2."""
+    n = len(part)
+    if n < 2:
+        return np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left_out = (part.sum() - part) / (whole.sum() - whole)
+    return float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))

@@ -1,0 +1,102 @@
+"""Do networks with less weight on high frequencies resist more? One point per checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from scipy.stats import spearmanr
+
+from ridgeline.landscape.result import recipe_of
+from ridgeline.models.errors import InputError
+from ridgeline.train.data.noise import Purpose, stream
+from ridgeline.train.files.recipe import difference
+
+MEASURES = ("high_share", "centroid", "entropy")
+
+
+def network_spectrum(spectrum: xr.Dataset, only_seen: bool = True) -> dict[str, float]:
+    """Means over layers of high share, centroid and entropy of a spectrum result.
+
+    Layers whose input map is smaller than the kernel (`seen` is False) are left out. A layer of
+    zeros has no spectrum: the means are NaN.
+    """
+    if only_seen and "seen" in spectrum:
+        spectrum = spectrum.isel(layer=np.flatnonzero(spectrum["seen"].values))
+    return {name: float(spectrum[name].mean(skipna=False)) for name in MEASURES}
+
+
+def check_pairs(spectra: Mapping[str, xr.Dataset], robustness: Mapping[str, xr.Dataset]) -> None:
+    """Raise InputError unless each pair is of one network, all judged alike on the same images."""
+    recipes = {name: recipe_of(ds) for name, ds in robustness.items()}
+    for name, recipe in recipes.items():
+        own, judged = recipe_of(spectra[name]).get("checkpoint"), recipe.get("checkpoint")
+        if judged not in (own, [own]):
+            raise InputError(f"{name}: spectrum and robustness are of different checkpoints")
+    first, *others = [
+        {k: r.get(k) for k in ("command", "attack", "budgets", "corruptions", "severities", "data")}
+        for r in recipes.values()
+    ]
+    for name, other in zip(list(recipes)[1:], others, strict=True):
+        if changed := difference(first, other):
+            raise InputError(f"{name} was judged otherwise than {next(iter(recipes))} ({changed})")
+
+
+def spectral_bias(
+    spectra: Mapping[str, xr.Dataset],
+    robustness: Mapping[str, tuple[float, float]],
+    *,
+    measure: str = "high_share",
+    draws: int = 10_000,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Spearman's rank correlation of spectral bias and robust accuracy over checkpoints.
+
+    `robustness` holds accuracy and standard error by name. `rho` comes with a 95 % percentile
+    bootstrap interval over checkpoints (draws in which either side is constant are left out) and
+    its two-sided p value. Raises InputError for fewer than 3 checkpoints, different names, and
+    a checkpoint without a number.
+    """
+    names = list(spectra)
+    if len(names) < 3 or set(names) != set(robustness):
+        raise InputError("a correlation needs spectra and robustness of 3 or more networks")
+    x = np.array([network_spectrum(spectra[n])[measure] for n in names])
+    y, error = np.array([robustness[n] for n in names]).T
+    for name, *pair in zip(names, x, y, strict=True):
+        if not np.isfinite(pair).all():
+            raise InputError(f"{name} has no {measure} (a layer of zeros?) or no accuracy: NaN")
+    found = spearmanr(x, y)
+    picks = stream(seed, Purpose.BOOTSTRAP).integers(len(names), size=(draws, len(names)))
+    samples = [
+        spearmanr(x[p], y[p]).statistic for p in picks if np.ptp(x[p]) > 0 and np.ptp(y[p]) > 0
+    ]
+    low, high = np.percentile(samples, [2.5, 97.5]) if samples else (np.nan, np.nan)
+    return xr.Dataset(
+        {
+            "bias": ("network", x, {"long_name": measure.replace("_", " ")}),
+            "accuracy": ("network", y),
+            "accuracy_se": ("network", error),
+            "rho": found.statistic,
+            "rho_low": low,
+            "rho_high": high,
+            "p_value": found.pvalue,
+        },
+        coords={"network": names},
+    )
+
+
+def accuracy_of(result: xr.Dataset) -> tuple[float, float]:
+    """Accuracy and standard error of a result: adversarial, clean, or mean under corruptions.
+
+    Raises InputError for results of other kinds.
+    """
+    kind = result.attrs.get("kind")
+    if kind == "corruptions":
+        return float(result["mean_accuracy"]), float(result["mean_accuracy_se"])
+    if kind != "robustness":
+        raise InputError(f"robustness is read from results of kind robustness or corruptions, "
+                         f"not {kind!r}")  # fmt: skip
+    row = result.isel(condition=-1)  # adversarial if there is an attack
+    p = float(row["accuracy"])
+    return p, float(np.sqrt(p * (1 - p) / result.sizes["example"]))

@@ -1,0 +1,1 @@
+"""What the course of a training run shows."""

@@ -1,0 +1,221 @@
+"""Is a training run's perturbation generator still strong, epoch by epoch?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.nn import functional as F
+
+from ridgeline.landscape.problem import Problem
+from ridgeline.models.blocks import block_inputs
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks import Attack
+from ridgeline.train.data.examples import Images
+from ridgeline.train.data.noise import Noise, Purpose
+from ridgeline.train.losses import predicted
+from ridgeline.train.parts.layer_inputs import tapped
+from ridgeline.train.precision import exact
+
+
+def study(
+    epochs: Mapping[int, Problem],
+    reference: Problem,
+    generator: Attack,
+    strong: Attack,
+    train_images: Images,
+    *,
+    tiles: int = 4,
+    tick: Callable[[int], None] | None = None,
+) -> xr.Dataset:
+    """Diagnostics D1 to D4 and D6 of APART (Li et al. 2020) over a run's networks by epoch.
+
+    Over `epoch`, on the problems' images: `transfer`, the accuracy of the fixed `reference` on what
+    `generator` finds against that epoch's network; `strength` = (R - T) / (R - T_strong), 0 if the
+    perturbations are no better than noise; `clean` and `robust` accuracy (under `strong`);
+    `own_train` and `strong_train`, accuracies on `train_images` under either attack, whose `gap`
+    says that the generator underfits; `alignment`, the mean cosine of the loss gradients by the
+    image at x and at x + U(-eps, eps), and `alignment_block` of those by the block inputs; of the
+    sign of the perturbations `autocorrelation` (lag 1; white noise 0), `high_share` (DFT power
+    above half the Nyquist frequency; white noise `white_high_share`, about 3/4) and `zero_share`.
+    Scalars: `random` = R (the reference under eps times random signs), `random_uniform`,
+    `reference_strong` = T_strong. Every accuracy has its standard error `_se`. `perturbation`
+    (epoch, tile, channel, row, column) and `image` are the first `tiles` examples.
+    """
+    rows: list[dict] = []
+    pictures = []
+    for epoch, problem in epochs.items():
+        look = partial(_epoch, problem, reference, generator, strong, train_images, tiles, tick)
+        row = dict(problem.keep(f"epoch {epoch}", look))
+        pictures.append(np.asarray(row.pop("picture")))
+        rows.append({name: float(value) for name, value in row.items()})
+    like = next(iter(epochs.values()))
+    first = next(like.images.batches(tiles, dtype=like.dtype)).x
+    level = _levels(reference, like, generator.eps, strong)
+    ds = xr.Dataset(
+        {
+            **{name: ("epoch", [row[name] for row in rows]) for name in rows[0]},
+            "perturbation": (("epoch", "tile", "channel", "row", "column"), np.stack(pictures)),
+            "image": (("tile", "channel", "row", "column"), first.numpy()),
+            **level,
+            "eps": generator.eps,
+            "white_high_share": _is_high(*like.images.image_shape[1:]).double().mean().item(),
+        },
+        coords={"epoch": list(epochs)},
+    )
+    span = level["random"] - level["reference_strong"]
+    ds["strength"] = (ds["random"] - ds["transfer"]) / (span if span > 0 else math.nan)
+    return ds
+
+
+def _epoch(
+    problem: Problem, reference: Problem, generator: Attack, strong: Attack,
+    train_images: Images, tiles: int, tick: Callable[[int], None] | None,
+) -> dict[str, float | Tensor]:  # fmt: skip
+    """What `study` tells of one epoch's network, and its first perturbations as `picture`."""
+    clean, own, robust = (problem.under(attack) for attack in (None, generator, strong))
+    found = perturbations(problem, generator)
+    row = _accuracy("transfer", _hits(reference, problem, found))
+    row |= _accuracy("clean", clean.scores(tick=tick).correct)
+    row |= _accuracy("robust", robust.scores(tick=tick).correct)
+    row |= _accuracy("own_train", own.on(train_images).scores(tick=tick).correct)
+    row |= _accuracy("strong_train", robust.on(train_images).scores(tick=tick).correct)
+    row["gap"] = row["own_train"] - row["strong_train"]
+    row |= alignment(problem, generator.eps)
+    row |= speckle(found)
+    return row | {"picture": found[:tiles]}
+
+
+def perturbations(problem: Problem, generator: Attack) -> Tensor:
+    """What the generator adds to every image of the problem, (N, C, H, W), on the CPU."""
+    pairs = problem.under(generator).adversarial()
+    return torch.cat([(x - batch.x).cpu() for batch, x in pairs])
+
+
+def speckle(found: Tensor) -> dict[str, float]:
+    """How noise-like the signs of perturbations (N, C, H, W) are, as means over examples."""
+    signs = found.sign()
+    centred = signs - signs.mean((2, 3), keepdim=True)
+    power = centred.square().mean().clamp_min(1e-12)
+    lag = [(centred[..., 1:, :] * centred[..., :-1, :]).mean() / power,
+           (centred[..., 1:] * centred[..., :-1]).mean() / power]  # fmt: skip
+    spectrum = torch.fft.fft2(centred).abs().square().mean((0, 1))
+    high = _is_high(*spectrum.shape)
+    total = spectrum.sum()
+    return {
+        "autocorrelation": (sum(lag) / 2).item(),
+        "high_share": (spectrum[high].sum() / total).item() if total > 0 else math.nan,
+        "zero_share": (found == 0).double().mean().item(),
+    }
+
+
+def _is_high(height: int, width: int) -> Tensor:
+    rows, columns = (torch.fft.fftfreq(size).abs() for size in (height, width))
+    return (rows[:, None] > 0.25) | (columns[None, :] > 0.25)
+
+
+@exact()
+def alignment(problem: Problem, eps: float) -> dict[str, float]:
+    """Mean cosine of loss gradients at x and x + U(-eps, eps) (Andriushchenko and Flammarion 2020).
+
+    `alignment` by the image with its standard error, `alignment_block` the mean over block inputs
+    (NaN for a network without blocks). Examples with a zero gradient are left out.
+    """
+    try:
+        sites = block_inputs(problem.network)
+    except InputError:
+        sites = {}
+    predict = problem.predict(problem.origin)
+    cosines: list[list[Tensor]] = []
+    for batch in problem.batches():
+        noise = eps * Noise(problem.seed, batch.index, purpose=Purpose.ALIGNMENT).uniform(batch.x)
+        pairs = []
+        for x in (batch.x, (batch.x + noise).clamp(0, 1)):
+            x = x.detach().requires_grad_()
+            taps: dict[str, Tensor] = {}
+            with torch.enable_grad(), tapped(sites, taps):
+                loss = F.cross_entropy(predict(x), batch.y, reduction="sum")
+                pairs.append(torch.autograd.grad(loss, [x, *taps.values()]))
+        cosines.append(
+            [_cosines(a.flatten(1), b.flatten(1)).cpu() for a, b in zip(*pairs, strict=True)]
+        )  # fmt: skip
+    image, *blocks = (torch.cat(parts) for parts in zip(*cosines, strict=True))
+    return {
+        "alignment": image.mean().item(),
+        "alignment_se": (image.std() / math.sqrt(max(len(image), 1))).item(),
+        "alignment_block": float(np.mean([b.mean().item() for b in blocks]))
+        if blocks
+        else math.nan,
+    }
+
+
+def _cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Cosines of the rows of a and b (N, D) that are not zero; NaN where they hold one."""
+    a, b = a.double(), b.double()
+    norms = a.norm(dim=1) * b.norm(dim=1)
+    return ((a * b).sum(1) / norms)[norms != 0]
+
+
+def collapse(accuracy: Sequence[float], *, ignore: int = 0) -> dict[str, float]:
+    """Best, last, drop and epoch of first collapse (from 1; NaN: none) of a robust accuracy.
+
+    An epoch is a collapse if its value is below half of the best before it. The first `ignore`
+    epochs, in which a learning generator is weak by design, are left out of that.
+    """
+    values = np.asarray(accuracy, dtype=float)
+    before = np.maximum.accumulate(values)
+    fallen = [n for n in range(max(ignore, 1), len(values)) if values[n] < 0.5 * before[n - 1]]
+    return {
+        "best": float(values.max()),
+        "last": float(values[-1]),
+        "drop": float(values.max() - values[-1]),
+        "collapse_epoch": float(fallen[0] + 1) if fallen else math.nan,
+    }
+
+
+def best_per_cycle(
+    epochs: Sequence[int], accuracy: Sequence[float], length: float
+) -> dict[int, float]:
+    """Best accuracy of every cycle of `length` epochs, by the number of the cycle from 1."""
+    best: dict[int, float] = {}
+    for epoch, value in zip(epochs, accuracy, strict=True):
+        cycle = math.ceil(epoch / length)
+        best[cycle] = max(best.get(cycle, -math.inf), float(value))
+    return best
+
+
+def _levels(reference: Problem, like: Problem, eps: float, strong: Attack) -> dict[str, float]:
+    """Accuracies of the reference under noise of two kinds and under the strong attack."""
+    draws = torch.cat([
+        Noise(like.seed, batch.index, purpose=Purpose.RANDOM_SIGNS).uniform(batch.x).cpu()
+        for batch in like.batches()
+    ])  # fmt: skip
+    judge = replace(reference.on(like.images), seed=like.seed, batch_size=like.batch_size)
+    return {
+        **_accuracy("random", _hits(reference, like, eps * draws.sign())),
+        **_accuracy("random_uniform", _hits(reference, like, eps * draws)),
+        **_accuracy("reference_strong", judge.under(strong).scores().correct),
+    }
+
+
+def _hits(judge: Problem, problem: Problem, delta: Tensor) -> Tensor:
+    """Which of the problem's images (N,) the judge gets right with delta (N, C, H, W) added."""
+    predict, found, done = judge.predict(judge.origin), [], 0
+    with torch.no_grad():
+        for batch in problem.batches():
+            part = delta[done : done + len(batch.y)].to(batch.x)
+            done += len(batch.y)
+            x = (batch.x + part).clamp(0, 1).to(judge.dtype)
+            found.append((predicted(predict(x)) == batch.y).cpu())
+    return torch.cat(found)
+
+
+def _accuracy(name: str, correct: Tensor) -> dict[str, float]:
+    p = correct.double().mean().item()
+    return {name: p, f"{name}_se": math.sqrt(p * (1 - p) / len(correct))}

@@ -1,0 +1,137 @@
+"""Does robust accuracy fall again while training goes on? Best, last and gap over runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from scipy.stats import t as student
+
+from ridgeline.models.errors import InputError
+
+#: what the table holds of every run
+COLUMNS = ("best_epoch", "best", "last", "gap", "clean_best", "clean_last", "nrr_last")
+
+
+def nrr(clean: float, robust: float) -> float:
+    """Natural-robustness ratio 2 N R / (N + R), the harmonic mean (Gowda et al. 2024, section 4).
+
+    0 if either is: a network that is always wrong counts, in means over seeds too.
+    """
+    return 2 * clean * robust / (clean + robust) if clean + robust else 0.0
+
+
+def networks_in(lines: Sequence[dict]) -> list[str]:
+    """The networks a run's metrics judge: "" for the trained one, then its copies by name."""
+    keys = {key for line in lines for key in line}
+    tail = "target_accuracy"
+    found = {k.removeprefix("test_").removesuffix(tail).rstrip("_") for k in keys
+             if k.startswith("test_") and k.endswith(tail)}  # fmt: skip
+    return sorted(found)
+
+
+def course(lines: Sequence[dict], network: str = "", part: str = "test") -> dict[str, np.ndarray]:
+    """Robust and clean accuracy of one of a run's networks by epoch, NaN where not judged."""
+    prefix = f"{part}_{network}_" if network else f"{part}_"
+    pick = lambda what: np.array(  # noqa: E731
+        [line.get(f"{prefix}{what}_accuracy", np.nan) for line in lines], dtype=float
+    )
+    return {"robust": pick("target"), "clean": pick("clean")}
+
+
+def best_and_last(lines: Sequence[dict], network: str = "") -> dict[str, float]:
+    """COLUMNS of one run: the best epoch is chosen on the validation set, all else is test.
+
+    `gap` = best - last: positive is robust overfitting. Without a validation set the choice falls
+    on the test set itself, which flatters `best`; `chosen_on_test` says so. Raises InputError for
+    metrics without robust accuracy.
+    """
+    test, val = course(lines, network), course(lines, network, "val")
+    judged = np.isfinite(test["robust"])
+    if not judged.any():
+        raise InputError("the metrics hold no robust test accuracy (test_target_accuracy): "
+                         "train with --attack")  # fmt: skip
+    on_test = not np.isfinite(val["robust"]).any()
+    score = test["robust"] if on_test else val["robust"]
+    scored = judged & np.isfinite(score)
+    if not scored.any():
+        raise InputError("the metrics hold no epoch with both a validation and a test accuracy")
+    best = int(np.argmax(np.where(scored, score, -np.inf)))
+    last = int(np.flatnonzero(judged)[-1])
+    robust, clean = test["robust"], test["clean"]
+    return {
+        "best_epoch": float(lines[best]["epoch"]), "best": robust[best], "last": robust[last],
+        "gap": robust[best] - robust[last], "clean_best": clean[best], "clean_last": clean[last],
+        "nrr_last": nrr(clean[last], robust[last]), "chosen_on_test": float(on_test),
+    }  # fmt: skip
+
+
+def recovery(lines: Sequence[dict], share: float = 0.99) -> np.ndarray:
+    """Epochs after each forgetting until robust accuracy is `share` of what it was before.
+
+    1 is the first epoch after forgetting; NaN where it does not come back before the next one.
+    Phases are those that FOMO's metrics name; empty for other runs.
+    """
+    robust = course(lines)["robust"]
+    phases = [line.get("phase") for line in lines]
+    cycles = [line.get("cycle", 0) for line in lines]
+    starts = [n for n in range(1, len(lines))
+              if phases[n] == "relearn" and (cycles[n] != cycles[n - 1])]  # fmt: skip
+    found = []
+    for n, start in enumerate(starts):
+        end = starts[n + 1] if n + 1 < len(starts) else len(lines)
+        back = np.flatnonzero(robust[start:end] >= share * robust[start - 1])
+        found.append(float(back[0] + 1) if len(back) else math.nan)
+    return np.array(found)
+
+
+def overfitting(runs: Mapping[str, Sequence[Sequence[dict]]]) -> xr.Dataset:
+    """Best, last and gap of methods with several seeds, and their curves by epoch.
+
+    `runs` holds the metrics of every seed by method; every network a run carries is a `label` of
+    its own ("FOMO (stable)"). Dims: label, seed, epoch (from 1). Per method the mean over seeds of
+    every column and the half width `_ci` of its 95 % t interval (NaN for one seed).
+    """
+    cases: dict[str, list[tuple[Sequence[dict], str]]] = {}
+    for label, seeds in runs.items():
+        for lines in seeds:
+            for network in networks_in(lines) or [""]:
+                name = f"{label} ({network})" if network else label
+                cases.setdefault(name, []).append((lines, network))
+    count = max(len(case) for case in cases.values())
+    epochs = sorted({line["epoch"] for case in cases.values() for lines, _ in case
+                     for line in lines})  # fmt: skip
+    place = {epoch: n for n, epoch in enumerate(epochs)}
+    table = {c: np.full((len(cases), count), np.nan) for c in (*COLUMNS, "chosen_on_test")}
+    curves = {c: np.full((len(cases), count, len(epochs)), np.nan)
+              for c in ("robust", "clean", "robust_train")}  # fmt: skip
+    for m, case in enumerate(cases.values()):
+        for s, (lines, network) in enumerate(case):
+            for column, value in best_and_last(lines, network).items():
+                table[column][m, s] = value
+            at = [place[line["epoch"]] for line in lines]
+            for name, values in course(lines, network).items():
+                curves[name][m, s, at] = values
+            curves["robust_train"][m, s, at] = [line["train_accuracy"] for line in lines]
+    ds = xr.Dataset(
+        {
+            **{f"{c}_by_seed": (("label", "seed"), v) for c, v in table.items()},
+            **{c: (("label", "seed", "epoch"), v) for c, v in curves.items()},
+        },
+        coords={"label": list(cases), "epoch": epochs},
+    )
+    for column in COLUMNS:
+        seeds = zip(table[column], cases.values(), strict=True)
+        mean, half = zip(*(mean_and_interval(row[: len(case)]) for row, case in seeds), strict=True)
+        ds[column], ds[f"{column}_ci"] = ("label", list(mean)), ("label", list(half))
+    return ds
+
+
+def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
+    """Mean of values (n,) and half width of its 95 % t interval; NaN if one of them is."""
+    if len(values) < 2:
+        return (float(values[0]) if len(values) else math.nan), math.nan
+    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean()), float(half)

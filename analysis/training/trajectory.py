@@ -1,0 +1,133 @@
+"""The landscape along a training run: curvature, distance and flatness, epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ridgeline.analysis.training.overfitting import best_and_last, course, networks_in
+from ridgeline.landscape.curvature.density import mean_and_error
+from ridgeline.landscape.curvature.measures import Measures, measure
+from ridgeline.landscape.curvature.operators import Hessian
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.surfaces.scan import scan
+from ridgeline.landscape.weights.directions import random_direction
+from ridgeline.landscape.weights.paths import PolygonalChain
+from ridgeline.landscape.weights.point import Point, add, norm, subtract
+from ridgeline.models.errors import InputError, unknown
+
+
+def trajectory(
+    epochs: Mapping[int, Problem],
+    initial: Point,
+    *,
+    trace_products: int = 20,
+    radius: float = 0.1,
+    ascent: float = 0.01,
+    directions: int = 5,
+    tick: Callable[[int], None] | None = None,
+) -> xr.Dataset:
+    """Curvature, distance from the start and robust flatness of a run's networks, over `epoch`.
+
+    Of the robust loss, adversarial images frozen: `lambda_max` with `residual` ||Hv - lambda v||,
+    `trace` with `trace_se`. `loss` and `accuracy` under the problem's attack. `distance` from the
+    initial weights (l_2) and `relative_distance`. `flatness`: the rise of the robust loss, attacked
+    anew, under filter-normalised random directions of length `radius`, mean over `directions` with
+    its standard error `flatness_se` (Stutz et al. 2021, average case); `sharpness`: its rise where
+    every tensor moves by `ascent` ||w|| up its own gradient (Wu et al. 2020), the worst case to
+    first order. The directions are the same at every epoch. All losses in nat.
+    """
+    rows = []
+    for epoch, problem in epochs.items():
+        look = partial(_epoch, problem, initial, trace_products, radius, ascent, directions,
+                       tick or (lambda n: None))  # fmt: skip
+        row = problem.keep(f"epoch {epoch}", look)
+        rows.append({name: float(value) for name, value in row.items()})
+    units = {"loss": "nat", "flatness": "nat", "sharpness": "nat"}
+    return xr.Dataset(
+        {name: ("epoch", [row[name] for row in rows],
+                {"units": units[name]} if name in units else {}) for name in rows[0]},
+        coords={"epoch": list(epochs)},
+        attrs={"radius": radius, "ascent": ascent, "directions": directions},
+    )  # fmt: skip
+
+
+def _epoch(
+    problem: Problem, initial: Point, trace_products: int, radius: float, ascent: float,
+    directions: int, tick: Callable[[int], None],
+) -> dict[str, float]:  # fmt: skip
+    """What `trajectory` tells of one epoch's network."""
+    origin, count = problem.origin, len(problem.images)
+    frozen = problem.frozen()
+    here = frozen.scores()  # on the images just found: the attack runs once
+    hessian = Hessian(frozen)
+    found, *_ = measure(hessian, Measures(trace_products=trace_products), problem.seed)
+    tick(count)
+    rises = []
+    for number in range(directions):
+        there = add(origin, random_direction(origin, problem.seed, number=number), radius)
+        rises.append(problem.scores(there).loss - here.loss)
+        tick(count)
+    flatness, flatness_se = mean_and_error(np.array(rises))
+    moved = steepest(origin, hessian.gradient(), ascent)
+    walked = norm(subtract(origin, initial))
+    row = {
+        "lambda_max": float(found["eigenvalue"][0]), "residual": float(found["residual"][0]),
+        "trace": float(found["trace"]), "trace_se": float(found["trace_se"]),
+        "loss": here.loss, "loss_se": here.loss_se, "accuracy": here.accuracy,
+        "distance": walked, "relative_distance": walked / norm(initial),
+        "flatness": flatness, "flatness_se": flatness_se,
+        "sharpness": problem.scores(moved).loss - here.loss,
+    }  # fmt: skip
+    tick(count)
+    return row
+
+
+def metrics_along(lines: Sequence[dict], network: str = "") -> xr.Dataset:
+    """Robust accuracy over `every_epoch` of one of a run's networks, and its best epoch.
+
+    `network` is "" for the trained one, or the name of a copy. Raises InputError for metrics
+    without it.
+    """
+    known = networks_in(lines)
+    if network and network not in known:
+        raise unknown("--copy for these metrics", network, filter(None, known))
+    return xr.Dataset(
+        {
+            "robust_test": ("every_epoch", course(lines, network)["robust"]),
+            "robust_train": ("every_epoch", [line["train_accuracy"] for line in lines]),
+            "best_epoch": best_and_last(lines, network)["best_epoch"],
+        },
+        coords={"every_epoch": [line["epoch"] for line in lines]},
+    )
+
+
+def steepest(origin: Point, gradient: Point, gamma: float) -> Point:
+    """Every tensor of two or more dimensions moved by gamma ||w|| along its own gradient."""
+    moved = {}
+    for name, w in origin.items():
+        length = gradient[name].norm()
+        step = gamma * w.norm() / length if w.ndim > 1 and length > 0 else torch.zeros_like(length)
+        moved[name] = w + step * gradient[name]
+    return moved
+
+
+def barrier(problem: Problem, start: Point, end: Point, points: int = 11) -> dict[str, float]:
+    """Largest rise of the problem's loss above the chord between two Points, and where (t).
+
+    BatchNorm statistics are recalibrated at every point, images attacked anew. Both are NaN where
+    a loss on the path is: nothing is then known about the largest one.
+    """
+    if points < 3:
+        raise InputError(f"a barrier needs 3 or more points on the path, got {points}")
+    t = np.linspace(0, 1, points)
+    ds = scan(problem, PolygonalChain((start, end)), {"t": t}, batchnorm="recalibrate",
+              description="best to last")  # fmt: skip
+    loss = ds["loss"].values[0]
+    rise = loss - ((1 - t) * loss[0] + t * loss[-1])
+    place = np.nan if np.isnan(rise).any() else t[rise.argmax()]
+    return {"barrier": float(rise.max()), "barrier_at": float(place)}

@@ -1,0 +1,156 @@
+"""The cells of a curvature result: one spectrum per budget and block, each resumed by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ridgeline.landscape.curvature.input_hessian import InputHessian
+from ridgeline.landscape.curvature.measures import Measures, frozen_at, measure, operator_of
+from ridgeline.landscape.curvature.product_log import Journal
+from ridgeline.landscape.distributed import leader
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.result import held, save_result, stamp
+from ridgeline.train.data.examples import Images
+from ridgeline.train.files.checkpoint import check_checkpoint, save_checkpoint
+from ridgeline.train.files.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all cells share: the operator's kind, what its adversaries do, what is measured."""
+
+    operator: str
+    adversary: str
+    measures: Measures
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One spectrum: budget, block, its parameters (or example), and where it is kept meanwhile."""
+
+    eps: float
+    block: str
+    parameters: list[str]
+    example: int | None
+    recipe: Recipe
+    part: Path
+    vectors: list[tuple[Path, Recipe]]
+    diagonals: list[tuple[Path, Recipe]]
+
+    def claim(self, overwrite: bool) -> None:
+        """Raise InputError if something else stands where this cell writes; drop it if asked to."""
+        for target, wanted in (*self.vectors, *self.diagonals):
+            check_checkpoint(target, wanted, overwrite)
+        if held(self.part, self.recipe, overwrite) is None:
+            self.clear()
+
+    def done(self) -> xr.Dataset | None:
+        """The numbers of this cell, if they were finished before."""
+        return held(self.part, self.recipe)
+
+    def compute(
+        self, problem: Problem, frozen: Problem, setting: Setting, options: dict, bar
+    ) -> xr.Dataset:
+        """The numbers of this cell; eigenvectors and diagonal go to their files."""
+        if setting.operator == "input":
+            operator = InputHessian(frozen, self.example, options["buffers"], bar.update)
+        else:
+            operator = operator_of(
+                problem, frozen, setting.operator, setting.adversary, self.parameters,
+                tick=bar.update, **options,
+            )  # fmt: skip
+        journal = Journal(operator, self.part.with_suffix(".products"), self.recipe)
+        ds, vectors, diagonal = measure(journal, setting.measures, problem.seed)
+        points = []
+        for (target, wanted), vector in zip(self.vectors, vectors.T, strict=False):
+            if setting.operator == "input":
+                image = torch.from_numpy(vector).to(operator.dtype)
+                point = {"image": image.view(problem.images.image_shape)}
+            else:
+                point = operator.embed(torch.from_numpy(vector.copy()))
+            points.append((target, wanted, point))
+        points += [(*file, point) for file, point in zip(self.diagonals, diagonal, strict=True)]
+        if leader():
+            for target, wanted, point in points:
+                save_checkpoint(target, {n: t.cpu() for n, t in point.items()}, wanted)
+            save_result(stamp(ds, "hessian cell", self.recipe), self.part)
+        journal.remove()
+        return ds
+
+    def clear(self) -> None:
+        """Remove what was kept for resuming."""
+        self.part.unlink(missing_ok=True)
+
+
+def cells_of(
+    path: Path, recipe: Recipe, budgets: list[float], images: Images, setting: Setting,
+    names: dict[str, list[str]],
+) -> list[Cell]:  # fmt: skip
+    """Budgets x blocks (examples, for the input Hessian), with the files of their eigenvectors."""
+    if setting.operator == "input":
+        blocks = {f"example {int(i)}": ([], n) for n, i in enumerate(images.index)}
+    else:
+        blocks = {block: (parameters, None) for block, parameters in names.items()}
+    single = len(budgets) * len(blocks) == 1
+    cells = []
+    for eps in budgets:
+        for block, (parameters, example) in blocks.items():
+            tag = f"eps{eps:g}_{block}".replace("*", "").replace(" ", "").strip(".")
+            stem = path.stem if single else f"{path.stem}_{tag}"
+            own = {**recipe, "eps": eps, "block": block}
+            vectors = [
+                (path.with_name(f"{stem}_vec{n}.ckpt"), {**own, "kind": "direction", "number": n})
+                for n in range(setting.measures.topk)
+            ]
+            wanted = ["diagonal", "diagonal_se"] if setting.measures.diagonal_products else []
+            diagonals = [
+                (path.with_name(f"{stem}_{n}.ckpt"), {**own, "kind": "direction", "number": n})
+                for n in wanted
+            ]
+            part = path.with_name(f".{path.stem}_{tag}.part")
+            cells.append(Cell(eps, block, parameters, example, own, part, vectors, diagonals))
+    return cells
+
+
+def compute_all(
+    cells: list[Cell], problem: Problem, setting: Setting, options: dict, bar
+) -> list[xr.Dataset]:
+    """The numbers of every cell; a budget's adversarial images are found once."""
+    parts, frozen, at = [], None, None
+    for cell in cells:
+        part = cell.done()
+        if part is None:
+            if at != cell.eps:
+                attack = problem.attack.at(cell.eps) if cell.eps else None
+                here = problem.under(attack)
+                frozen = frozen_at(here, setting.adversary, options["buffers"], bar.update)
+                at = cell.eps
+            part = cell.compute(here, frozen, setting, options, bar)
+        parts.append(part)
+    return parts
+
+
+def finish(
+    parts: list[xr.Dataset], images: Images, budgets: list[float], cells: list[Cell]
+) -> xr.Dataset:
+    """One dataset over (eps, block) with the indices of the examples."""
+    blocks = list(dict.fromkeys(cell.block for cell in cells))
+    rows = [
+        xr.concat(
+            parts[n * len(blocks) : (n + 1) * len(blocks)], dim=xr.Variable("block", blocks),
+            data_vars="all", coords="minimal", join="outer", combine_attrs="drop_conflicts",
+        )
+        for n in range(len(budgets))
+    ]  # fmt: skip
+    ds = xr.concat(
+        rows, dim=xr.Variable("eps", budgets, {"units": "[0,1] pixel range"}), data_vars="all",
+        coords="minimal", join="outer", combine_attrs="drop_conflicts",
+    )  # fmt: skip
+    ds.attrs.clear()
+    ds["example_index"] = ("example", images.index.numpy().astype(np.int64))
+    return ds

@@ -1,0 +1,124 @@
+"""Spectral density and moments of an operator by stochastic Lanczos quadrature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.linalg import eigh_tridiagonal
+from scipy.stats import norm as gaussian
+from scipy.stats import t as student
+
+from ridgeline.landscape.curvature.memory import free_bytes
+from ridgeline.landscape.curvature.operators import Products
+from ridgeline.models.errors import InputError
+from ridgeline.train.data.noise import Purpose, stream
+
+
+@dataclass(frozen=True)
+class Quadrature:
+    """Ritz `values` and `weights` (probes, steps); a probe's weights sum to 1, unused ones are 0.
+
+    sum_i weights_i f(values_i) estimates tr f(H) / P without bias for f a polynomial of degree
+    below 2 steps; the spread over probes is its error.
+    """
+
+    values: np.ndarray
+    weights: np.ndarray
+    size: int
+
+    def mean(self, f) -> tuple[float, float]:
+        """Estimate of tr f(H) / P and its standard error over probes (NaN for one probe)."""
+        samples = (self.weights * f(self.values)).sum(1)
+        return mean_and_error(samples)
+
+    def density(self, grid: np.ndarray, sigma: float) -> np.ndarray:
+        """Density (probes, grid) smoothed by Gaussians of width sigma."""
+        bumps = gaussian.pdf(grid[None, :, None], self.values[:, None, :], sigma)
+        return (bumps * self.weights[:, None, :]).sum(-1)
+
+
+def lanczos_quadrature(
+    operator: Products, *, probes: int = 10, steps: int = 80, seed: int = 0
+) -> Quadrature:
+    """Lanczos from `probes` random sign vectors, fully reorthogonalised twice in float64.
+
+    A Krylov space that is exhausted ends early (no ghosts). Raises InputError if the basis does
+    not fit into half the free memory. Source: Golub and Meurant 2010; Ghorbani et al. 2019.
+    """
+    size = operator.shape[0]
+    if probes < 1 or steps < 1:
+        raise InputError(f"density: probes and steps must be at least 1, got {probes}, {steps}")
+    steps = min(steps, size)
+    if 8 * size * (steps + 4) > free_bytes(torch.device("cpu")) // 2:
+        raise InputError(
+            f"density: {steps} Lanczos vectors of {size} float64 numbers do not fit in half the "
+            "free memory; ask for fewer steps, or a block of the parameters"
+        )
+    values, weights = np.zeros((probes, steps)), np.zeros((probes, steps))
+    for number in range(probes):
+        signs = stream(seed, Purpose.DENSITY, number).integers(2, size=size) * 2.0 - 1
+        alpha, beta = _lanczos(operator, signs / np.sqrt(size), steps)
+        ritz, vectors = eigh_tridiagonal(alpha, beta)
+        values[number, : len(ritz)], weights[number, : len(ritz)] = ritz, vectors[0] ** 2
+    return Quadrature(values, weights, size)
+
+
+def _lanczos(operator: Products, start: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Diagonal and off-diagonal of the tridiagonal matrix."""
+    basis = torch.empty(steps, len(start), dtype=torch.float64)
+    basis[0] = torch.from_numpy(start)
+    alpha, beta = [], []
+    for j in range(steps):
+        w = operator.matvec(basis[j]).double().cpu()
+        alpha.append(torch.dot(w, basis[j]).item())
+        if j + 1 == steps:
+            break
+        scale = torch.linalg.vector_norm(w).item()
+        for _ in range(2):  # twice is enough (Kahan and Parlett)
+            w = w - basis[: j + 1].T @ (basis[: j + 1] @ w)
+        length = torch.linalg.vector_norm(w).item()
+        if length <= 1e3 * torch.finfo(operator.dtype).eps * max(scale, 1e-300):
+            break  # the space is invariant: what is left is rounding
+        beta.append(length)
+        basis[j + 1] = w / length
+    return np.array(alpha), np.array(beta[: len(alpha) - 1])
+
+
+def density_dataset(quadrature: Quadrature, points: int = 400, sigma: float | None = None):
+    """Density over a grid with its 95 % band over probes, Ritz values and moments 1 to 4.
+
+    `sigma` defaults to 1/100 of the spectrum's range. The band is Student's over probes (NaN for
+    one probe); the density integrates to 1.
+    """
+    used = quadrature.weights > 0
+    low, high = quadrature.values[used].min(), quadrature.values[used].max()
+    sigma = sigma or max((high - low) / 100, 1e-12 * max(abs(low), abs(high), 1e-12))
+    grid = np.linspace(low - 5 * sigma, high + 5 * sigma, points)
+    each = quadrature.density(grid, sigma)
+    probes = len(each)
+    band = np.full(points, np.nan)
+    if probes > 1:
+        band = student.ppf(0.975, probes - 1) * each.std(0, ddof=1) / np.sqrt(probes)
+    moments = [quadrature.mean(lambda v, m=m: v**m) for m in range(1, 5)]
+    return xr.Dataset(
+        {
+            "density": ("bin", each.mean(0), {"long_name": "spectral density"}),
+            "density_band": ("bin", band, {"long_name": "half width of the 95 % band"}),
+            "density_x": ("bin", grid, {"long_name": "eigenvalue"}),
+            "ritz_value": (("probe", "step"), quadrature.values),
+            "ritz_weight": (("probe", "step"), quadrature.weights),
+            "sigma": sigma,
+            "moment": ("order", [m for m, _ in moments], {"long_name": "tr H^m / P"}),
+            "moment_se": ("order", [e for _, e in moments]),
+            "order": np.arange(1, 5),
+        }
+    )
+
+
+def mean_and_error(samples: np.ndarray) -> tuple[float, float]:
+    """Mean of samples (n,) and its standard error, NaN for a single one."""
+    error = samples.std(ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.nan
+    return float(samples.mean()), float(error)

@@ -1,0 +1,250 @@
+"""Operators: shape, dtype, device, matvec, matmat. Algorithms know only that."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ridgeline.landscape.curvature.derivative_check import trusted
+from ridgeline.landscape.curvature.double_backward import ways
+from ridgeline.landscape.curvature.memory import free_bytes, held_by_graphs
+from ridgeline.landscape.distributed import all_count, all_sum
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.weights.point import Point, unflatten
+from ridgeline.models.errors import InputError
+from ridgeline.train.data.examples import Batch
+from ridgeline.train.losses import LOSSES
+from ridgeline.train.precision import exact
+
+Tick = Callable[[int], None]
+#: memory that one product needs beside the kept graphs, in graphs of its batch (measured)
+_WORK = 3
+#: share of a memory budget that is planned for; rounding and gaps of the allocator take the rest
+_USABLE = 0.95
+
+
+class Products(ABC):
+    """A symmetric matrix (P, P) known by its products: shape, dtype, device, matvec, matmat, @."""
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+    products: int
+
+    @abstractmethod
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """The products (P, k) with vectors (P, k)."""
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """The product (P,) with a vector (P,)."""
+        return self.matmat(vector[:, None])[:, 0]
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        return self.matvec(vectors) if vectors.ndim == 1 else self.matmat(vectors)
+
+
+class Operator(Products):
+    """Curvature of a problem: products are sums over its examples / their number.
+
+    `parameters` restricts it to some of the point's tensors (default: all); vectors (P,) are those
+    tensors flattened in order. First-order graphs of as many batches as fit into `memory` bytes
+    (default: half of what is free on the device), beside the work of a product, are kept and
+    differentiated again; the others are recorded anew for every product, in smaller pieces where
+    one would not fit. Neither that nor batch size changes a product. `buffers` replace the
+    problem's (BatchNorm statistics); `weight_decay` adds (weight_decay / 2) ||theta||^2 to the
+    loss; `tick(n)` is called with the examples of every batch done. Under torchrun every process
+    brings its own images and gets the product over all. `trust` is the way of evaluation chosen
+    (landscape/curvature/derivative_check.py) and the `asymmetry` measured on it. Raises InputError
+    if the network has no right second derivatives, if not even one example's graph fits, or if a
+    product is not finite.
+    """
+
+    curved = True  # whether the network's own curvature is a part of it, or its Jacobian alone
+    by_image = False  # whether it differentiates by the images too
+
+    def __init__(
+        self,
+        problem: Problem,
+        point: Point | None = None,
+        *,
+        parameters: list[str] | None = None,
+        memory: int | None = None,
+        buffers: Mapping[str, Tensor] | None = None,
+        weight_decay: float = 0.0,
+        tick: Tick | None = None,
+    ):
+        origin = {n: t.detach() for n, t in (point or problem.origin).items()}
+        names = list(origin) if parameters is None else parameters
+        self.problem, self.buffers, self.tick = problem, buffers, tick
+        self.weight_decay, self.origin = weight_decay, origin
+        offered = ways(origin[names[0]].device)
+        self.trust = trusted(
+            problem, origin, names, offered,
+            buffers=buffers, by_image=self.by_image, curved=self.curved,
+        )  # fmt: skip
+        self.asymmetry, self._way = self.trust.asymmetry, self.trust.way
+        self.active: Point = {n: self._way.leaf(origin[n]) for n in names}
+        first = next(iter(self.active.values()))
+        size = sum(t.numel() for t in self.active.values())
+        self.shape, self.dtype, self.device = (size, size), first.dtype, first.device
+        self.products = 0
+        self.examples = all_count(len(problem.images))
+        self._predict = problem.predict({**origin, **self.active}, buffers)
+        self._loss = LOSSES[problem.loss]
+        self._kept: list[Any] = []
+        self._batches: list[Batch] = []
+        with exact():
+            self._keep_graphs(free_bytes(self.device) // 2 if memory is None else memory)
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """The products (P, k) with vectors (P, k); a graph that is not kept is recorded once."""
+        v = vectors.to(self.device, self.dtype)
+        total = torch.zeros(v.shape[1], v.shape[0], dtype=self.dtype, device=self.device)
+        with exact():
+            for number, batch in enumerate(self._batches):
+                kept = number < len(self._kept)
+                graph = self._kept[number] if kept else self._record(batch)
+                for column in range(v.shape[1]):
+                    total[column] += self._product(graph, v[:, column])
+                del graph  # before the next is recorded
+                self._progress(batch)
+        self.products += v.shape[1]
+        return finite(all_sum(total)).T / self.examples + self.weight_decay * v
+
+    @property
+    def graphs_kept(self) -> str:
+        """How many batches keep their graph, as "4 of 10"."""
+        return f"{len(self._kept)} of {len(self._batches)}"
+
+    def loss(self) -> float:
+        """The loss at the point, the weight-decay term included."""
+        losses = self.problem.scores(self.origin, self.buffers).losses
+        decay = sum(t.double().square().sum().item() for t in self.active.values())
+        total = all_sum(losses.sum().to(self.device)).item()
+        return total / self.examples + 0.5 * self.weight_decay * decay
+
+    def embed(self, vector: Tensor) -> Point:
+        """A vector (P,) as a direction over all parameters, zero where the operator is blind."""
+        part = unflatten(vector.to(self.device, self.dtype), self.active)
+        return {n: part.get(n, torch.zeros_like(t)).detach() for n, t in self.origin.items()}
+
+    @abstractmethod
+    def _record(self, batch: Batch) -> Any:
+        """What of a batch the products share: a graph that can be differentiated."""
+
+    @abstractmethod
+    def _product(self, graph: Any, vector: Tensor) -> Tensor:
+        """The product (P,) summed over the batch."""
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """The network's outputs with kernels that can be differentiated twice."""
+        return self._way.logits(self._predict, x)
+
+    def _derivative(self, output: Tensor, **options) -> Tensor:
+        """Derivative of an output by the parameters as one vector, zero where one has no part."""
+        if not output.requires_grad:
+            return torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
+        options = {"allow_unused": True, "materialize_grads": True, **options}
+        parts = torch.autograd.grad(output, list(self.active.values()), **options)
+        return torch.cat([part.flatten() for part in parts])
+
+    def _progress(self, batch: Batch) -> None:
+        if self.tick is not None:
+            self.tick(len(batch.y))
+
+    def _keep_graphs(self, memory: int) -> None:
+        """Choose the size of the batches, and keep graphs while there is room."""
+        own = [*self.origin.values(), *self.active.values(), *self.problem.buffers.values()]
+        probe = next(self.problem.batches(self.dtype))
+        few = Batch(*(t[:4] for t in probe))
+        with held_by_graphs(own) as held:
+            graph = self._record(few)
+        each = max(1, sum(held.values()) // len(few.y))
+        del graph
+        pixels = self.problem.images.pixels.numel()
+        room = int(_USABLE * memory) - (2 * self.shape[0] + pixels) * self.dtype.itemsize
+        rows = room // (_WORK * each)
+        if rows < 1:
+            raise InputError(
+                f"a memory of {memory / 2**30:.3g} GiB is too small: "
+                f"one example needs {(memory - room + _WORK * each) / _USABLE / 2**30:.3g} GiB"
+            )
+        rows = min(
+            self.problem.batch_size, max(1, rows // 2)
+        )  # at most half for work, half to keep
+        pieces = self.problem.images.batches(rows, device=self.device, dtype=self.dtype)
+        self._batches = list(pieces)
+        room -= _WORK * each * rows
+        for batch in self._batches:
+            size = each * len(batch.y) + self.shape[0] * self.dtype.itemsize
+            if size > room:
+                return
+            with held_by_graphs(own) as held:
+                graph = self._record(batch)
+            self._kept.append(graph)
+            room -= sum(held.values()) + self.shape[0] * self.dtype.itemsize
+            self._progress(batch)
+
+
+class Hessian(Operator):
+    """The Hessian of the loss on the images as they stand; products are exact (double backward).
+
+    The problem must have no attack: `Problem.frozen` fixes adversarial images first, and
+    `TotalHessian` follows them as they move.
+    """
+
+    def __init__(self, problem: Problem, point: Point | None = None, **options):
+        if problem.attack is not None:
+            raise ValueError("the Hessian needs a problem without attack: use problem.frozen()")
+        super().__init__(problem, point, **options)
+
+    def gradient(self) -> Point:
+        """Gradient of the loss at the point, by parameter."""
+        total = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
+        for number, batch in enumerate(self._batches):
+            graph = self._kept[number] if number < len(self._kept) else self._record(batch)
+            total += graph.detach()
+        theta = torch.cat([t.detach().flatten() for t in self.active.values()])
+        mean = all_sum(total) / self.examples + self.weight_decay * theta
+        return unflatten(mean, self.active)
+
+    def _record(self, batch: Batch) -> Tensor:
+        """Gradient (P,) of the batch's summed loss, with its graph."""
+        loss = self._loss(self._logits(batch.x), batch.y).sum()
+        return self._derivative(loss, create_graph=True)
+
+    def _product(self, graph: Tensor, vector: Tensor) -> Tensor:
+        return self._derivative(graph, grad_outputs=vector, retain_graph=True)
+
+
+class Matrix(Products):
+    """A symmetric matrix (P, P) with the face of an operator, for exact problems."""
+
+    def __init__(self, matrix: Tensor):
+        self.matrix, self.products = matrix, 0
+        self.shape, self.dtype, self.device = matrix.shape, matrix.dtype, matrix.device
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """The products (P, k) with vectors (P, k)."""
+        self.products += vectors.shape[1]
+        return finite(self.matrix @ vectors.to(self.device, self.dtype))
+
+
+def dense(operator: Products) -> Tensor:
+    """The operator as a matrix (P, P), column by column: for small problems only."""
+    eye = torch.eye(operator.shape[0], dtype=operator.dtype, device=operator.device)
+    return operator.matmat(eye)
+
+
+def finite(product: Tensor) -> Tensor:
+    """The product itself; InputError if it holds NaN or infinity."""
+    if not product.isfinite().all():
+        raise InputError(
+            "a product of the curvature is not finite: weights, images or the loss are NaN or "
+            "infinite there, or too large for this precision (--precision float64)"
+        )
+    return product

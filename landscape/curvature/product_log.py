@@ -1,0 +1,108 @@
+"""Log every product to disk, so that a killed eigensolver can resume."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ridgeline.landscape.curvature.operators import Products
+from ridgeline.train.files.recipe import Recipe, digest
+
+
+class Journal(Products):
+    """An operator that writes every product to a file and reads what the file already holds.
+
+    All algorithms here are functions of seeds and products, so the same calls come again after a
+    `kill -9`, and are answered from the file until it ends; numbers are the same to the last bit.
+    Each record is the checksums of the vector and the product, and the product. Records torn by a
+    kill or damaged, a file of another recipe and whatever follows a vector that differs are
+    dropped. Call `remove` at the end. Under torchrun every process keeps a file of its own.
+    """
+
+    def __init__(self, operator: Products, path: str | Path, recipe: Recipe):
+        self.operator = operator
+        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        self.path = Path(path) if rank == 0 else Path(f"{path}.{rank}")
+        self._header = digest(recipe).encode()[:32]
+        self._bytes = 8 + operator.shape[0] * self.dtype.itemsize
+        self._waiting = self._common(self._read())
+        self._done = 0
+        self.replayed = 0
+
+    @property
+    def products(self) -> int:
+        """Products asked for, from the file or new."""
+        return self._done
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """The products (P, k) with vectors (P, k)."""
+        checks = [zlib.crc32(_bytes(v)) for v in vectors.T]
+        held = [self._held(self._done + n, check) for n, check in enumerate(checks)]
+        if all(h is not None for h in held):
+            self.replayed += len(held)
+            products = torch.stack(held, dim=1).to(self.device)
+        else:
+            self._truncate()
+            products = self.operator.matmat(vectors)
+            with self.path.open("ab") as file:
+                for check, product in zip(checks, products.T, strict=True):
+                    content = _bytes(product)
+                    file.write(check.to_bytes(4, "little") + _crc(content) + content)
+        self._done += len(checks)
+        return products
+
+    def __getattr__(self, name: str):
+        return getattr(self.operator, name)
+
+    def remove(self) -> None:
+        """Delete the file: the numbers it led to are safe elsewhere."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> int:
+        """Number of whole records in the file; a foreign file is begun anew."""
+        if self.path.is_file():
+            with self.path.open("rb") as file:
+                if file.read(len(self._header)) == self._header:
+                    return (self.path.stat().st_size - len(self._header)) // self._bytes
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(self._header)
+        return 0
+
+    def _held(self, number: int, check: int) -> Tensor | None:
+        if number >= self._waiting:
+            return None
+        with self.path.open("rb") as file:
+            file.seek(len(self._header) + number * self._bytes)
+            record = file.read(self._bytes)
+        if record[:4] != check.to_bytes(4, "little") or record[4:8] != _crc(record[8:]):
+            return None
+        values = torch.frombuffer(bytearray(record[8:]), dtype=self.dtype)
+        return values.clone()
+
+    def _truncate(self) -> None:
+        """Drop what the file holds beyond the products done: it was written by another run."""
+        self._waiting = min(self._waiting, self._done)
+        with self.path.open("r+b") as file:
+            file.truncate(len(self._header) + self._done * self._bytes)
+
+    def _common(self, count: int) -> int:
+        """The records that all processes hold: they must replay the same ones."""
+        if dist.is_initialized():
+            tensor = torch.tensor(count, device=self.device)
+            dist.all_reduce(tensor, dist.ReduceOp.MIN)
+            return int(tensor.item())
+        return count
+
+
+def _crc(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "little")
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes()

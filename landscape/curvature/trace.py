@@ -1,0 +1,99 @@
+"""Trace and diagonal of an operator with their standard errors, at a fixed number of products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from curvlinops import hutchinson_diag, hutchinson_trace, hutchpp_trace, xtrace
+from torch import Tensor
+
+from ridgeline.landscape.curvature.density import mean_and_error
+from ridgeline.landscape.curvature.operators import Operator, dense
+from ridgeline.landscape.weights.point import Point
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.data.noise import Purpose, number_of, seeded
+
+#: name -> (estimator of curvlinops, products of one independent estimate)
+ESTIMATORS: dict[str, tuple[Callable[..., Tensor], int]] = {
+    "hutchinson": (hutchinson_trace, 1),
+    "hutchpp": (hutchpp_trace, 12),
+    "xtrace": (xtrace, 12),
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean and standard error over independent estimates, the products and what made them."""
+
+    mean: Any
+    se: Any
+    products: int
+    estimator: str
+
+
+class _OnHost:
+    """The operator as curvlinops sees it: random vectors are drawn on the CPU for every device."""
+
+    def __init__(self, operator: Operator):
+        self.operator, self.shape = operator, operator.shape
+        self.dtype, self.device = operator.dtype, torch.device("cpu")
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        return (self.operator @ vectors).cpu()
+
+
+def estimate_trace(
+    operator: Operator, *, products: int = 60, estimator: str = "hutchinson", seed: int = 0
+) -> Estimate:
+    """The trace from `products` products, split into independent estimates for the error.
+
+    `hutchpp` (Meyer et al. 2021) and `xtrace` (Epperly et al. 2024) take 12 products each time and
+    win where few eigenvalues carry the trace; a matrix no larger than that is summed along its
+    diagonal instead (`estimator` is then "exact", the error 0). Raises InputError for a budget
+    below two estimates, and where xtrace breaks down.
+    """
+    if estimator not in ESTIMATORS:
+        raise unknown("trace estimator", estimator, ESTIMATORS)
+    estimate, each = ESTIMATORS[estimator]
+    size = operator.shape[0]
+    if each >= size:
+        return Estimate(dense(operator).double().trace().item(), 0.0, size, "exact")
+    repeats = _repeats(products, each)
+    with seeded(number_of(seed, Purpose.TRACE)):
+        try:
+            samples = [estimate(_OnHost(operator), each).item() for _ in range(repeats)]
+        except torch.linalg.LinAlgError:  # xtrace inverts a matrix that low rank makes singular
+            raise InputError(
+                f"--trace_estimator {estimator} breaks down on a matrix of so low a rank; "
+                "use hutchpp, which is exact there"
+            ) from None
+    return Estimate(*mean_and_error(np.array(samples)), repeats * each, estimator)
+
+
+def estimate_diagonal(
+    operator: Operator, *, products: int = 60, seed: int = 0
+) -> tuple[Point, Point]:
+    """The diagonal over all parameters and its standard errors, by Hutchinson's estimator.
+
+    Two Points; parameters outside the operator's are 0.
+    """
+    count = _repeats(products, 1)
+    total = torch.zeros(operator.shape[0], dtype=torch.float64)
+    square = torch.zeros_like(total)
+    with seeded(number_of(seed, Purpose.DIAGONAL)):
+        for _ in range(count):
+            sample = hutchinson_diag(_OnHost(operator), 1).double()
+            total, square = total + sample, square + sample.square()
+    mean = total / count
+    variance = (square / count - mean.square()).clamp_min(0) / (count - 1)
+    return operator.embed(mean), operator.embed(variance.sqrt())
+
+
+def _repeats(products: int, each: int) -> int:
+    if products < 2 * each:
+        raise InputError(f"a standard error needs at least {2 * each} products, got {products}")
+    return products // each

@@ -1,0 +1,113 @@
+"""Finished parts of a result on disk: long work that was killed repeats only its last part."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as unpack
+from safetensors.torch import save as pack
+from torch import Tensor
+
+from ridgeline.train.files.recipe import Recipe, digest
+
+Values = Mapping[str, Any]
+Compute = Callable[[], Values]
+#: keep(what, compute): the values that `compute` returns, or returned before the process was killed
+Keep = Callable[[str, Compute], Values]
+
+_FRAME = 16  # bytes before each record: check sum, length of the name, length of the content
+
+
+def at_once(what: str, compute: Compute) -> Values:
+    """The `Keep` that keeps nothing."""
+    del what
+    return compute()
+
+
+@contextmanager
+def resumable(path: str | Path | None, recipe: Recipe) -> Iterator[Keep]:
+    """What keeps the parts of the result at `path` until it is saved; without a path, nothing.
+
+    They stand beside it under a name that holds the recipe's digest: another recipe's parts stay.
+    Leave it after the result has been written: without an exception the parts are removed.
+    """
+    if path is None:
+        yield at_once
+        return
+    path = Path(path)
+    parts = Parts(path.with_name(f".{path.name}.{digest(recipe)[:16]}.parts"))
+    yield parts
+    parts.remove()
+
+
+class Parts:
+    """A `Keep` that writes what every call returns to one file, and reads what the file holds.
+
+    All diagnostics are functions of recipe and seed, so the same calls come again after a kill:
+    they are answered in order, to the last bit, until the file ends. A record holds the call's
+    name and its values (tensors, or numbers as float64) with a check sum. A call whose record is
+    not there is made and written at its place, which drops whatever followed: records torn by the
+    kill, those of another course, and those of the calls inside it, so calls may be nested.
+    The values are on the CPU.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path, self._place = Path(path), 0
+
+    def __call__(self, what: str, compute: Compute) -> Values:
+        """The values of the part `what`, from the file or new."""
+        start = self._place
+        held = self._read(start, what.encode())
+        if held is None:
+            held = _tensors(compute())
+            self._write(start, what.encode(), pack(held))
+        return held
+
+    def remove(self) -> None:
+        """Delete the file: the result it led to is safe elsewhere."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self, start: int, name: bytes) -> dict[str, Tensor] | None:
+        if not self.path.is_file():
+            return None
+        frame = self._bytes(start, _FRAME)
+        check, length, size = (int.from_bytes(frame[a:b], "little")
+                               for a, b in ((0, 4), (4, 8), (8, _FRAME)))  # fmt: skip
+        if len(frame) < _FRAME or length != len(name):
+            return None
+        body = self._bytes(start + _FRAME, length + size)
+        if len(body) < length + size or zlib.crc32(body) != check or body[:length] != name:
+            return None
+        self._place = start + _FRAME + length + size
+        return unpack(body[length:])
+
+    def _write(self, start: int, name: bytes, content: bytes) -> None:
+        body = name + content
+        frame = (zlib.crc32(body).to_bytes(4, "little") + len(name).to_bytes(4, "little")
+                 + len(content).to_bytes(8, "little"))  # fmt: skip
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+        with self.path.open("r+b") as file:
+            file.truncate(start)
+            file.seek(start)
+            file.write(frame + body)
+        self._place = start + len(frame) + len(body)
+
+    def _bytes(self, start: int, count: int) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(min(count, self.path.stat().st_size))  # a damaged count may be huge
+
+
+def _tensors(values: Values) -> dict[str, Tensor]:
+    """Numbers and arrays as tensors on the CPU; Python's numbers in float64."""
+    tensors = {}
+    for name, value in values.items():
+        dtype = torch.float64 if isinstance(value, float | int) else None
+        tensors[name] = torch.as_tensor(value, dtype=dtype).detach().cpu().contiguous()
+    return tensors

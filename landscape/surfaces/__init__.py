@@ -1,0 +1,1 @@
+"""The loss on grids and along curves in weight space."""

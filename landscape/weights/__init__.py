@@ -1,0 +1,1 @@
+"""Points, directions and paths in weight space."""

@@ -1,0 +1,76 @@
+"""Directions in weight space."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ridgeline.landscape.weights.point import Point, norm, subtract
+from ridgeline.models.errors import unknown
+from ridgeline.train.data.noise import Purpose, stream
+
+NORMALIZATIONS = ("filter", "layer", "none")
+#: what a normalised random direction does to 1-D tensors (biases, BatchNorm)
+ONE_DIMENSIONAL = ("zero", "layer", "elementwise")
+
+
+def random_direction(
+    point: Point,
+    seed: int,
+    normalization: str = "filter",
+    one_dimensional: str = "zero",
+    scale: float = 1.0,
+    *,
+    number: int = 0,
+) -> Point:
+    """A Gaussian direction at a Point, a function of the seed and the parameters' names.
+
+    `number` counts the directions of one seed: they are independent of each other.
+
+    `filter` gives every filter (row of the first axis) the norm of the weights' filter, `layer`
+    every tensor the norm of the tensor (Li et al. 2018, section 4), `none` leaves N(0, 1). Under
+    the first two, 1-D tensors are left alone (`zero`, as Li et al.), given the tensor's norm
+    (`layer`), or sign-flipped weights (`elementwise`, as Liu et al. 2020). Raises InputError.
+    """
+    if normalization not in NORMALIZATIONS:
+        raise unknown("direction normalisation", normalization, NORMALIZATIONS)
+    if one_dimensional not in ONE_DIMENSIONAL:
+        raise unknown("policy for 1-D tensors", one_dimensional, ONE_DIMENSIONAL)
+    direction = {}
+    for name, weight in point.items():
+        own = stream(seed, Purpose.DIRECTION, number, zlib.crc32(name.encode()))
+        draws = own.standard_normal(weight.numel())
+        d = torch.from_numpy(draws.astype(np.float64)).view(weight.shape).to(weight)
+        if normalization != "none":
+            d = _normalize(d, weight, normalization, one_dimensional)
+        direction[name] = scale * d
+    return direction
+
+
+def _normalize(d: Tensor, weight: Tensor, normalization: str, one_dimensional: str) -> Tensor:
+    if weight.ndim <= 1:
+        if one_dimensional == "zero":
+            return torch.zeros_like(d)
+        if one_dimensional == "elementwise":
+            return d.sign() * weight.abs()
+        normalization = "layer"
+    axes = tuple(range(1, d.ndim)) if normalization == "filter" else tuple(range(d.ndim))
+    tiny = torch.finfo(d.dtype).tiny
+    length = torch.linalg.vector_norm(d, dim=axes, keepdim=True).clamp_min(tiny)
+    return d / length * torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
+
+
+def between(start: Point, end: Point) -> Point:
+    """The direction from one checkpoint to another: coordinate 0 is the start, 1 the end."""
+    return subtract(end, start)
+
+
+def unit(direction: Point, length: float = 1.0) -> Point:
+    """The direction with Euclidean norm `length`."""
+    size = norm(direction)
+    if size == 0:
+        raise ValueError("a zero direction cannot be normalised")
+    return {n: d * (length / size) for n, d in direction.items()}

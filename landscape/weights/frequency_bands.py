@@ -1,0 +1,45 @@
+"""Directions in weight space that move low or high spatial frequencies of kernels alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ridgeline.landscape.weights.directions import random_direction
+from ridgeline.landscape.weights.point import Point
+from ridgeline.models.dct import analyse, synthesise
+from ridgeline.models.errors import InputError, unknown
+
+BANDS = ("low", "high")
+
+
+def band_of(kernels: Tensor, band: str) -> Tensor:
+    """The part of kernels (..., K, K) with frequencies max(i, j) <= K/2 (low) or > K/2 (high)."""
+    if band not in BANDS:
+        raise unknown("band of frequencies", band, BANDS)
+    size = kernels.shape[-1]
+    i = torch.arange(size, device=kernels.device)
+    high = torch.maximum(i[:, None], i[None, :]) > size / 2
+    return synthesise(analyse(kernels) * (high if band == "high" else ~high))
+
+
+def band_direction(
+    point: Point, seed: int, band: str, scale: float = 1.0, *, number: int = 0
+) -> Point:
+    """A Gaussian direction within one band, of each kernel tensor's own norm times `scale`.
+
+    Square kernels of 3 x 3 and more move, everything else stays, so that the loss along `low` and
+    along `high` compares equal relative steps of the same layers. The draw is that of
+    `random_direction`, before the projection. Raises InputError for a network without such kernels.
+    """
+    drawn = random_direction(point, seed, "none", number=number)
+    direction, found = {}, False
+    for name, w in point.items():
+        direction[name] = torch.zeros_like(w)
+        if w.ndim == 4 and w.shape[-1] == w.shape[-2] >= 3:
+            part = band_of(drawn[name], band)
+            direction[name] = part * (scale * w.norm() / part.norm())
+            found = True
+    if not found:
+        raise InputError("the network has no square kernel of 3 x 3 or more to split by frequency")
+    return direction

@@ -1,0 +1,87 @@
+"""Paths: coordinates -> Point, linear in their knots and therefore differentiable in them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from ridgeline.landscape.weights.point import Point, combine
+from ridgeline.models.errors import InputError, unknown
+
+
+@dataclass(frozen=True)
+class Path(ABC):
+    """A family of Points sum_k c_k(t) knots[k]."""
+
+    knots: Sequence[Point]
+
+    @abstractmethod
+    def coefficients(self, *coordinates: float) -> list[float]:
+        """One number per knot at the given coordinates."""
+
+    def __call__(self, *coordinates: float) -> Point:
+        """The Point at the given coordinates."""
+        return combine(self.coefficients(*coordinates), self.knots)
+
+    def like(self, point: Point) -> Self:
+        """The same path on the device and in the dtype of a Point."""
+        return replace(self, knots=[{n: t.to(point[n]) for n, t in k.items()} for k in self.knots])
+
+
+@dataclass(frozen=True)
+class Plane(Path):
+    """origin + x1 * direction1 (+ x2 * direction2 ...); knots = [origin, direction1, ...]."""
+
+    def coefficients(self, *coordinates: float) -> list[float]:
+        """1 for the origin, then the coordinates."""
+        return [1.0, *coordinates]
+
+
+@dataclass(frozen=True)
+class Bezier(Path):
+    """The Bezier curve of degree K-1 through its first and last of K knots, t in [0,1]."""
+
+    def coefficients(self, t: float) -> list[float]:
+        """Bernstein polynomials (Garipov et al. 2018, equation 5)."""
+        n = len(self.knots) - 1
+        return [math.comb(n, k) * (1 - t) ** (n - k) * t**k for k in range(n + 1)]
+
+
+@dataclass(frozen=True)
+class PolygonalChain(Path):
+    """Straight segments between consecutive knots, t in [0,1] uniform over the segments."""
+
+    def coefficients(self, t: float) -> list[float]:
+        """Linear interpolation between the two knots around t (Garipov et al. 2018, equation 3)."""
+        n = len(self.knots) - 1
+        segment = min(int(t * n), n - 1)
+        share = t * n - segment
+        weights = [0.0] * (n + 1)
+        weights[segment], weights[segment + 1] = 1 - share, share
+        return weights
+
+
+#: curve_type -> path
+CURVES: dict[str, type[Path]] = {
+    "bezier": Bezier,
+    "bezier_curve": Bezier,
+    "poly_chain": PolygonalChain,
+}
+
+
+def curve(curve_type: str, knots: Sequence[Point]) -> Path:
+    """A connecting curve by name; InputError for an unknown one or fewer than 2 knots."""
+    if curve_type not in CURVES:
+        raise unknown("curve_type", curve_type, CURVES)
+    if len(knots) < 2:
+        raise InputError(f"a curve needs at least 2 control points, got {len(knots)}")
+    return CURVES[curve_type](knots)
+
+
+def straight(start: Point, end: Point, count: int) -> list[Point]:
+    """`count` knots at equal distances from start to end, both ends exact."""
+    last = count - 1
+    return [combine((1 - k / last, k / last), (start, end)) for k in range(count)]

@@ -1,0 +1,116 @@
+"""Points: dicts of tensors by parameter name, a place or a direction in weight space.
+
+Pure functions; every operation takes Points over the same names and returns a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ridgeline.models.errors import InputError
+from ridgeline.train.files.integrity import check_real
+
+Point = dict[str, Tensor]
+
+
+def point_of(network: nn.Module) -> Point:
+    """The network's parameters as a Point (a copy, without a graph)."""
+    return {name: p.detach().clone() for name, p in network.named_parameters()}
+
+
+def buffers_of(network: nn.Module) -> dict[str, Tensor]:
+    """The network's buffers by name (a copy)."""
+    return {name: b.detach().clone() for name, b in network.named_buffers()}
+
+
+def state_at(network: nn.Module, point: Point) -> dict[str, Tensor]:
+    """The network's full state dict with its parameters at a Point.
+
+    A Point names a tied parameter once; the state dict holds it under all its names.
+    """
+    names = {id(p): name for name, p in network.named_parameters()}
+    own = network.state_dict(keep_vars=True)
+    return {k: point[names[id(v)]] if id(v) in names else v.detach() for k, v in own.items()}
+
+
+def select(tensors: Mapping[str, Tensor], like: Point, what: str) -> Point:
+    """The Point over the names of `like` found in a state dict.
+
+    Raises InputError if it does not fit, or holds complex, NaN or infinite values.
+    """
+    missing = sorted(like.keys() - tensors.keys())
+    if missing:
+        raise InputError(f"{what} lacks {', '.join(missing[:3])} of the network's parameters")
+    for name, tensor in like.items():
+        if tensors[name].shape != tensor.shape:
+            raise InputError(
+                f"{what}: {name} is {tuple(tensors[name].shape)}, "
+                f"the network has {tuple(tensor.shape)}"
+            )
+        check_real(name, tensors[name], what)
+    return {name: tensors[name].to(tensor) for name, tensor in like.items()}
+
+
+def combine(coefficients: Sequence[float | Tensor], points: Sequence[Point]) -> Point:
+    """The linear combination sum_k coefficients[k] * points[k], differentiable in both.
+
+    Terms with the plain number 0 are left out, so that an end of a path is the end bit for bit.
+    """
+    terms = [(c, p) for c, p in zip(coefficients, points, strict=True) if _counts(c)]
+    if not terms:
+        return {name: torch.zeros_like(t) for name, t in points[0].items()}
+    first, *rest = terms
+    total = {name: _scaled(first[0], t) for name, t in first[1].items()}
+    for c, p in rest:
+        total = {name: t + c * p[name] for name, t in total.items()}
+    return total
+
+
+def _counts(coefficient: float | Tensor) -> bool:
+    return isinstance(coefficient, Tensor) or coefficient != 0
+
+
+def _scaled(coefficient: float | Tensor, tensor: Tensor) -> Tensor:
+    if not isinstance(coefficient, Tensor) and coefficient == 1:
+        return tensor
+    return coefficient * tensor
+
+
+def add(a: Point, b: Point, scale: float = 1.0) -> Point:
+    """A + scale * b."""
+    return combine((1, scale), (a, b))
+
+
+def subtract(a: Point, b: Point) -> Point:
+    """A - b."""
+    return combine((1, -1), (a, b))
+
+
+def dot(a: Point, b: Point) -> float:
+    """Inner product over all parameters, accumulated in float64."""
+    return sum(torch.dot(a[n].double().flatten(), b[n].double().flatten()).item() for n in a)
+
+
+def norm(a: Point) -> float:
+    """Euclidean norm over all parameters."""
+    return dot(a, a) ** 0.5
+
+
+def cosine(a: Point, b: Point) -> float:
+    """Cosine of the angle between two directions; NaN if one is zero."""
+    scale = norm(a) * norm(b)
+    return dot(a, b) / scale if scale else float("nan")
+
+
+def flatten(a: Point) -> Tensor:
+    """One vector (P,) in the order of the Point."""
+    return torch.cat([tensor.flatten() for tensor in a.values()])
+
+
+def unflatten(vector: Tensor, like: Point) -> Point:
+    """The Point over the names and shapes of `like` that `flatten` turns into `vector` (P,)."""
+    parts = vector.split([t.numel() for t in like.values()])
+    return {n: part.view(t.shape) for part, (n, t) in zip(parts, like.items(), strict=True)}

@@ -1,0 +1,60 @@
+"""Ridgeline: the loss-landscape laboratory for adversarially trained networks.
+
+`import ridgeline as rl` gives the names in PUBLIC, each loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+#: public name -> the module it lives in
+PUBLIC = {
+    "InputError": "models.errors",
+    "build_model": "models",
+    "load_images": "train.data.datasets",
+    "load_checkpoint": "train.files.checkpoint",
+    "parse_attack": "train.attacks",
+    "Problem": "landscape.problem",
+    "Plane": "landscape.weights.paths",
+    "random_direction": "landscape.weights.directions",
+    "hessian_of": "landscape.curvature.eigenpairs",
+    "top_eigenpairs": "landscape.curvature.eigenpairs",
+    "lanczos_quadrature": "landscape.curvature.density",
+    "estimate_trace": "landscape.curvature.trace",
+    "scan": "landscape.surfaces.scan",
+    "scan_curve": "landscape.surfaces.curve",
+    "load_result": "landscape.result",
+    "save_result": "landscape.result",
+    "draw": "analysis.figures",
+    "save_figure": "analysis.figures.style",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'ridgeline' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"ridgeline.{PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PUBLIC})
+
+
+def let_threads_sleep() -> None:
+    """Let OpenMP threads that wait give up the processor; a user's own setting wins.
+
+    By default they spin, and two of them spin against each other as soon as anything else runs: an
+    epoch of PGD then takes three times as long. Must be called before torch is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+# `python run/COMMAND.py` comes here before it loads torch; a notebook's process is not touched
+if Path(sys.argv[0] if sys.argv else "").resolve().parent == Path(__file__).parents[1] / "run":
+    let_threads_sleep()

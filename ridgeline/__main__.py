@@ -1,0 +1,48 @@
+"""`ridgeline COMMAND --options`, the same as `python run/COMMAND.py --options`."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+from ridgeline import let_threads_sleep, run
+
+_FOLDER = Path(run.__file__).parent
+
+
+def commands() -> dict[str, str]:
+    """Every command with the first line of its description, read without importing it."""
+    found = {}
+    for path in sorted(_FOLDER.glob("*.py")):
+        if path.stem != "__init__":
+            doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+            found[path.stem] = doc.partition("\n")[0]
+    return found
+
+
+def main() -> None:
+    """Run the command named first on the command line; list all without one."""
+    known = commands()
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h"):
+        width = max(map(len, known)) + 2
+        print("ridgeline COMMAND [--option value ...]; ridgeline COMMAND --help\n")
+        print("\n".join(f"  {command:<{width}}{line}" for command, line in known.items()))
+        return
+    if name not in known:
+        close = "; ridgeline --help lists them"
+        print(
+            f"ridgeline: unknown command {name!r}, allowed: {', '.join(known)}{close}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    let_threads_sleep()
+    sys.argv = [f"ridgeline {name}", *sys.argv[2:]]
+    launch = importlib.import_module("ridgeline.run.shared.launch").launch
+    launch(importlib.import_module(f"ridgeline.run.{name}").main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The budgets of a command: --attack, which settles their unit, and the options beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ridgeline.models import InputError
+from ridgeline.train.attacks import Attack, check_budget, parse_attack
+from ridgeline.train.attacks.norms import INF
+from ridgeline.train.schedules import check_not_negative, parse_schedule
+from ridgeline.train.schedules.shapes import Schedule
+from ridgeline.train.specs import convert, parse_spec, resolve_budgets
+
+
+def attack_of(text: str | None) -> Attack | None:
+    """The attack behind --attack, or None."""
+    return None if text is None else parse_attack(text)
+
+
+def budgets_of(text: str | None, attacker: Attack | None) -> list[float]:
+    """The attack budgets to look at, in [0,1] units: a schedule with pt_num, or numbers 0,0.1,0.3.
+
+    Bare numbers are in the unit of --attack. Raises InputError, also for a budget the attack
+    cannot take.
+    """
+    if text is None:
+        return [attacker.eps if attacker else 0.0]
+    if attacker is None:
+        raise InputError("--adv_budget_list needs --attack")
+    what = "--adv_budget_list"
+    if "=" in text:
+        spec = parse_spec(text, what)
+        if "pt_num" not in spec:
+            raise InputError(f"{what} needs pt_num, the number of budgets")
+        count = convert(spec.pop("pt_num"), int, f"{what}: pt_num")
+        if count < 1:
+            raise InputError(f"{what}: pt_num must be at least 1, got {count}")
+        rest = ",".join(f"{k}={v}" for k, v in spec.items())
+        schedule = parse_schedule(rest, what, budget=True, beside=attacker.unit)
+        budgets = [schedule(n) for n in range(count)]
+    else:
+        spec = {f"budget {n}": v.strip() for n, v in enumerate(text.split(","), start=1)}
+        budgets = list(resolve_budgets(spec, set(spec), what, beside=attacker.unit).values())
+    for place, eps in enumerate(budgets, start=1):
+        check_budget(attacker, eps, f"{what}: budget {place}")
+    if len(set(budgets)) < len(budgets):
+        raise InputError(f"{what} names a budget twice: {', '.join(f'{b:g}' for b in budgets)}")
+    return budgets
+
+
+def eps_schedule_of(text: str, attacker: Attack, epochs: int) -> Schedule:
+    """The schedule behind --attack_threshold_schedule, its budgets in [0,1] units.
+
+    Bare numbers are in the unit of --attack. Raises InputError, also for a budget within the run
+    that the attack cannot take.
+    """
+    what = "--attack_threshold_schedule"
+    schedule = parse_schedule(text, what, budget=True, beside=attacker.unit)
+    check_not_negative(schedule, epochs, what)
+    for quarter in range(4 * epochs + 1):
+        time = quarter / 4
+        check_budget(attacker, schedule(time), f"{what} at epoch {time:g}")
+    return schedule
+
+
+def say_budgets(text: str | None, budgets: Sequence[float], attacker: Attack | None) -> None:
+    """Print which budgets --adv_budget_list made; l_inf ones in grey levels too."""
+    if text is not None and attacker is not None:
+        shown = ", ".join(f"{eps:.4g}" for eps in budgets)
+        grey = " = " + ", ".join(f"{255 * eps:.4g}" for eps in budgets) + " of 255"
+        print(f"budgets: {shown} of [0,1]{grey if attacker.order == INF else ', l_2 norm'}")

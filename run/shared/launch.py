@@ -1,0 +1,222 @@
+"""From a command line to a call: Fire binds, the signature types, errors are one line.
+
+Fire by itself guesses types, calls the function with defaults before it rejects a mistyped flag,
+and pages its help. Here flags are checked first, every value is converted to the type that the
+command's signature names, and only then the command runs. A parameter typed with a dataclass
+stands for a group of options, one per field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import errno
+import inspect
+import io
+import logging
+import os
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import fire
+from fire.decorators import SetParseFn
+
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.files.locks import holding, release_all
+from ridgeline.train.specs import convert
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Option:
+    """One flag: its type, whether None is allowed, help line, default, and the group it fills."""
+
+    kind: Any
+    optional: bool
+    note: str
+    default: Any
+    group: str | None
+
+    @property
+    def type_name(self) -> str:
+        """The type as --help prints it."""
+        if typing.get_origin(self.kind) is tuple:
+            return f"{typing.get_args(self.kind)[0].__name__},..."
+        return self.kind.__name__
+
+
+def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
+    """Run `main` with the command line; exit status 2 and one line on stderr for bad input.
+
+    A command whose module says `SHARED = True` shares its work between the processes of torchrun;
+    others refuse more than one, which would all do the same and write the same files.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = os.path.basename(sys.argv[0])
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    if {"--help", "-h"} & set(argv):
+        print(help_text(main, command))
+        return
+    keep_freed_pages()
+    try:
+        if not main.__globals__.get("SHARED", False):
+            _check_alone(command)
+        main(**arguments(main, argv))
+    except (InputError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            error = f"{error}; what is finished is kept: free some space and run it again"
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        # whoever writes an output holds it, and keeps what is finished of it
+        hint = "; run the same command again to continue" if holding() else ""
+        print(f"{command}: interrupted{hint}", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        release_all()
+
+
+def _check_alone(command: str) -> None:
+    """Raise InputError under torchrun with several processes."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world.isdigit() and int(world) > 1:
+        raise InputError(
+            f"{command} does not share its work between processes; start it without torchrun "
+            "(calc_hessian is the command that does)"
+        )
+
+
+def keep_freed_pages() -> None:
+    """Let this process keep the memory it frees, where the C library is glibc.
+
+    Activations of some MiB are otherwise fetched from and given back to the system for every
+    layer, which costs a forward pass of a ResNet18 a third of its time (BENCHMARKS.md).
+    """
+    trim, top_pad, mmap = -1, -2, -3  # M_* of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        tune = ctypes.CDLL("libc.so.6").mallopt
+        for option, value in ((mmap, 2**25), (trim, 2**31 - 1), (top_pad, 2**26)):
+            tune(option, value)
+
+
+def arguments(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:
+    """The typed keyword arguments that a command line gives to `main`; raises InputError."""
+    options = options_of(main)
+    _check_flags(options, argv)
+    given: dict[str, str] = {}
+
+    def capture(**values: str) -> None:
+        given.update(values)
+
+    capture.__signature__ = inspect.Signature(
+        [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in options]
+    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            fire.Fire(SetParseFn(str)(capture), command=list(argv), name="command")
+    except SystemExit:
+        reason = next((x for x in said.getvalue().splitlines() if x.startswith("ERROR")), "")
+        raise InputError(
+            f"{reason.removeprefix('ERROR: ') or 'cannot read the command line'}; "
+            "options are written --name value, see --help"
+        ) from None
+    missing = [k for k, o in options.items() if o.default is REQUIRED and k not in given]
+    if missing:
+        raise InputError(f"required: {', '.join('--' + k for k in missing)}; see --help")
+    keywords: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {o.group: {} for o in options.values() if o.group}
+    for name, option in options.items():
+        value = _typed(given[name], option, name) if name in given else option.default
+        (groups[option.group] if option.group else keywords)[name] = value
+    hints = typing.get_type_hints(main)
+    return keywords | {group: hints[group](**values) for group, values in groups.items()}
+
+
+def options_of(main: Callable[..., None]) -> dict[str, Option]:
+    """Every option of a command in the order of its signature, groups spread out."""
+    hints = typing.get_type_hints(main, include_extras=True)
+    options: dict[str, Option] = {}
+    for name, parameter in inspect.signature(main).parameters.items():
+        hint = hints[name]
+        if not dataclasses.is_dataclass(hint):
+            options[name] = _option(hint, parameter.default, None)
+            continue
+        fields = typing.get_type_hints(hint, include_extras=True)
+        for field in dataclasses.fields(hint):
+            default = REQUIRED if field.default is dataclasses.MISSING else field.default
+            if parameter.default is not REQUIRED:
+                default = getattr(parameter.default, field.name)
+            options[field.name] = _option(fields[field.name], default, name)
+    return options
+
+
+def _option(hint: Any, default: Any, group: str | None) -> Option:
+    note = ""
+    if typing.get_origin(hint) is Annotated:
+        hint, note = typing.get_args(hint)
+    optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    if optional:
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    return Option(hint, optional, note, default, group)
+
+
+def _check_flags(options: dict[str, Option], argv: Sequence[str]) -> None:
+    """Refuse unknown, repeated and valueless flags before Fire sees them."""
+    seen = set()
+    for place, token in enumerate(argv):
+        if not token.startswith("--") or token == "--":
+            if (token.startswith("-") and token[1:2].isalpha()) or token in ("-", "--"):
+                raise InputError(f"unknown option {token!r}; options are written --name value")
+            continue
+        flag, equals, _ = token[2:].partition("=")
+        name = flag.replace("-", "_")
+        if name not in options and name.startswith("no") and name[2:] in options:
+            name = name[2:]
+        if name not in options:
+            raise unknown("option", f"--{flag}", [f"--{k}" for k in options])
+        if name in seen:
+            raise InputError(f"option --{flag} is given twice")
+        seen.add(name)
+        last = place + 1 == len(argv) or argv[place + 1].startswith("--")
+        if last and not equals and options[name].kind is not bool:
+            raise InputError(f"option --{flag} needs a value ({options[name].type_name})")
+
+
+def _typed(text: str, option: Option, name: str) -> Any:
+    if text == "None" and option.optional:
+        return None
+    if not text.strip():
+        raise InputError(f"option --{name} needs a value ({option.type_name}), got an empty one")
+    if typing.get_origin(option.kind) is tuple:
+        element = typing.get_args(option.kind)[0]
+        if element is str:  # blanks are meaningful: a,,b; \, is a comma within a name
+            return tuple(part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text))
+        parts = text.strip("()[] ").split(",")
+        return tuple(convert(part.strip(), element, f"--{name}") for part in parts if part.strip())
+    return convert(text, option.kind, f"--{name}")
+
+
+def help_text(main: Callable[..., None], command: str) -> str:
+    """Every option with its type, default and one line, as the signature tells them."""
+    how = command if command.startswith("ridgeline ") else f"python run/{command}"
+    lines = [f"{how} [--option value ...]", "", inspect.getdoc(main) or "", ""]
+    options = options_of(main)
+    width = max(len(k) for k in options) + 2
+    for name, option in options.items():
+        default = option.default
+        if default is REQUIRED:
+            default = "required"
+        elif isinstance(default, tuple):
+            default = ",".join(map(str, default)) or "none"
+        lines.append(f"  --{name:<{width}}{option.type_name:<9}{option.note} [default: {default}]")
+    return "\n".join(lines)

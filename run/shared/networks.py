@@ -1,0 +1,286 @@
+"""From options to objects: device, network, images, problem and the recipe that names them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.result import result_path
+from ridgeline.models import (
+    InputError,
+    add_normalization,
+    build_model,
+    check_model_type,
+    code_of,
+    published_width,
+    unknown,
+)
+from ridgeline.models.errors import reason_of
+from ridgeline.run.shared import options as o
+from ridgeline.train.attacks import Attack
+from ridgeline.train.data.datasets import SUBSETS, check_dataset, load_images, splits_of
+from ridgeline.train.data.examples import Images
+from ridgeline.train.data.network_check import check_network
+from ridgeline.train.data.noise import STREAMS, Purpose, check_seed, number_of, seeded
+from ridgeline.train.files.checkpoint import Checkpoint, load_checkpoint
+from ridgeline.train.files.recipe import Recipe, difference
+from ridgeline.train.specs import number, parse_spec
+
+#: what the reference's commands assume about a checkpoint without a recipe
+FOREIGN = {"width": None, "bias": True}
+#: --precision -> dtype of the weights
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32}
+
+
+def device_of(gpu: str | None) -> torch.device:
+    """The device behind --gpu; InputError if there is none of that number."""
+    if gpu is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if gpu == "cpu":
+        return torch.device("cpu")
+    if not gpu.isdigit() or int(gpu) >= torch.cuda.device_count():
+        known = ["cpu", *map(str, range(torch.cuda.device_count()))]
+        raise InputError(f"--gpu {gpu!r} is not a device here; allowed: {', '.join(known)}")
+    return torch.device(f"cuda:{gpu}")
+
+
+def positive(**values: int | None) -> None:
+    """Raise InputError for a named count below 1, or beyond what any machine counts."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be at least 1, got {value}")
+        if value is not None and value >= 2**31:
+            raise InputError(f"--{name} must be below 2^31, got {value:g}")
+
+
+def use_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype behind --precision; only tf32 lets the kernels round more than that.
+
+    Raises InputError for tf32 on a CPU, which would compute in float32 and say otherwise.
+    """
+    if precision == "tf32" and device.type == "cpu":
+        raise InputError("--precision tf32 is for CUDA devices; use float32 or float64 here")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    return PRECISIONS[precision]
+
+
+def moved(problem: Problem, device: torch.device, dtype: torch.dtype) -> Problem:
+    """The problem on another device in another dtype."""
+    return replace(problem, device=device, network=problem.network.to(dtype))
+
+
+def say_clean(problem: Problem) -> None:
+    """Print clean loss and accuracy first: a network that gets other pixels than it knows shows."""
+    here = problem.under(None).scores()
+    print(f"at the checkpoint, clean: loss {here.loss:.4f}, accuracy {here.accuracy:.4f} on "
+          f"{len(problem.images)} images of {problem.images.name}", flush=True)  # fmt: skip
+
+
+def unit_of(attack: Attack | None) -> int:
+    """How many neighbouring examples an attack must keep together."""
+    return 1 if attack is None or attack.chunk is None else attack.chunk
+
+
+def normalization_of(text: str | None) -> dict[str, list[float]] | None:
+    """Parse --normalize mean=a:b:c,std=d:e:f."""
+    if text is None:
+        return None
+    spec = parse_spec(text, "--normalize")
+    if set(spec) != {"mean", "std"}:
+        raise InputError(f"--normalize needs mean=a:b:c,std=d:e:f, got {text!r}")
+    return {k: [number(x, f"--normalize {k}") for x in v.split(":")] for k, v in spec.items()}
+
+
+def fresh_network(model: dict[str, Any], seed: int) -> nn.Module:
+    """A newly initialised network from the `model` part of a recipe; raises InputError."""
+    norm = model.get("normalize")
+    try:
+        with seeded(number_of(seed, Purpose.INITIAL_WEIGHTS)):
+            return build_model(
+                model["model_type"],
+                model["image_shape"],
+                width=model["width"],
+                bias=model["bias"],
+                num_classes=model["num_classes"],
+                normalize=(norm["mean"], norm["std"]) if norm else None,
+            )
+    except (RuntimeError, MemoryError, OverflowError) as error:  # more weights than memory
+        raise InputError(f"{model['model_type']} cannot be built: {reason_of(error)}") from None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network loaded from a checkpoint, with the `model` part of its recipe and its data set."""
+
+    network: nn.Module
+    model: dict[str, Any]
+    dataset: str
+    checkpoint: Checkpoint
+    data_dir: str | None
+    #: the split of the data set that the network was met with, and which one it is
+    first: Images
+    first_subset: str
+
+    def images(self, subset: str, size: int | None = None) -> Images:
+        """The examples of --subset and --subset_size; a size above the set's takes it all.
+
+        `trained` are those the checkpoint's recipe was trained on; InputError if it cannot tell.
+        """
+        positive(subset_size=size)
+        if subset not in (*SUBSETS, "trained"):
+            raise unknown("--subset", subset, (*SUBSETS, "trained"))
+        images = self.first
+        if subset == "trained":
+            images = self._trained_images()
+        elif subset != self.first_subset:
+            images = load_images(self.dataset, subset, self.data_dir)
+        images.check_beside(self.first)
+        return images.subset(size and min(size, len(images)))
+
+    def _trained_images(self) -> Images:
+        recipe = self.checkpoint.recipe or {}
+        data, held_out = recipe.get("data", {}), recipe.get("validation")
+        count = data.get("examples", 0) + (held_out or {}).get("examples", 0)
+        images = load_images(self.dataset, "train", self.data_dir)
+        if 0 < count <= len(images):
+            images = images.subset(count)
+            if held_out:
+                images, _ = images.split(held_out.get("examples", 0) / count)
+        if images.sha256 != data.get("sha256"):
+            raise InputError(
+                f"--subset trained: {self.checkpoint.path} does not record which images it was "
+                f"trained on, or they are not in {self.dataset}; use train or test"
+            )
+        return images
+
+    def recipe(self, command: str, images: Images, attack: Attack | None, seed: int) -> Recipe:
+        """The part of a recipe that all diagnostics of a network share."""
+        return {
+            "command": command,
+            "checkpoint": self.checkpoint.sha256,
+            "model": self.model,
+            "data": data_recipe(images, self.dataset),
+            "attack": None if attack is None else repr(attack),
+            "seed": seed,
+            "streams": STREAMS,
+        }
+
+    def problem(self, images: Images, attack: Attack | None, machine: o.Machine) -> Problem:
+        """The problem a diagnostic looks at."""
+        positive(batch_size=machine.batch_size)
+        return Problem(
+            self.network,
+            images,
+            attack,
+            seed=check_seed(machine.seed),
+            batch_size=machine.batch_size,
+            device=device_of(machine.gpu),
+        )
+
+
+def open_network(
+    model2load: str, network: o.Network, default_model: str = "resnet", load: bool = True
+) -> Subject:
+    """Load a checkpoint into its network: options win over its recipe, that over the defaults.
+
+    The default model is that of the reference's command. A model type of the form
+    package.module:factory is imported only if the user typed it, never because a file says so.
+    Constants of a normalisation that the file holds are used unless --normalize says otherwise.
+    The network is tried on two images. `load=False` leaves the weights out (curve checkpoints).
+    """
+    positive(width=network.width)
+    checkpoint = load_checkpoint(model2load, network.state_key)
+    recipe = checkpoint.recipe or {}
+    dataset = network.dataset or recipe.get("data", {}).get("dataset")
+    if dataset is None:
+        raise InputError(
+            f"{model2load} does not say which data it is for; pass --dataset, and --normalize if "
+            "its network expects normalised images"
+        )
+    check_dataset(dataset)
+    subset = splits_of(dataset)[0]
+    images = load_images(dataset, subset, network.data_dir)
+    model = {
+        "model_type": default_model, **FOREIGN, "num_classes": images.num_classes,
+        **recipe.get("model", {}), "image_shape": list(images.image_shape),
+    }  # fmt: skip
+    given = {n: getattr(network, n) for n in ("model_type", *FOREIGN)}
+    model |= {k: v for k, v in given.items() if v is not None}
+    if network.normalize is not None:
+        model["normalize"] = normalization_of(network.normalize)
+    if ":" in model["model_type"] and network.model_type is None:
+        raise InputError(
+            f"{model2load} names the external network {model['model_type']}; "
+            f"pass --model_type {model['model_type']} yourself to import that code"
+        )
+    if model["width"] is None:
+        model["width"] = published_width(model["model_type"], images.image_shape)
+    check_model_type(model["model_type"], images.image_shape)
+    module = fresh_network(model, 0)
+    if load:
+        fitted = checkpoint.fit(module)
+        if fitted.constants and not model.get("normalize"):
+            model["normalize"] = fitted.normalization(model2load)
+            add_normalization(module, **model["normalize"])
+        module.load_state_dict(fitted.state)
+    check_network(module, images)
+    if ":" in model["model_type"]:
+        known = recipe.get("model", {}).get("code")
+        model["code"] = code_of(module)
+        if known not in (None, model["code"]):
+            logging.warning(
+                "the code of %s has changed since %s was written: its weights may mean another "
+                "function", model["model_type"], model2load,
+            )  # fmt: skip
+    return Subject(module, model, dataset, checkpoint, network.data_dir, images, subset)
+
+
+def apart(output: Path, *inputs: str | None) -> None:
+    """Raise InputError if an output would replace one of the command's own inputs."""
+    for given in inputs:
+        if given is not None and output.resolve() == Path(given).resolve():
+            raise InputError(f"{output} is this command's input; name another output")
+
+
+def by_epoch(names: Sequence[str], network: o.Network) -> dict[int, Subject]:
+    """A run's checkpoints in the order of their epochs; InputError for one without, or twice."""
+    found: dict[int, Subject] = {}
+    run: dict[str, Any] | None = None
+    for name in names:
+        subject = open_network(name, network)
+        trained = subject.checkpoint.recipe or {}
+        epoch = trained.get("epoch", trained.get("epochs"))
+        if epoch is None or epoch in found:
+            raise InputError(f"--model2load: {name} records no epoch, or one given before")
+        own = {k: v for k, v in trained.items() if k not in ("epoch", "part")}
+        run = own if run is None else run
+        if changed := difference(run, own):
+            raise InputError(f"--model2load: {name} is of another run than {names[0]} ({changed})")
+        found[epoch] = subject
+    return dict(sorted(found.items()))
+
+
+def data_recipe(images: Images, dataset: str) -> Recipe:
+    """What identifies an image set in a recipe."""
+    return {"dataset": dataset, "examples": len(images), "sha256": images.sha256}
+
+
+def output_path(out_file: str | None, model2load: str, what: str) -> Path:
+    """The result file: as named, or CHECKPOINT_what.nc beside the checkpoint."""
+    if out_file is not None:
+        return result_path(out_file)
+    path = Path(model2load)
+    return path.with_name(f"{path.stem}_{what}.nc")
+
+
+def output_stem(folder: str | None, name: str | None, model2load: str, what: str) -> Path:
+    """FOLDER/NAME without suffix; by default CHECKPOINT + what beside the checkpoint."""
+    path = Path(model2load)
+    return Path(folder or path.parent) / (name or path.stem + what)

@@ -1,0 +1,162 @@
+"""The wheel beside a user's own repository, and the package's public face."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+import ridgeline
+from tests.commands import tiny_set
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAIN = [
+    "--dataset",
+    "tiny.npz",
+    "--epoch_num",
+    "0",
+    "--subset_size",
+    "12",
+    "--eval_size",
+    "6",
+    "--out_folder",
+    "runs",
+]
+NETWORK = """
+from torch import nn
+
+from models.blocks import WIDTH
+
+
+class WRN(nn.Module):
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(3072, WIDTH), nn.ReLU())
+        self.head = nn.Linear(WIDTH, num_classes)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+"""
+NOTEBOOK = """
+import train
+from analysis import NAME
+from models.wideresnet import WRN
+
+import ridgeline as rl
+
+assert train.EPOCHS == 3 and NAME == "hers"
+problem = rl.Problem(WRN(), rl.load_images("tiny.npz", "train").subset(6))
+pairs = rl.top_eigenpairs(rl.hessian_of(problem), 1, max_iter=2)
+axes = {"x1": [-1.0, 0.0, 1.0]}
+surface = rl.scan(problem, rl.Plane([problem.origin, rl.random_direction(problem.origin, 0)]), axes)
+assert surface["done"].all() and pairs.vectors.shape[1] == 1
+print("drawn from", rl.__file__)
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """The scripts of an environment with the wheel of this checkout; libraries as they are here."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    kept = ("models", "train", "landscape", "analysis", "run", "ridgeline")
+    source.mkdir()
+    for name in (*kept, "pyproject.toml", "README.md", "LICENSE"):  # a build leaves files behind
+        subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = ["wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
+    subprocess.run([*pip, *build], check=True)
+    venv.create(folder / "env", with_pip=False)
+    python = folder / "env" / "bin" / "python"
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True)
+    (site,) = (folder / "env" / "lib").glob("python3*/site-packages")
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python.parent
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    """A user's repository with folders that have the names of ours."""
+    for name, text in {
+        "models/__init__.py": "", "models/blocks.py": "WIDTH = 4\n",
+        "models/wideresnet.py": NETWORK, "train.py": "EPOCHS = 3\n",
+        "analysis/__init__.py": "NAME = 'hers'\n", "notebook.py": NOTEBOOK,
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    tiny_set(tmp_path)
+    return tmp_path
+
+
+def said(repository: Path, *command: str) -> str:
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        list(map(str, command)), cwd=repository, capture_output=True, text=True,
+        env={**env, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_works_in_a_repository_with_the_same_folders(installed, repository):
+    ridge = installed / "ridgeline"
+    by_module = ("--model_type", "models.wideresnet:WRN", "--model_name", "a")
+    said(repository, ridge, "train_normal", *by_module, *TRAIN)
+    by_file = ("--model_type", "models/wideresnet.py:WRN", "--model_name", "b")
+    python = installed / "python"
+    (repository / "hers").mkdir()
+    said(repository, python, "-m", "ridgeline", "train_normal", *by_file, *TRAIN)
+    assert (repository / "runs/a.ckpt").exists() and (repository / "runs/b.ckpt").exists()
+    assert str(installed.parent) in said(repository, python, "notebook.py")
+
+
+def test_public_names_are_there_and_loaded_when_used():
+    for name, module in ridgeline.PUBLIC.items():
+        assert getattr(ridgeline, name) is getattr(
+            importlib.import_module(f"ridgeline.{module}"), name
+        )
+        assert name in dir(ridgeline)
+    code = "import sys, ridgeline; assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)"
+    code += "; import os; assert 'OMP_WAIT_POLICY' not in os.environ"
+    env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)
+    with pytest.raises(AttributeError, match="no attribute 'mystery'"):
+        _ = ridgeline.mystery
+
+
+def test_the_program_lists_commands_and_refuses_others(monkeypatch, capsys):
+    from ridgeline.__main__ import commands, main
+
+    files = {p.stem for p in (ROOT / "run").glob("*.py")} - {"__init__"}
+    assert set(commands()) == files and all(commands().values())
+    monkeypatch.setattr(sys, "argv", ["ridgeline"])
+    main()
+    assert "calc_hessian" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["ridgeline", "calc_hesian"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and "calc_hessian" in error
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "passive"), ("active", "active")])
+def test_commands_let_waiting_threads_sleep_unless_the_user_says_otherwise(own, expected, tmp_path):
+    """Only this sees a setting that comes after torch was loaded, or that overrules the user."""
+    command = ROOT / "run" / "plot.py"
+    code = (
+        "import os, runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    env |= {} if own is None else {"OMP_WAIT_POLICY": own}
+    done = subprocess.run([sys.executable, "-c", code, str(command)], env=env, cwd=tmp_path,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout.splitlines()[-1] == expected

@@ -1,0 +1,1 @@
+"""The images that networks are trained on and judged by."""

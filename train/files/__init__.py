@@ -1,0 +1,1 @@
+"""Checkpoints, recipes and the files of training runs."""

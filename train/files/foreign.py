@@ -1,0 +1,139 @@
+"""State dicts in files that others wrote with torch.save; nothing is ever unpickled blindly."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ridgeline.models.errors import InputError
+from ridgeline.train.files.integrity import check_torch_zip
+
+log = logging.getLogger(__name__)
+
+#: entries under which training scripts keep the trained network, the first one found wins
+NESTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
+#: path segments that wrappers of torch add anywhere: DataParallel, torch.compile, FSDP, recompute
+WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+#: numbers that scripts save beside the weights; plain data, as tensors are
+_DATA = [
+    np.dtype,
+    np._core.multiarray.scalar,
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
+]
+
+
+def read_torch(path: Path) -> Any:
+    """What torch.save wrote, on the CPU; InputError for a damaged file and one that holds code."""
+    check_torch_zip(path)
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_DATA):
+            warnings.simplefilter("ignore")  # its advice is for those who wrote the file
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        held = re.search(r"(?:GLOBAL|class) (\S+\.\S+)", str(error))
+        if held is None:
+            raise InputError(
+                f"{path} is refused: it is truncated, damaged, not a checkpoint, or holds code "
+                "besides tensors; allowed are safetensors and torch.save of a dict of tensors"
+            ) from None
+        raise InputError(
+            f"{path} is refused: it holds the class or function {held[1]}, and loading that runs "
+            "code; where you trust the file, load it in Python yourself and write its weights anew "
+            "with torch.save(network.state_dict(), NEW)"
+        ) from None
+    except Exception as error:  # a damaged file breaks torch's reader in a dozen ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} is damaged, truncated or not a checkpoint ({reason})") from None
+
+
+def state_in(content: Any, path: Path, key: str | None = None) -> dict[str, Tensor]:
+    """The state dict in the content of a file; `key` says which entry (a dotted path) it is.
+
+    Entries that are no tensors (epochs, options) are left out. Without `key`: what stands under
+    one of `NESTS`, else tensors at the top, else the only other state dict there is. Raises
+    InputError if there is none, or several and nothing says which.
+    """
+    found = {name: tensors for name, tensors in _state_dicts(content) if tensors}
+    if not any(t.ndim for t in found.get("", {}).values()):
+        found.pop("", None)  # an accuracy beside the weights
+    if key is not None:
+        return _entry(found, key, path)
+    ranked = [n for n in NESTS if n in found] or [n for n in ("",) if n in found]
+    if not ranked and len(found) > 1:
+        raise InputError(
+            f"{path} holds several state dicts: name one with --state_key, {' or '.join(found)}"
+        )
+    if not (ranked or found):
+        raise InputError(
+            f"{path} holds no state dict; allowed are a dict of tensors, bare or under "
+            f"{', '.join(NESTS)} or the entry named by --state_key"
+        )
+    chosen, *_ = ranked or found
+    others = [n for n in found if n not in (chosen, "")]
+    if others:
+        log.warning(
+            "%s: taking %s; --state_key takes %s",
+            path, chosen or "the tensors at its top", " or ".join(others),
+        )  # fmt: skip
+    return _plain(found[chosen], path)
+
+
+def _state_dicts(content: Any, name: str = "", depth: int = 6) -> Iterator[tuple[str, dict]]:
+    """Every mapping in the content that holds tensors itself, by its dotted path.
+
+    Numbered mappings are an optimiser's (momentum), which are no network's.
+    """
+    if isinstance(content, list | tuple) and len(content) == 1:
+        content = content[0]
+    if not isinstance(content, Mapping) or not depth:
+        return
+    yield name, {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    for key, value in content.items():
+        if isinstance(key, str):
+            yield from _state_dicts(value, f"{name}.{key}" if name else key, depth - 1)
+
+
+def _entry(found: Mapping[str, Mapping[str, Tensor]], key: str, path: Path) -> dict[str, Tensor]:
+    """The state dict whose dotted path is `key`, or the tensors whose names begin with it."""
+    for name, tensors in found.items():
+        if name == key:
+            return _plain(tensors, path)
+        rest = key.removeprefix(f"{name}." if name else "") + "."
+        inside = {n.removeprefix(rest): t for n, t in tensors.items() if n.startswith(rest)}
+        if key.startswith(name) and inside:
+            return _plain(inside, path)
+    names = sorted({n or "the tensors at its top" for n in found})
+    raise InputError(f"--state_key: {path} has no entry {key!r}; there are {', '.join(names)}")
+
+
+def _plain(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors without graph; InputError for one that is not dense or larger than the file."""
+    size = path.stat().st_size
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            raise InputError(f"{path}: {name} is not a dense tensor but {tensor.layout}")
+        if tensor.numel() * tensor.element_size() > size:
+            raise InputError(
+                f"{path} is refused: {name} claims more elements than the file can hold"
+            )
+    return {name: tensor.detach() for name, tensor in _unwrapped(tensors).items()}
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors without the segments of wrappers that all their names begin with."""
+    first = {name.partition(".")[0] for name in tensors if "." in name}
+    if len(first) != 1 or not first <= WRAPPERS:
+        return tensors
+    (wrapper,) = first
+    short = {name.removeprefix(f"{wrapper}."): t for name, t in tensors.items()}
+    return _unwrapped(short) if len(short) == len(tensors) else tensors

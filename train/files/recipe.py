@@ -1,0 +1,138 @@
+"""The record of how a number came to be: the recipe decides it, the provenance surrounds it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ridgeline.models.errors import InputError
+
+Recipe = dict[str, Any]
+
+_PACKAGES = ("ridgeline", "torch", "numpy", "scipy", "xarray", "pyautoattack")
+
+
+def provenance() -> dict[str, str]:
+    """Command, time, versions and source commit of this process: recorded, never compared."""
+    return {
+        "command": shlex.join([os.path.basename(sys.executable), *sys.argv]),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "commit": _commit(),
+        **_versions(),
+    }
+
+
+@functools.cache  # asking for these takes longer than writing a small checkpoint
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+@functools.cache
+def _commit() -> str:
+    folder = Path(__file__).resolve().parent.parent
+    try:
+        out = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return out.stdout.strip() or "unknown"
+
+
+def normal_form(recipe: Mapping[str, Any]) -> Recipe:
+    """The recipe as it reads back from JSON, so that stored and fresh ones compare equal."""
+    return json.loads(json.dumps(recipe, sort_keys=True, default=repr))
+
+
+def digest(recipe: Mapping[str, Any]) -> str:
+    """SHA-256 of a recipe's normal form."""
+    return hashlib.sha256(json.dumps(normal_form(recipe), sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """One line naming the first options in which two recipes differ; empty if they agree."""
+    stored, wanted = normal_form(stored), normal_form(wanted)
+    parts = [
+        f"{key} was {json.dumps(stored.get(key))}, now {json.dumps(wanted.get(key))}"
+        for key in sorted(stored.keys() | wanted.keys())
+        if stored.get(key) != wanted.get(key)
+    ]
+    return "; ".join(p if len(p) < 200 else p[:200] + "..." for p in parts[:3])
+
+
+def check_same(path: Path, stored: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
+    """Raise InputError unless the file at `path` was made by the wanted recipe."""
+    if stored is None:
+        raise InputError(
+            f"{path} exists and holds no recipe of ours; name another output or pass --overwrite"
+        )
+    changed = difference(stored, wanted)
+    if changed:
+        raise InputError(
+            f"{path} exists and was made by another recipe ({changed}); "
+            "name another output or pass --overwrite"
+        )
+
+
+def check_folder(path: Path) -> None:
+    """Raise InputError unless a file can be written at `path`; call before computing."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file")
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path} cannot be written: {folder} is not a folder that can be written")
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it there in one step.
+
+    Raises OSError that names `path` and the reason, for instance a full disk; the file that was
+    there is then intact.
+    Its mode is what the user's umask asks for, whatever the writer chose.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} cannot be written ({error}); what was there is kept") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,110 @@
+"""Anytime learning: data that comes in chunks, what is replayed, what is forgotten between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.data.examples import Images
+from ridgeline.train.data.noise import Purpose, another_seed, generator_of, stream
+from ridgeline.train.parts.forgetting import forget, forgettable, lowest, new_values
+from ridgeline.train.parts.saliency import snip
+
+REPLAYS = ("full", "none", "one", "buffer")
+FORGETTING = ("snip", "llf", "fc", "shrink_perturb", "randinit", "none")
+
+
+def chunks(images: Images, size: int, number: int, seed: int) -> list[Images]:
+    """`number` disjoint random chunks of `size` examples; InputError if there are not as many."""
+    if size < 10 or number < 1 or size * number > len(images):
+        raise InputError(
+            f"{number} chunks of {size} do not fit: chunks hold 10 or more examples, and "
+            f"{images.name} has {len(images)}"
+        )
+    order = torch.from_numpy(stream(seed, Purpose.CHUNKS).permutation(len(images)))
+    return [images.take(part.sort().values) for part in order[: size * number].split(size)]
+
+
+def replayed(parts: Sequence[Images], replay: str, buffer_size: int, seed: int) -> Images:
+    """What is trained on when the last of `parts` has come.
+
+    `full`: all so far; `none`: the last; `one`: the last two; `buffer`: the last and a random
+    `buffer_size` examples of each chunk before. Raises InputError for an unknown mode.
+    """
+    if replay not in REPLAYS:
+        raise unknown("--replay", replay, REPLAYS)
+    chosen = {"full": parts, "none": parts[-1:], "one": parts[-2:]}.get(replay)
+    if chosen is None:
+        kept = [
+            p.subset(min(buffer_size, len(p)), another_seed(seed, n))
+            for n, p in enumerate(parts[:-1])
+        ]
+        chosen = [*kept, parts[-1]]
+    return join(chosen)
+
+
+def join(parts: Sequence[Images]) -> Images:
+    """Several image sets as one, ordered by index."""
+    index = torch.cat([p.index for p in parts])
+    order = index.argsort()
+    first = parts[0]
+    return Images(
+        torch.cat([p.pixels for p in parts])[order], torch.cat([p.labels for p in parts])[order],
+        index[order], first.name, first.num_classes,
+    )  # fmt: skip
+
+
+def forget_between(
+    network: nn.Module,
+    rule: str,
+    *,
+    images: Images,
+    fraction: float,
+    fresh: Callable[[int], nn.Module],
+    seed: int,
+    chunk: int,
+    shrink: float = 0.3,
+    perturb: float = 0.001,
+    device: torch.device | str = "cpu",
+) -> int:
+    """Forget, in place, before chunk number `chunk` (from 1); returns how many weights changed.
+
+    `snip`: the `fraction` of all convolution and linear weights with the lowest saliency on
+    `images` is drawn anew (LURE); `llf`: the later stages and the classifier; `fc`: the classifier;
+    `shrink_perturb`: weights * shrink + perturb * N(0, 1) (Ash and Adams 2020); `randinit`: the
+    initial network again; `none`. BatchNorm is never drawn anew.
+    """
+    if rule not in FORGETTING:
+        raise unknown("rule of forgetting", rule, FORGETTING)
+    if rule == "none":
+        return 0
+    if rule == "randinit":
+        network.load_state_dict(fresh(seed).state_dict())
+        return sum(p.numel() for p in network.parameters())
+    weights = forgettable(network, "all", shortcut=True)
+    if rule == "shrink_perturb":
+        generator = generator_of(seed, Purpose.SHRINK_PERTURB, chunk)
+        with torch.no_grad():
+            for w in weights.values():
+                noise = torch.randn(w.shape, generator=generator).to(w)
+                w.mul_(shrink).add_(noise, alpha=perturb)
+        return sum(w.numel() for w in weights.values())
+    if rule == "snip":
+        saliency = snip(network, images, device=device)
+        masks = lowest({n: saliency[n] for n in weights}, fraction, together=True)
+    else:
+        weights = forgettable(network) if rule == "llf" else classifier_of(network)
+        masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}
+    values = new_values(weights, "fresh", fresh=fresh, seed=seed, cycle=chunk, stable={})
+    forget(weights, masks, values)
+    return int(sum(m.sum() for m in masks.values()))
+
+
+def classifier_of(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The weight matrix of the classifier, by name."""
+    with_it = forgettable(network, "all", shortcut=True)
+    without = forgettable(network, "all", shortcut=True, classifier=False)
+    return {n: w for n, w in with_it.items() if n not in without}

@@ -1,0 +1,79 @@
+"""The phases of FOMO: when to learn, relearn and consolidate, and at which rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ridgeline.models.errors import InputError
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """The phases of a run, epochs counted from 0: learning, then whole cycles, then a rest.
+
+    A cycle forgets before its first batch, relearns, consolidates; what does not fill a cycle at
+    the end is consolidation, so that training never ends right after forgetting.
+    """
+
+    epochs: int
+    warmup: int = 105
+    relearn: int = 5
+    consolidate: int = 1
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0 or self.relearn < 1 or self.consolidate < 0:
+            raise InputError(
+                f"FOMO needs a warm-up of 0 or more epochs, 1 or more to relearn and 0 or more to "
+                f"consolidate, got {self.warmup}, {self.relearn}, {self.consolidate}"
+            )
+        if self.epochs and self.count < 1:
+            raise InputError(
+                f"no cycle of FOMO fits: {self.warmup} epochs of warm-up and {self.length} of a "
+                f"cycle exceed the {self.epochs} of the run"
+            )
+
+    @property
+    def length(self) -> int:
+        """Epochs of a cycle."""
+        return self.relearn + self.consolidate
+
+    @property
+    def count(self) -> int:
+        """How many whole cycles fit."""
+        return max(0, self.epochs - self.warmup) // self.length
+
+    def at(self, epoch: int) -> tuple[str, int, int]:
+        """Phase, cycle from 0 (-1 while learning), epoch within the cycle."""
+        if epoch < self.warmup:
+            return "learn", -1, epoch
+        cycle, within = divmod(epoch - self.warmup, self.length)
+        if cycle < self.count and within < self.relearn:
+            return "relearn", cycle, within
+        return "consolidate", min(cycle, self.count - 1), within
+
+    def kept(self) -> set[int]:
+        """The cycles whose networks are kept: first, middle, last."""
+        return {0, self.count // 2, self.count - 1}
+
+
+@dataclass(frozen=True)
+class PhaseRate:
+    """A learning rate that differs from `base` once the cycles begin (epochs from 0).
+
+    `hold` keeps `value`; otherwise every cycle falls linearly from `value` to base's own.
+    """
+
+    base: Callable[[float], float]
+    cycles: Cycles
+    value: float
+    hold: bool
+
+    def __call__(self, time: float) -> float:
+        """The rate at an epoch."""
+        if time < self.cycles.warmup:
+            return self.base(time)
+        if self.hold:
+            return self.value
+        share = (time - self.cycles.warmup) % self.cycles.length / self.cycles.length
+        return self.value + share * (self.base(time) - self.value)
