@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.analysis.figures.style import COLUMN, PALETTE
+from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.models.errors import InputError, unknown
 
 Results = Mapping[str, xr.Dataset]

@@ -12,8 +12,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.analysis.figures.style import COLUMN, PALETTE, SURFACE
+from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.models.dct import dct_basis
 from ridgeline.models.errors import InputError, unknown
 

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.curvature import draw_eigenvalues
+from ridgeline.analysis.figures.frequency import draw_spectrum
+from ridgeline.analysis.figures.style import PALETTE, style
 from ridgeline.analysis.figures.surfaces import (
     draw_curve,
     draw_similarity,
@@ -18,8 +20,6 @@ from ridgeline.analysis.figures.surfaces import (
     draw_training,
     surface_norm,
 )
-from ridgeline.analysis.figures.frequency import draw_spectrum
-from ridgeline.analysis.figures.style import PALETTE, style
 
 
 def draw_accuracy(results: Mapping[str, xr.Dataset], axes: Axes) -> None:

@@ -1,0 +1,72 @@
+"""A drawing for every kind of result. Each takes results by label and, optionally, axes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from ridgeline.analysis.figures.curvature import draw_hessian
+from ridgeline.analysis.figures.frequency import (
+    draw_corruptions,
+    draw_fourier,
+    draw_spectral_bias,
+    draw_spectrum,
+)
+from ridgeline.analysis.figures.generator import draw_generator
+from ridgeline.analysis.figures.style import style
+from ridgeline.analysis.figures.surfaces import (
+    draw_curve,
+    draw_distance,
+    draw_scan,
+    draw_similarity,
+)
+from ridgeline.analysis.figures.training import (
+    draw_cka,
+    draw_overfitting,
+    draw_robustness,
+    draw_trajectory,
+)
+from ridgeline.models.errors import InputError, unknown
+
+Results = Mapping[str, xr.Dataset]
+
+#: kind of result -> drawing
+FIGURES: dict[str, Callable[..., Figure]] = {
+    "hessian": draw_hessian,
+    "generator": draw_generator,
+    "fourier": draw_fourier,
+    "corruptions": draw_corruptions,
+    "spectral_bias": draw_spectral_bias,
+    "overfitting": draw_overfitting,
+    "trajectory": draw_trajectory,
+    "cka": draw_cka,
+    "robustness": draw_robustness,
+    "scan": draw_scan,
+    "curve": draw_curve,
+    "similarity": draw_similarity,
+    "spectrum": draw_spectrum,
+    "distance": draw_distance,
+}
+
+
+def draw(results: Results, **options) -> Figure:
+    """Draw results of one kind together; InputError if the kinds differ or have no figure.
+
+    `options` go to the drawing; InputError if it does not know one.
+    """
+    kinds = {ds.attrs.get("kind", "unknown") for ds in results.values()}
+    if len(kinds) != 1:
+        raise InputError(
+            f"results of one kind can be drawn together, got {', '.join(sorted(kinds))}"
+        )
+    kind = kinds.pop()
+    if kind not in FIGURES:
+        raise unknown("kind of result to draw", kind, FIGURES)
+    foreign = options.keys() - inspect.signature(FIGURES[kind]).parameters.keys()
+    if foreign:
+        raise InputError(f"results of kind {kind!r} cannot be drawn with --{foreign.pop()}")
+    with style():
+        return FIGURES[kind](results, **options)
