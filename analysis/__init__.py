@@ -1,1 +1,1 @@
-"""What does it mean? Perturbation similarity, distances, filter spectra, figures."""
+"""Diagnostics of networks and of training runs, and their figures."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import scipy  # its parts are loaded when used
 import xarray as xr
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from ridgeline.analysis.training.overfitting import nrr
@@ -84,7 +84,7 @@ def robustness(
 
 def _row(scores: Scores) -> dict[str, float]:
     hits, count = int(scores.correct.sum()), len(scores.correct)
-    interval = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    interval = scipy.stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
     return {
         "accuracy": scores.accuracy,
         "accuracy_low": interval.low,

@@ -1,1 +1,1 @@
-"""What is the ground like here? Problems, Points, directions, paths, operators, scans, curves."""
+"""The loss around given weights: curvature, surfaces, curves."""

@@ -52,7 +52,7 @@ class Parts:
     they are answered in order, to the last bit, until the file ends. A record holds the call's
     name and its values (tensors, or numbers as float64) with a check sum. A call whose record is
     not there is made and written at its place, which drops whatever followed: records torn by the
-    kill, those of another course, and those of the calls inside it, so calls may be nested.
+    kill, those of another run, and those of the calls inside it, so calls may be nested.
     The values are on the CPU.
     """
 

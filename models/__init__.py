@@ -1,4 +1,4 @@
-"""What is the function family? Plain networks on images in [0,1]."""
+"""Networks by name, for images in [0,1], and the loading of other networks."""
 
 from __future__ import annotations
 

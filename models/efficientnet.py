@@ -15,7 +15,7 @@ def cifar_efficientnet_b0(width: int = 8, bias: bool = True, num_classes: int = 
     `bias` is accepted for a common signature and has no effect.
     """
     del bias
-    source = import_torchvision("ridgeline.models.efficientnet")
+    source = import_torchvision("models.efficientnet")
     settings, last = source._efficientnet_conf(
         "efficientnet_b0", width_mult=width / 8, depth_mult=1.0
     )

@@ -1,4 +1,4 @@
-"""The one exception for input a user can mend."""
+"""The exception for wrong input; its message says how to correct it."""
 
 from __future__ import annotations
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from ridgeline.analysis.figures import draw
-from ridgeline.analysis.figures.style import figure_files, save_figure, style
-from ridgeline.analysis.figures.surfaces import draw_training
-from ridgeline.analysis.figures.training import draw_weights
 from ridgeline.analysis.training.metrics import read_metrics
 from ridgeline.landscape.result import load_result
 from ridgeline.models import InputError
@@ -31,6 +27,11 @@ def main(
     overwrite: Annotated[bool, "replace an existing figure"] = False,
 ) -> None:
     """One figure from one or several results."""
+    from ridgeline.analysis.figures import draw
+    from ridgeline.analysis.figures.style import figure_files, save_figure, style
+    from ridgeline.analysis.figures.surfaces import draw_training
+    from ridgeline.analysis.figures.training import draw_weights
+
     paths = [Path(r) for r in result if r]
     if not paths or (label and len(label) != len(paths)):
         raise InputError("--result needs at least one file and --label one label per file")

@@ -158,7 +158,7 @@ def test_perturbations_and_memory_stay_in_their_bounds(images, augment):
             assert x.max() <= 1
         assert method.memory.abs().max() <= 1
     assert method.step_size > 1e-3  # it has learnt
-    trace = method.settings(step)
+    trace = method.metrics(step)
     assert trace["generator_saturated"] > 0
     assert all(value == value for value in trace.values())
 

@@ -1,4 +1,4 @@
-"""Curvature as commands give it: journal, several processes, anchors, figures."""
+"""Curvature as commands give it: log, several processes, anchors, figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ridgeline.analysis import exact_checks
 from ridgeline.analysis.figures.curvature import draw_hessian
 from ridgeline.landscape.curvature.measures import Measures, blocks_of, measure
 from ridgeline.landscape.curvature.operators import Hessian, Operator
-from ridgeline.landscape.curvature.product_log import Journal
+from ridgeline.landscape.curvature.product_log import ProductLog
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import load_result, save_result, stamp
 from ridgeline.landscape.weights.point import point_of
@@ -38,7 +38,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("torn", [0, 5])
 def test_a_killed_measurement_repeats_its_products_and_ends_the_same(tmp_path, monkeypatch, torn):
-    straight, vectors, _ = measure(Journal(hessian(), tmp_path / "a", {"n": 1}), WANTED, 0)
+    straight, vectors, _ = measure(ProductLog(hessian(), tmp_path / "a", {"n": 1}), WANTED, 0)
     product, calls = Operator.matmat, []
 
     def failing(self, v):
@@ -49,28 +49,28 @@ def test_a_killed_measurement_repeats_its_products_and_ends_the_same(tmp_path, m
 
     monkeypatch.setattr(Operator, "matmat", failing)
     with pytest.raises(Killed):
-        measure(Journal(hessian(), tmp_path / "b", {"n": 1}), WANTED, 0)
+        measure(ProductLog(hessian(), tmp_path / "b", {"n": 1}), WANTED, 0)
     monkeypatch.undo()
     with (tmp_path / "b").open("ab") as file:
         file.write(b"x" * torn)  # a record the kill tore
-    journal = Journal(hessian(), tmp_path / "b", {"n": 1})
-    again, same, _ = measure(journal, WANTED, 0)
-    assert journal.replayed == 9
+    log = ProductLog(hessian(), tmp_path / "b", {"n": 1})
+    again, same, _ = measure(log, WANTED, 0)
+    assert log.replayed == 9
     assert np.array_equal(vectors, same)
     xr.testing.assert_identical(straight.drop_vars("seconds"), again.drop_vars("seconds"))
-    journal.remove()
+    log.remove()
     assert not (tmp_path / "b").exists()
 
 
 def test_a_journal_of_another_recipe_or_another_course_is_not_believed(tmp_path):
     v, w = torch.randn(2, hessian().shape[0], dtype=torch.float64)
-    first = Journal(hessian(), tmp_path / "a", {"n": 1})
+    first = ProductLog(hessian(), tmp_path / "a", {"n": 1})
     hv = first.matvec(v)
-    assert Journal(hessian(), tmp_path / "a", {"n": 1}).matvec(v).equal(hv)
-    other = Journal(hessian(), tmp_path / "a", {"n": 1})
+    assert ProductLog(hessian(), tmp_path / "a", {"n": 1}).matvec(v).equal(hv)
+    other = ProductLog(hessian(), tmp_path / "a", {"n": 1})
     torch.testing.assert_close(other.matvec(w), hessian().matvec(w))
     assert other.replayed == 0
-    fresh = Journal(hessian(), tmp_path / "a", {"n": 2})
+    fresh = ProductLog(hessian(), tmp_path / "a", {"n": 2})
     fresh.matvec(w)
     assert fresh.replayed == 0
 
@@ -169,13 +169,13 @@ def test_calc_hessian_survives_kill_9(checkpoint, run_command):
         stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    journal = checkpoint.with_name(".killed_eps0_all.products")
+    log = checkpoint.with_name(".killed_eps0_all.products")
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (journal.exists() and journal.stat().st_size > 1e6):
+    while time.monotonic() < deadline and not (log.exists() and log.stat().st_size > 1e6):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert journal.stat().st_size > 1e6
+    assert log.stat().st_size > 1e6
     assert not checkpoint.with_name("killed.nc").exists()
     run_command("calc_hessian", *line, check=True)
     straight, killed = (

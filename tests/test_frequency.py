@@ -186,7 +186,7 @@ def test_training_lowers_the_high_frequencies_of_the_penalised_layers():
     (method, with_it), (_, without) = trained(0.01), trained(0.0)
     assert len(method.penalised) == 3
     assert (with_it[:3] < 0.95 * without[:3]).all()
-    values = method.settings(None)
+    values = method.metrics(None)
     assert values["penalty"] == pytest.approx(0.01 * float(method.penalty()))
     assert len(values) == 1 + 8 * 9
     _, signal = trained(0.01, "SD")

@@ -240,7 +240,7 @@ def test_total_hessian_is_the_slope_of_the_gradient_as_the_images_move(order, ep
     pixels = ((pixels - 0.2) / 0.6).where(pixels > 0.3, 0)  # some pixels start on a face
     images = Images(pixels, make_images(12).labels, torch.arange(12), "faces", 4)
     problem = Problem(network, images, PGD(eps=eps, order=order, iterations=40), batch_size=5)
-    operator = TotalHessian(problem, maximisers=refined(problem, iterations=300))
+    operator = TotalHessian(problem, inner_maxima=refined(problem, iterations=300))
     assert operator.share_regular == 1
     v = torch.randn(operator.shape[0], dtype=torch.float64)
     v, h = v / v.norm(), 3e-4

@@ -17,7 +17,7 @@ from ridgeline.models.stages import CLASSIFIER, STEM, later, stages
 from ridgeline.train.attacks import KLPGD, PGD, parse_attack
 from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Noise, Purpose
-from ridgeline.train.evaluation import judged
+from ridgeline.train.evaluation import scores_of_networks
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.locks import release_all
 from ridgeline.train.files.run_files import RunFiles
@@ -502,7 +502,7 @@ def test_strict_conservation_restores_weights_and_momenta():
         held = [torch.equal(p[~method._masks[n]], before[n][~method._masks[n]])
                 for n, p in method.masked.items()]  # fmt: skip
         assert all(held) if strict else not all(held)  # weight decay moves zeroed entries
-        trace = method.settings(None)
+        trace = method.metrics(None)
         changed, updated = (np.array(list(trace[k].values())) for k in ("changed", "updated"))
         assert (changed <= updated + 1e-6).all() if strict else changed.mean() > 0.9
         if strict:
@@ -705,7 +705,7 @@ def test_equal_attacks_are_run_once_and_leave_no_trace(monkeypatch):
     monkeypatch.setattr(PGD, "perturb", lambda *a: calls.append(1) or original(*a))
     attacks = {"target": ATTACK, "scheduled": PGD(eps=0.1, iterations=2), "zero": ATTACK.at(0.0),
                "none": None}  # fmt: skip
-    scores = judged(
+    scores = scores_of_networks(
         {"": network.float()}, make_images(9), attacks, batch_size=9, seed=0, device="cpu"
     )
     assert len(calls) == 1

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ridgeline.landscape.curvature.operators import Matrix
-from ridgeline.landscape.curvature.product_log import Journal
+from ridgeline.landscape.curvature.product_log import ProductLog
 from ridgeline.models import build_model, code_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.network_check import check_network
@@ -31,13 +31,13 @@ def test_every_flipped_bit_of_a_logged_product_is_noticed(tmp_path):
     """Sees a damaged product replayed: eigenvalues of 1e32 marked as converged."""
     matrix = Matrix(torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64)))
     path, vectors = tmp_path / "p.products", torch.eye(5, dtype=torch.float64)
-    expected = Journal(matrix, path, {"a": 1}).matmat(vectors)
+    expected = ProductLog(matrix, path, {"a": 1}).matmat(vectors)
     whole = path.read_bytes()
     for place in range(len(whole)):
         damaged = bytearray(whole)
         damaged[place] ^= 0x40
         path.write_bytes(bytes(damaged))
-        again = Journal(matrix, path, {"a": 1})
+        again = ProductLog(matrix, path, {"a": 1})
         assert torch.equal(again.matmat(vectors), expected), place
 
 

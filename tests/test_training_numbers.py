@@ -122,7 +122,7 @@ def test_apart_logs_its_step_ratios_and_its_memory():
     batch = next(make_images(8).batches(8))
     step = Step(0, 0.0, 0, 0)
     method.backward(method.loss(batch, step)[0])
-    found = method.settings(step)
+    found = method.metrics(step)
     assert found["generator_step"] == found["generator_memory_scale"] == pytest.approx(1e-3)
     mean = found["generator_memory"]
     assert mean == pytest.approx(1e-3 * math.sqrt(2 / math.pi), rel=0.1)

@@ -1,1 +1,1 @@
-"""How did we get here? Data, attacks, schedules, the one training loop, checkpoints."""
+"""Training: data, attacks, schedules, methods, the one loop, checkpoints."""

@@ -73,7 +73,7 @@ def evaluate(
     return Scores(torch.cat(losses), torch.cat(correct))
 
 
-def judged(
+def scores_of_networks(
     networks: Mapping[str, nn.Module],
     images: Images,
     attacks: Mapping[str, Attack | None],
@@ -82,7 +82,7 @@ def judged(
     seed: int,
     device: torch.device | str,
 ) -> dict[str, Scores]:
-    """Scores of networks in training, which are left without a trace.
+    """Scores of networks in training, whose mode, buffers and gradients stay as they are.
 
     By name of the network and condition: `clean`, and each attack's; the name "" is left out, the
     others stand before it ("stable_clean"). Equal attacks are run once; None is left out, a budget

@@ -1,4 +1,4 @@
-"""Whether numbers are still numbers."""
+"""Whether tensors hold NaN or infinite entries."""
 
 from __future__ import annotations
 

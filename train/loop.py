@@ -174,7 +174,7 @@ def fit(
             ]
             line = joined(
                 {"epoch": epoch + 1, "lr": rate(step.time), "classes": images.num_classes},
-                method.settings(step),
+                method.metrics(step),
                 {"train_loss": position.loss, "train_accuracy": position.accuracy},
                 *scores,
                 {"seconds": time.monotonic() - began},

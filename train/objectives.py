@@ -32,7 +32,7 @@ class Objective(ABC):
         *,
         train_mode: bool = False,
     ) -> Tensor:
-        """Adversarial images of a batch, found on the network in eval mode without a trace.
+        """Adversarial images of a batch, found on the network in eval mode.
 
         With `train_mode` BatchNorm normalises by the batch during the attack, as some code does.
         """

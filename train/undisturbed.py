@@ -1,4 +1,4 @@
-"""Look at a network without leaving a trace."""
+"""Run a network in eval mode and restore its mode, buffers, gradients and random state."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def draw_surface(
     loss = ds["loss"].isel(eps=-1) if eps is None else ds["loss"].sel(eps=eps)
     first, second = loss.dims
     shared = norm or surface_norm([loss])
-    norm = LogNorm(shared.vmin, shared.vmax)  # colour bars fight over a norm they share
+    norm = LogNorm(shared.vmin, shared.vmax)  # each colour bar needs its own norm object
     levels = np.geomspace(norm.vmin, norm.vmax, 25)
     values = np.ma.masked_invalid(loss.values.T)
     filled = axes.contourf(
@@ -51,7 +51,7 @@ def draw_surface(
 
 
 def surface_norm(losses: list[xr.DataArray]) -> LogNorm:
-    """Shared log colour range of several surfaces, so that flat looks flat beside sharp."""
+    """Log colour range shared by several surfaces: a colour means the same loss in all."""
     values = np.concatenate([loss.values.ravel() for loss in losses])
     values = values[np.isfinite(values)]
     if not values.size:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import scipy  # its parts are loaded when used
 import torch
 import xarray as xr
-from scipy.fft import dctn
 from torch import Tensor
 
 from ridgeline.models import build_model
@@ -82,7 +82,7 @@ def filter_spectrum(
     for row, kernel in enumerate(kernels.values()):
         size = kernel.shape[-1]
         # scipy's axes are (vertical, horizontal); the map's are (horizontal, vertical)
-        d = dctn(kernel, axes=(2, 3), norm="ortho").swapaxes(2, 3)
+        d = scipy.fft.dctn(kernel, axes=(2, 3), norm="ortho").swapaxes(2, 3)
         per_filter = (d**2).sum(axis=1)
         maps["magnitude"][row, :size, :size] = np.abs(d).mean(axis=(0, 1))
         with np.errstate(invalid="ignore"):
@@ -114,7 +114,7 @@ def filter_spectrum(
 
 def _high_share(kernel: np.ndarray) -> float:
     """High-frequency share of the energy of one layer's kernels (out, in, K, K)."""
-    energy = (dctn(kernel, axes=(2, 3), norm="ortho") ** 2).sum((0, 1))
+    energy = (scipy.fft.dctn(kernel, axes=(2, 3), norm="ortho") ** 2).sum((0, 1))
     return energy[is_high(kernel.shape[-1])].sum() / energy.sum()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import scipy  # its parts are loaded when used
 import xarray as xr
-from scipy.stats import spearmanr
 
 from ridgeline.landscape.result import recipe_of
 from ridgeline.models.errors import InputError
@@ -66,10 +66,12 @@ def spectral_bias(
     for name, *pair in zip(names, x, y, strict=True):
         if not np.isfinite(pair).all():
             raise InputError(f"{name} has no {measure} (a layer of zeros?) or no accuracy: NaN")
-    found = spearmanr(x, y)
+    found = scipy.stats.spearmanr(x, y)
     picks = stream(seed, Purpose.BOOTSTRAP).integers(len(names), size=(draws, len(names)))
     samples = [
-        spearmanr(x[p], y[p]).statistic for p in picks if np.ptp(x[p]) > 0 and np.ptp(y[p]) > 0
+        scipy.stats.spearmanr(x[p], y[p]).statistic
+        for p in picks
+        if np.ptp(x[p]) > 0 and np.ptp(y[p]) > 0
     ]
     low, high = np.percentile(samples, [2.5, 97.5]) if samples else (np.nan, np.nan)
     return xr.Dataset(

@@ -20,7 +20,7 @@ from ridgeline.train.attacks import Attack
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.noise import Noise, Purpose
 from ridgeline.train.losses import predicted
-from ridgeline.train.parts.layer_inputs import tapped
+from ridgeline.train.parts.layer_inputs import reading_inputs
 from ridgeline.train.precision import exact
 
 
@@ -138,10 +138,10 @@ def alignment(problem: Problem, eps: float) -> dict[str, float]:
         pairs = []
         for x in (batch.x, (batch.x + noise).clamp(0, 1)):
             x = x.detach().requires_grad_()
-            taps: dict[str, Tensor] = {}
-            with torch.enable_grad(), tapped(sites, taps):
+            inputs_of: dict[str, Tensor] = {}
+            with torch.enable_grad(), reading_inputs(sites, inputs_of):
                 loss = F.cross_entropy(predict(x), batch.y, reduction="sum")
-                pairs.append(torch.autograd.grad(loss, [x, *taps.values()]))
+                pairs.append(torch.autograd.grad(loss, [x, *inputs_of.values()]))
         cosines.append(
             [_cosines(a.flatten(1), b.flatten(1)).cpu() for a, b in zip(*pairs, strict=True)]
         )  # fmt: skip

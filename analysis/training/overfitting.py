@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import scipy  # its parts are loaded when used
 import xarray as xr
-from scipy.stats import t as student
 
 from ridgeline.models.errors import InputError
 
@@ -133,5 +133,5 @@ def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
     """Mean of values (n,) and half width of its 95 % t interval; NaN if one of them is."""
     if len(values) < 2:
         return (float(values[0]) if len(values) else math.nan), math.nan
-    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return float(values.mean()), float(half)

@@ -11,7 +11,7 @@ import xarray as xr
 
 from ridgeline.landscape.curvature.input_hessian import InputHessian
 from ridgeline.landscape.curvature.measures import Measures, frozen_at, measure, operator_of
-from ridgeline.landscape.curvature.product_log import Journal
+from ridgeline.landscape.curvature.product_log import ProductLog
 from ridgeline.landscape.distributed import leader
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import held, save_result, stamp
@@ -64,8 +64,8 @@ class Cell:
                 problem, frozen, setting.operator, setting.adversary, self.parameters,
                 tick=bar.update, **options,
             )  # fmt: skip
-        journal = Journal(operator, self.part.with_suffix(".products"), self.recipe)
-        ds, vectors, diagonal = measure(journal, setting.measures, problem.seed)
+        log = ProductLog(operator, self.part.with_suffix(".products"), self.recipe)
+        ds, vectors, diagonal = measure(log, setting.measures, problem.seed)
         points = []
         for (target, wanted), vector in zip(self.vectors, vectors.T, strict=False):
             if setting.operator == "input":
@@ -79,7 +79,7 @@ class Cell:
             for target, wanted, point in points:
                 save_checkpoint(target, {n: t.cpu() for n, t in point.items()}, wanted)
             save_result(stamp(ds, "hessian cell", self.recipe), self.part)
-        journal.remove()
+        log.remove()
         return ds
 
     def clear(self) -> None:

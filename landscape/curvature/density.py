@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are loaded when used
 import torch
 import xarray as xr
-from scipy.linalg import eigh_tridiagonal
-from scipy.stats import norm as gaussian
-from scipy.stats import t as student
 
 from ridgeline.landscape.curvature.memory import free_bytes
 from ridgeline.landscape.curvature.operators import Products
@@ -36,7 +34,7 @@ class Quadrature:
 
     def density(self, grid: np.ndarray, sigma: float) -> np.ndarray:
         """Density (probes, grid) smoothed by Gaussians of width sigma."""
-        bumps = gaussian.pdf(grid[None, :, None], self.values[:, None, :], sigma)
+        bumps = scipy.stats.norm.pdf(grid[None, :, None], self.values[:, None, :], sigma)
         return (bumps * self.weights[:, None, :]).sum(-1)
 
 
@@ -61,7 +59,7 @@ def lanczos_quadrature(
     for number in range(probes):
         signs = stream(seed, Purpose.DENSITY, number).integers(2, size=size) * 2.0 - 1
         alpha, beta = _lanczos(operator, signs / np.sqrt(size), steps)
-        ritz, vectors = eigh_tridiagonal(alpha, beta)
+        ritz, vectors = scipy.linalg.eigh_tridiagonal(alpha, beta)
         values[number, : len(ritz)], weights[number, : len(ritz)] = ritz, vectors[0] ** 2
     return Quadrature(values, weights, size)
 
@@ -101,7 +99,7 @@ def density_dataset(quadrature: Quadrature, points: int = 400, sigma: float | No
     probes = len(each)
     band = np.full(points, np.nan)
     if probes > 1:
-        band = student.ppf(0.975, probes - 1) * each.std(0, ddof=1) / np.sqrt(probes)
+        band = scipy.stats.t.ppf(0.975, probes - 1) * each.std(0, ddof=1) / np.sqrt(probes)
     moments = [quadrature.mean(lambda v, m=m: v**m) for m in range(1, 5)]
     return xr.Dataset(
         {

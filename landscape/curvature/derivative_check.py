@@ -30,7 +30,7 @@ _EXAMPLES = (1, 2)  # some kernels take another path for a single example
 _ASIDE = 1e-3  # of each tensor's size
 _STEP = 1e-8  # of the finite difference in float64, relative to each tensor
 _FLOOR = 0.1  # a tensor's part of a product counts as at least this share of the whole
-_DRAWS = 3  # of images and directions, before a way is condemned
+_DRAWS = 3  # of images and directions, before a way is rejected
 _NOISE = 10  # a departure must exceed the disagreement of the two one-sided slopes this often
 
 #: the name of the images among the tensors
@@ -67,7 +67,7 @@ def trusted(
     Meant are those by the tensors `names`, and by the images too if `by_image` says so. On one
     example and on two it is asked whether H is symmetric, whether Hv is the slope of PyTorch's
     own first derivative (in float64, by differences to both sides: where these disagree there is a
-    kink, and nothing is condemned), and whether the channels-last layout agrees with the
+    kink, and nothing is rejected), and whether the channels-last layout agrees with the
     contiguous one. The function differentiated is a well-scaled one of the logits, so that a
     confident network loses no digits; without `curved` it is half the square of their change, whose
     Hessian is J'J.

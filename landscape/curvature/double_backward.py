@@ -68,7 +68,7 @@ def second_order(replaced: bool = True) -> Iterator[None]:
 
 
 class _Replacements(TorchFunctionMode):
-    """Catches the functions a module calls and answers those that have a replacement."""
+    """Catches the functions a module calls and replaces those that have a replacement here."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

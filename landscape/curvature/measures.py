@@ -128,7 +128,7 @@ def operator_of(
     options |= {"parameters": list(parameters)}
     attacked = problem.attack is not None and problem.attack.eps > 0
     if kind == "hessian" and adversary == "total" and attacked:
-        return TotalHessian(problem, maximisers=frozen, **options)
+        return TotalHessian(problem, inner_maxima=frozen, **options)
     if kind == "hessian":
         return Hessian(frozen, **options)
     curvature = {"ggn": "ggn", "fisher": "empirical", "mc_fisher": "mc"}[kind]

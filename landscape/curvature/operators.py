@@ -54,7 +54,7 @@ class Operator(Products):
     tensors flattened in order. First-order graphs of as many batches as fit into `memory` bytes
     (default: half of what is free on the device), beside the work of a product, are kept and
     differentiated again; the others are recorded anew for every product, in smaller pieces where
-    one would not fit. Neither that nor batch size changes a product. `buffers` replace the
+    one would not fit. The product does not depend on memory or batch size. `buffers` replace the
     problem's (BatchNorm statistics); `weight_decay` adds (weight_decay / 2) ||theta||^2 to the
     loss; `tick(n)` is called with the examples of every batch done. Under torchrun every process
     brings its own images and gets the product over all. `trust` is the way of evaluation chosen
@@ -128,7 +128,7 @@ class Operator(Products):
         return total / self.examples + 0.5 * self.weight_decay * decay
 
     def embed(self, vector: Tensor) -> Point:
-        """A vector (P,) as a direction over all parameters, zero where the operator is blind."""
+        """A vector (P,) as a direction over all parameters, zero outside `parameters`."""
         part = unflatten(vector.to(self.device, self.dtype), self.active)
         return {n: part.get(n, torch.zeros_like(t)).detach() for n, t in self.origin.items()}
 
@@ -222,7 +222,7 @@ class Hessian(Operator):
 
 
 class Matrix(Products):
-    """A symmetric matrix (P, P) with the face of an operator, for exact problems."""
+    """A symmetric matrix (P, P) with the interface of an operator, for tests."""
 
     def __init__(self, matrix: Tensor):
         self.matrix, self.products = matrix, 0

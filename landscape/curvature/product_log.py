@@ -14,7 +14,7 @@ from ridgeline.landscape.curvature.operators import Products
 from ridgeline.train.files.recipe import Recipe, digest
 
 
-class Journal(Products):
+class ProductLog(Products):
     """An operator that writes every product to a file and reads what the file already holds.
 
     All algorithms here are functions of seeds and products, so the same calls come again after a

@@ -19,7 +19,7 @@ from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Purpose, stream
 
 _SETTLED = 0.1  # relative gradient left along an l_2 ball up to which a maximum counts as found
-_FEELS = 1e-4  # share of the largest gradient from which a free pixel is held by a kink
+_FEELS = 1e-4  # share of the largest gradient from which a free pixel counts as at a kink
 
 
 class _Graph(NamedTuple):
@@ -43,9 +43,9 @@ class TotalHessian(Operator):
     and a part of the gradient never vanishes: for l_inf such pixels are held, for l_2 the example
     counts as settled while that part is below a tenth. Examples that are not settled or whose
     maximum is not strict count with their image frozen. `share_regular` is the share of the
-    others, `stationarity` the mean over examples of the gradient left, relative to the whole: the
-    trust in the number. `maximisers`, what `refined` gave for the problem at that point, saves
-    finding them again. Needs the loss cross_entropy (InputError).
+    others, `stationarity` the mean over examples of the gradient left, relative to the whole: how
+    reliable the number is. `inner_maxima`, what `refined` gave for the problem at that point,
+    saves finding them again. Needs the loss cross_entropy (InputError).
     """
 
     by_image = True
@@ -55,7 +55,7 @@ class TotalHessian(Operator):
         problem: Problem,
         point: Point | None = None,
         *,
-        maximisers: Problem | None = None,
+        inner_maxima: Problem | None = None,
         **options,
     ):
         attack = problem.attack
@@ -66,7 +66,7 @@ class TotalHessian(Operator):
         self._clean = problem.images
         self._eps, self._order = attack.eps, attack.order
         clean_of = {int(i): n for n, i in enumerate(problem.images.index)}
-        moved = maximisers or refined(problem, point, options.get("buffers"))
+        moved = inner_maxima or refined(problem, point, options.get("buffers"))
         self._position = clean_of
         self._regular: dict[int, bool] = {}
         self._rest: dict[int, float] = {}

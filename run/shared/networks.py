@@ -116,7 +116,7 @@ def fresh_network(model: dict[str, Any], seed: int) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedNetwork:
     """A network loaded from a checkpoint, with the `model` part of its recipe and its data set."""
 
     network: nn.Module
@@ -187,7 +187,7 @@ class Subject:
 
 def open_network(
     model2load: str, network: o.Network, default_model: str = "resnet", load: bool = True
-) -> Subject:
+) -> LoadedNetwork:
     """Load a checkpoint into its network: options win over its recipe, that over the defaults.
 
     The default model is that of the reference's command. A model type of the form
@@ -239,7 +239,7 @@ def open_network(
                 "the code of %s has changed since %s was written: its weights may mean another "
                 "function", model["model_type"], model2load,
             )  # fmt: skip
-    return Subject(module, model, dataset, checkpoint, network.data_dir, images, subset)
+    return LoadedNetwork(module, model, dataset, checkpoint, network.data_dir, images, subset)
 
 
 def apart(output: Path, *inputs: str | None) -> None:
@@ -249,9 +249,9 @@ def apart(output: Path, *inputs: str | None) -> None:
             raise InputError(f"{output} is this command's input; name another output")
 
 
-def by_epoch(names: Sequence[str], network: o.Network) -> dict[int, Subject]:
+def by_epoch(names: Sequence[str], network: o.Network) -> dict[int, LoadedNetwork]:
     """A run's checkpoints in the order of their epochs; InputError for one without, or twice."""
-    found: dict[int, Subject] = {}
+    found: dict[int, LoadedNetwork] = {}
     run: dict[str, Any] | None = None
     for name in names:
         subject = open_network(name, network)

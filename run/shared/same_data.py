@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ridgeline.models import InputError
-from ridgeline.run.shared.networks import Subject
+from ridgeline.run.shared.networks import LoadedNetwork
 
 
-def check_same_data(*subjects: Subject) -> None:
+def check_same_data(*subjects: LoadedNetwork) -> None:
     """Raise InputError if checkpoints record different data sets and no --dataset chose one."""
     first = subjects[0]
     for subject in subjects:

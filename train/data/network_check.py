@@ -1,4 +1,4 @@
-"""One tiny forward pass when a network meets data: can its outputs be measured at all?"""
+"""A forward pass on two images: do a network and its data fit, and can it be measured?"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack
 from ridgeline.train.data.examples import Batch, Images
 from ridgeline.train.data.noise import Noise, Purpose
-from ridgeline.train.evaluation import Scores, judged
+from ridgeline.train.evaluation import Scores, scores_of_networks
 from ridgeline.train.methods.base import Kept, Method, Step
 from ridgeline.train.objectives import Madry, Objective
 from ridgeline.train.parts.batchnorm_statistics import recalibrate
@@ -67,7 +67,7 @@ class Adversarial(Method):
             return self.attack
         return self.attack.at(self.eps_schedule(step.time))
 
-    def settings(self, step: Step) -> dict[str, float]:
+    def metrics(self, step: Step) -> dict[str, float]:
         """The scheduled budget, in [0,1] units."""
         return {"eps": self.attack_at(step).eps}
 
@@ -114,10 +114,10 @@ class Adversarial(Method):
         if scheduled.eps == self.attack.eps:
             scheduled = self.judge
         attacks = {"target": self.judge, "scheduled": scheduled}
-        scores = judged({"": self.network}, images, attacks, **options)
+        scores = scores_of_networks({"": self.network}, images, attacks, **options)
         if self.average is not None and self.average.seen:
             others = {"average": self.average.network}
-            scores |= judged(others, images, {"target": self.judge}, **options)
+            scores |= scores_of_networks(others, images, {"target": self.judge}, **options)
         return scores
 
     def copies(self) -> Kept:

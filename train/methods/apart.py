@@ -13,9 +13,9 @@ from ridgeline.train.attacks import Attack
 from ridgeline.train.data.augmentation import PADDING, Crop
 from ridgeline.train.data.examples import Batch, Images
 from ridgeline.train.data.noise import Purpose, stream
-from ridgeline.train.evaluation import Scores, judged
+from ridgeline.train.evaluation import Scores, scores_of_networks
 from ridgeline.train.methods.base import Method, Step, joined
-from ridgeline.train.parts.layer_inputs import disturbed, tapped
+from ridgeline.train.parts.layer_inputs import disturbed, reading_inputs
 from ridgeline.train.schedules.shapes import Schedule
 
 _START = 1e-4  # of the step and of the memory's scale
@@ -145,9 +145,9 @@ class Apart(Method):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Scores on clean images and under the evaluation attack; the plain network."""
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        return judged({"": self.network}, images, {"target": self.attack}, **options)
+        return scores_of_networks({"": self.network}, images, {"target": self.attack}, **options)
 
-    def settings(self, step: Step) -> dict[str, float]:
+    def metrics(self, step: Step) -> dict[str, float]:
         """The generator's trace over the epoch: means over its examples, radii as shares of eps."""
         means = (self._trace[1:] / self._trace[0].clamp_min(1)).tolist()
         named = dict(zip((*_TRACE, *(f"noise_{n}" for n in self.sites)), means, strict=True))
@@ -184,11 +184,11 @@ class Apart(Method):
     def _signs(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The first pass: its loss, and the signs of its gradient by x and every block input."""
         x = x.requires_grad_()
-        taps: dict[str, Tensor] = {}
-        with tapped(self.sites, taps):
+        inputs_of: dict[str, Tensor] = {}
+        with reading_inputs(self.sites, inputs_of):
             loss = F.cross_entropy(self.network(x), y)
-        gradients = torch.autograd.grad(loss, [x, *taps.values()])
-        named = zip(["x", *taps], gradients, strict=True)
+        gradients = torch.autograd.grad(loss, [x, *inputs_of.values()])
+        named = zip(["x", *inputs_of], gradients, strict=True)
         return loss.detach(), {name: g.sign() for name, g in named}
 
     def _remember(

@@ -60,7 +60,7 @@ class Method(ABC):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Scores on held-out images by name: `clean`, and what else the method is judged by."""
 
-    def settings(self, step: Step) -> dict:
+    def metrics(self, step: Step) -> dict:
         """Quantities besides learning rate and scores, for the metrics file: JSON values."""
         return {}
 

@@ -13,7 +13,7 @@ from ridgeline.models.stages import CLASSIFIER, STEM, stages
 from ridgeline.train.attacks import KLPGD, Attack
 from ridgeline.train.data.examples import Batch, Images
 from ridgeline.train.data.noise import Noise, Purpose, stream
-from ridgeline.train.evaluation import Scores, judged
+from ridgeline.train.evaluation import Scores, scores_of_networks
 from ridgeline.train.losses import divergence
 from ridgeline.train.methods.base import Kept, Method, Step, joined
 from ridgeline.train.parts.gradient_mask import SCOPES, update_masks
@@ -232,7 +232,7 @@ class Cure(Method):
                     old = self._momenta[name].get(key, torch.zeros_like(value))
                     value.copy_(torch.where(mask, value, old))
 
-    def settings(self, step: Step) -> dict:
+    def metrics(self, step: Step) -> dict:
         """Per masked tensor: intended and actual updated share, overlap, prominence."""
         means = (self._trace / self._trace[-1].clamp_min(1)).T.tolist()
         trace = {what: dict(zip(self.masked, row, strict=False))
@@ -245,7 +245,7 @@ class Cure(Method):
         networks = {"": self.network}
         if self.revision.seen:
             networks["revision"] = self.revision.network
-        return judged(networks, images, {"target": self.judge}, **options)
+        return scores_of_networks(networks, images, {"target": self.judge}, **options)
 
     def copies(self) -> Kept:
         """The revision model, once there is one."""

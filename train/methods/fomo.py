@@ -12,7 +12,7 @@ from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.attacks import Attack
 from ridgeline.train.data.examples import Batch, Images
 from ridgeline.train.data.noise import Noise, Purpose
-from ridgeline.train.evaluation import Scores, judged
+from ridgeline.train.evaluation import Scores, scores_of_networks
 from ridgeline.train.losses import divergence
 from ridgeline.train.methods.base import Kept, Method, Step
 from ridgeline.train.objectives import Madry, Objective
@@ -196,7 +196,7 @@ class Fomo(Method):
         relearnt = phase == "relearn" and within == self.cycles.relearn - 1
         return self._snapshot(cycle, "relearnt") if relearnt else {}
 
-    def settings(self, step: Step) -> dict:
+    def metrics(self, step: Step) -> dict:
         """Phase, cycle (from 1), and the mean consistency term of the epoch."""
         phase, cycle, _ = self.cycles.at(step.epoch)
         total, count = self._consistency.tolist()
@@ -209,7 +209,7 @@ class Fomo(Method):
         networks = {"": self.network}
         if self.stable.seen:
             networks["stable"] = self.stable.network
-        return judged(networks, images, {"target": self.judge}, **options)
+        return scores_of_networks(networks, images, {"target": self.judge}, **options)
 
     def copies(self) -> Kept:
         """The stable network, from the end of the warm-up on."""

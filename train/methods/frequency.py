@@ -10,7 +10,7 @@ from ridgeline.models.dct import DctConv2d, dct_layers, plain_state
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.attacks import Attack
 from ridgeline.train.data.examples import Batch, Images
-from ridgeline.train.evaluation import Scores, judged
+from ridgeline.train.evaluation import Scores, scores_of_networks
 from ridgeline.train.methods.base import Method, Step, joined
 
 #: penalty -> which frequencies of a layer it acts on
@@ -71,9 +71,9 @@ class Frequency(Method):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Clean scores, and those under the attack."""
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        return judged({"": self.network}, images, {"target": self.attack}, **options)
+        return scores_of_networks({"": self.network}, images, {"target": self.attack}, **options)
 
-    def settings(self, step: Step) -> dict[str, float]:
+    def metrics(self, step: Step) -> dict[str, float]:
         """Strength * penalty, and N_ij of every DCT layer, penalised or not."""
         with torch.no_grad():
             tables = {n: norms(m.coefficients).tolist() for n, m in self.all.items()}

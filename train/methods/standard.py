@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ridgeline.train.data.examples import Batch, Images
-from ridgeline.train.evaluation import Scores, judged
+from ridgeline.train.evaluation import Scores, scores_of_networks
 from ridgeline.train.methods.base import Method, Step
 
 
@@ -25,4 +25,4 @@ class Standard(Method):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Clean scores."""
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        return judged({"": self.network}, images, {}, **options)
+        return scores_of_networks({"": self.network}, images, {}, **options)

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 Inputs = tuple[Tensor, ...]
 
 
-def tapped(sites: Mapping[str, nn.Module], taps: dict[str, Tensor]) -> AbstractContextManager[None]:
+def reading_inputs(
+    sites: Mapping[str, nn.Module], inputs_of: dict[str, Tensor]
+) -> AbstractContextManager[None]:
     """Collect the input of every site."""
 
     def read(name: str, inputs: Inputs) -> None:
-        taps[name] = inputs[0]
+        inputs_of[name] = inputs[0]
 
     return _hooked(sites, read)
 

@@ -1,4 +1,4 @@
-"""How much does the loss hang on each weight? Connection sensitivity."""
+"""SNIP saliency of each weight (connection sensitivity, Lee et al. 2019)."""
 
 from __future__ import annotations
 
