@@ -32,8 +32,14 @@ COMMANDS = sorted(p.stem for p in (ROOT / "run").glob("train_*.py"))
 
 
 @pytest.fixture
-def command(monkeypatch):
-    return importlib.import_module
+def command():
+    """A module of `run/` by its name, or of `run/shared/`."""
+
+    def module(name: str):
+        room = "shared." if name in ("training", "options") else ""
+        return importlib.import_module(f"ridgeline.run.{room}{name}")
+
+    return module
 
 
 # learning rates
@@ -108,7 +114,7 @@ def test_metrics_of_the_same_name_are_an_error():
     with pytest.raises(ValueError, match="name a, b"):
         joined({"a": 1, "b": 2}, {"c": 1}, {"b": 1, "a": 2})
     method = Standard(make_mlp().float())
-    method.settings = lambda step: {"train_loss": 0.0}
+    method.metrics = lambda step: {"train_loss": 0.0}
     images = make_images(4)
     with pytest.raises(ValueError, match="name train_loss"):
         fit(method, images, images, epochs=1, batch_size=4, optimizer=SGD)
@@ -235,7 +241,7 @@ def npz(path, count: int = 24) -> str:
 
 def test_recipe_and_name_hold_the_published_width(tmp_path, command):
     """Sees a recipe or a file name with another width than the network's."""
-    options, trainer = command("options"), command("trainer")
+    options, trainer = command("options"), command("training")
     fresh = options.Fresh(dataset=npz(tmp_path / "d.npz"), model_type="lenet")
     training, output = options.Training(epoch_num=1), options.Output()
     for widths, given, width in (({}, None, 16), ({"lenet": 2}, None, 2), ({"lenet": 2}, 3, 3)):
@@ -253,7 +259,7 @@ def test_augmentation_follows_the_data_set_and_not_the_spelling_of_its_path(
     """Sees cifar.npz cropped and flipped, and ./cifar.npz not."""
     monkeypatch.chdir(tmp_path)
     npz(tmp_path / file)
-    options, trainer = command("options"), command("trainer")
+    options, trainer = command("options"), command("training")
     for path in (file, f"./{file}", str(tmp_path / file)):
         assert trainer.trainer_of(options.Training(), path).augment is False
         assert trainer.trainer_of(options.Training(augment=True), path).augment is True
@@ -262,7 +268,7 @@ def test_augmentation_follows_the_data_set_and_not_the_spelling_of_its_path(
 
 def test_the_subset_of_training_images_does_not_depend_on_the_seed(tmp_path, command):
     """Sees --subset_size draw other images for another seed, which its help calls fixed."""
-    options, trainer = command("options"), command("trainer")
+    options, trainer = command("options"), command("training")
     path = npz(tmp_path / "d.npz")
     parts = [trainer.trainer_of(options.Training(subset_size=9, seed=s), path) for s in (0, 1)]
     assert torch.equal(parts[0].images.index, parts[1].images.index)

@@ -50,7 +50,9 @@ def _versions() -> dict[str, str]:
 
 @functools.cache
 def _commit() -> str:
-    folder = Path(__file__).resolve().parent.parent
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():  # installed, perhaps inside a user's own repository
+        return "unknown"
     try:
         out = subprocess.run(
             ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
