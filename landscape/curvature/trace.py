@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from curvlinops import hutchinson_diag, hutchinson_trace, hutchpp_trace, xtrace
 from torch import Tensor
 
 from ridgeline.landscape.curvature.density import mean_and_error
@@ -17,12 +17,14 @@ from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.data.noise import Purpose, number_of, seeded
 
-#: name -> (estimator of curvlinops, products of one independent estimate)
-ESTIMATORS: dict[str, tuple[Callable[..., Tensor], int]] = {
-    "hutchinson": (hutchinson_trace, 1),
-    "hutchpp": (hutchpp_trace, 12),
-    "xtrace": (xtrace, 12),
-}
+#: name -> (name of the estimator in curvlinops, products of one independent estimate)
+ESTIMATORS = {"hutchinson": ("hutchinson_trace", 1), "hutchpp": ("hutchpp_trace", 12),
+              "xtrace": ("xtrace", 12)}  # fmt: skip
+
+
+def _library() -> ModuleType:
+    """Import curvlinops, which takes a while, when an estimate is asked for."""
+    return importlib.import_module("curvlinops")
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,11 @@ def estimate_trace(
     """
     if estimator not in ESTIMATORS:
         raise unknown("trace estimator", estimator, ESTIMATORS)
-    estimate, each = ESTIMATORS[estimator]
+    name, each = ESTIMATORS[estimator]
     size = operator.shape[0]
     if each >= size:
         return Estimate(dense(operator).double().trace().item(), 0.0, size, "exact")
-    repeats = _repeats(products, each)
+    repeats, estimate = _repeats(products, each), getattr(_library(), name)
     with seeded(number_of(seed, Purpose.TRACE)):
         try:
             samples = [estimate(_OnHost(operator), each).item() for _ in range(repeats)]
@@ -81,12 +83,12 @@ def estimate_diagonal(
 
     Two Points; parameters outside the operator's are 0.
     """
-    count = _repeats(products, 1)
+    count, hutchinson = _repeats(products, 1), _library().hutchinson_diag
     total = torch.zeros(operator.shape[0], dtype=torch.float64)
     square = torch.zeros_like(total)
     with seeded(number_of(seed, Purpose.DIAGONAL)):
         for _ in range(count):
-            sample = hutchinson_diag(_OnHost(operator), 1).double()
+            sample = hutchinson(_OnHost(operator), 1).double()
             total, square = total + sample, square + sample.square()
     mean = total / count
     variance = (square / count - mean.square()).clamp_min(0) / (count - 1)
