@@ -12,14 +12,14 @@ from ridgeline import let_threads_sleep, run
 _FOLDER = Path(run.__file__).parent
 
 
-def commands() -> dict[str, str]:
-    """Every command with the first line of its description, read without importing it."""
-    found = {}
-    for path in sorted(_FOLDER.glob("*.py")):
-        if path.stem != "__init__":
-            doc = ast.get_docstring(ast.parse(path.read_text())) or ""
-            found[path.stem] = doc.partition("\n")[0]
-    return found
+def commands() -> dict[str, Path]:
+    """Every command and its file."""
+    return {p.stem: p for p in sorted(_FOLDER.glob("*.py")) if p.stem != "__init__"}
+
+
+def description(path: Path) -> str:
+    """The first line of a command's docstring, read without importing it."""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
 
 
 def main() -> None:
@@ -29,7 +29,8 @@ def main() -> None:
     if name in ("--help", "-h"):
         width = max(map(len, known)) + 2
         print("ridgeline COMMAND [--option value ...]; ridgeline COMMAND --help\n")
-        print("\n".join(f"  {command:<{width}}{line}" for command, line in known.items()))
+        for command, path in known.items():
+            print(f"  {command:<{width}}{description(path)}")
         return
     if name not in known:
         close = "; ridgeline --help lists them"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -107,17 +105,6 @@ def tiny_set(folder: Path) -> None:
     np.savez(folder / "tiny.npz", **arrays)
 
 
-@contextlib.contextmanager
-def in_folder(folder: Path) -> Iterator[None]:
-    """The working folder."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
 def call(line: str) -> tuple[int, str, str]:
     """Run a command line in this process: exit status, stdout, stderr. Errors pass through."""
     launch = importlib.import_module("ridgeline.run.shared.launch").launch
@@ -149,7 +136,7 @@ def run_chain(folder: Path, modes=(), gpu=None) -> dict[str, set[str]]:
     """Run every command in a folder; by command line, what `Precision` noted."""
     tiny_set(folder)
     noted = {}
-    with in_folder(folder), pytest.MonkeyPatch.context() as patch:
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         if gpu is not None:
             patch.setattr("ridgeline.run.shared.networks.device_of", lambda _: gpu)
         for line in CHAIN:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import typing
 from pathlib import Path
 
-from tests.commands import CHAIN, ROOT, call, in_folder
+from tests.commands import CHAIN, ROOT, call
 
 #: values no option of that type takes, whatever it means
 UNREADABLE = {
@@ -77,7 +78,7 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
 def test_every_option_of_every_command_refuses_what_it_cannot_mean(every_result):
     """Sees an option that takes a value of the wrong type, sign or vocabulary, or fails late."""
     failures = []
-    with in_folder(every_result):
+    with contextlib.chdir(every_result):
         table = cases()
         before = listing(every_result)
         for _, name, line in table:
@@ -102,7 +103,7 @@ def test_every_option_of_every_command_refuses_what_it_cannot_mean(every_result)
 def test_only_the_command_that_shares_its_work_runs_under_torchrun(every_result, monkeypatch):
     """Sees a command that does the same work in every process and writes the same files."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with in_folder(every_result):
+    with contextlib.chdir(every_result):
         for command, line in base_lines().items():
             if command == "calc_hessian":
                 continue
@@ -115,7 +116,7 @@ def test_only_the_command_that_shares_its_work_runs_under_torchrun(every_result,
 
 def test_file_names_may_hold_commas(tmp_path):
     """Sees a list of files cut at a comma that belongs to a name."""
-    with in_folder(tmp_path):
+    with contextlib.chdir(tmp_path):
         launch = importlib.import_module("ridgeline.run.shared.launch")
         main = importlib.import_module("ridgeline.run.plot").main
         parsed = launch.arguments(main, ["--result", r"a\,b.nc,c.nc"])
@@ -275,7 +276,7 @@ MEANINGLESS = {
 def test_values_of_the_right_type_that_mean_nothing_are_refused(every_result):
     """Sees an option accepted in silence, a traceback, or a refusal after something was written."""
     failures = []
-    with in_folder(every_result):
+    with contextlib.chdir(every_result):
         before = listing(every_result)
         for line, expected in MEANINGLESS.items():
             try:

@@ -365,9 +365,7 @@ def test_bad_input_is_one_line_status_2_and_harms_nothing(workspace, run_command
     lines = bad_lines(workspace)
     before = {p: p.read_bytes() for p in workspace.rglob("*") if p.is_file()}
     failures = []
-    here = os.getcwd()
-    os.chdir(workspace)
-    try:
+    with contextlib.chdir(workspace):
         for name, (line, expected) in lines.items():
             command, *argv = line.split(" ")
             said, error, status = io.StringIO(), io.StringIO(), 0
@@ -379,8 +377,6 @@ def test_bad_input_is_one_line_status_2_and_harms_nothing(workspace, run_command
             text = error.getvalue()
             if status != 2 or text.count("\n") != 1 or expected not in text or said.getvalue():
                 failures.append((name, status, expected, text, said.getvalue()))
-    finally:
-        os.chdir(here)
     assert not failures, failures
     assert not (workspace / "executed").exists()
     assert {p: p.read_bytes() for p in workspace.rglob("*") if p.is_file()} == before

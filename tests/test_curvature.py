@@ -1,4 +1,4 @@
-"""Curvature as commands give it: log, several processes, anchors, figures."""
+"""Curvature as commands give it: log of products, several processes, anchors, figures."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Layer(nn.Module):
 
 
 class Attend(nn.Module):
-    """Self-attention of the rows of an image with fused double_backward."""
+    """Self-attention of the rows of an image with fused kernels."""
 
     def __init__(self, causal: bool = False):
         super().__init__()

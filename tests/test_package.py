@@ -13,21 +13,12 @@ from pathlib import Path
 import pytest
 
 import ridgeline
+from ridgeline.__main__ import commands, description, main
 from tests.commands import tiny_set
 
 ROOT = Path(__file__).resolve().parent.parent
-TRAIN = [
-    "--dataset",
-    "tiny.npz",
-    "--epoch_num",
-    "0",
-    "--subset_size",
-    "12",
-    "--eval_size",
-    "6",
-    "--out_folder",
-    "runs",
-]
+TRAIN = ("--dataset", "tiny.npz", "--epoch_num", "0", "--subset_size", "12",
+         "--eval_size", "6", "--out_folder", "runs")  # fmt: skip
 NETWORK = """
 from torch import nn
 
@@ -111,7 +102,6 @@ def test_the_wheel_works_in_a_repository_with_the_same_folders(installed, reposi
     said(repository, ridge, "train_normal", *by_module, *TRAIN)
     by_file = ("--model_type", "models/wideresnet.py:WRN", "--model_name", "b")
     python = installed / "python"
-    (repository / "hers").mkdir()
     said(repository, python, "-m", "ridgeline", "train_normal", *by_file, *TRAIN)
     assert (repository / "runs/a.ckpt").exists() and (repository / "runs/b.ckpt").exists()
     assert str(installed.parent) in said(repository, python, "notebook.py")
@@ -132,10 +122,8 @@ def test_public_names_are_there_and_loaded_when_used():
 
 
 def test_the_program_lists_commands_and_refuses_others(monkeypatch, capsys):
-    from ridgeline.__main__ import commands, main
-
     files = {p.stem for p in (ROOT / "run").glob("*.py")} - {"__init__"}
-    assert set(commands()) == files and all(commands().values())
+    assert set(commands()) == files and all(map(description, commands().values()))
     monkeypatch.setattr(sys, "argv", ["ridgeline"])
     main()
     assert "calc_hessian" in capsys.readouterr().out

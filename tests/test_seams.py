@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 
@@ -20,7 +21,7 @@ from ridgeline.train.files.run_files import DONE, RunFiles
 from ridgeline.train.loop import fit
 from ridgeline.train.methods import Standard
 from ridgeline.train.optimizers import parse_optimizer
-from tests.commands import call, in_folder
+from tests.commands import call
 from tests.conftest import make_images
 
 TRAIN = ("train_normal --model_name r --out_folder o --width 1 --subset_size 20 --batch_size 10 "
@@ -90,7 +91,7 @@ def test_the_code_of_a_network_is_part_of_what_it_is(tmp_path, caplog):
         "from torch import nn\ndef net(num_classes=10):\n    return nn.Sequential(nn.Flatten(),"
     )
     source += " nn.Linear(784, 4), nn.{act}(), nn.Linear(4, num_classes))\n"
-    with in_folder(tmp_path):
+    with contextlib.chdir(tmp_path):
         (tmp_path / "a.py").write_text(source.format(act="ReLU"))
         (tmp_path / "b.py").write_text(source.format(act="Tanh"))
         train = f"{TRAIN.replace(' --width 1', '')} --model_type a.py:net --epoch_num 1"
@@ -110,7 +111,7 @@ def test_the_code_of_a_network_is_part_of_what_it_is(tmp_path, caplog):
 
 def test_a_replaced_run_leaves_no_networks_behind(tmp_path):
     """Sees epochs of the old recipe beside those of the new one, read as one run."""
-    with in_folder(tmp_path):
+    with contextlib.chdir(tmp_path):
         assert call(f"{TRAIN} --epoch_num 3 --epoch_ckpts 1,2,3")[0] == 0
         (tmp_path / "o/r_mine.ckpt").write_bytes((tmp_path / "o/r_3.ckpt").read_bytes())
         assert call(f"{TRAIN} --epoch_num 2 --epoch_ckpts 1,2 --seed 1 --overwrite")[0] == 0
@@ -121,7 +122,7 @@ def test_a_replaced_run_leaves_no_networks_behind(tmp_path):
 
 def test_a_finished_run_without_its_metrics_says_so(tmp_path):
     """Sees a run called trained whose metrics are gone, and an unfinished run analysed."""
-    with in_folder(tmp_path):
+    with contextlib.chdir(tmp_path):
         assert call(f"{TRAIN} --epoch_num 1 --attack name=fgsm,threshold=0.1")[0] == 0
         metrics = tmp_path / "o/r.jsonl"
         line = metrics.read_text()
@@ -150,7 +151,7 @@ def test_between_and_initial_take_networks_under_the_names_of_others(every_resul
     network = build_model("lenet", (3, 32, 32), width=1)
     wrapped = {f"model.{k}": v for k, v in network.state_dict().items()}
     torch.save({"state_dict": wrapped}, tmp_path / "lit.pt")
-    with in_folder(every_result):
+    with contextlib.chdir(every_result):
         status, said, error = call(
             f"scan_param --model2load runs/at.ckpt --subset_size 4 --vec1_scan step=1 --out_folder "
             f"{tmp_path} --model_name s --load_vec1 between:{tmp_path / 'lit.pt'}"

@@ -71,6 +71,10 @@ def test_source_is_short_and_safe(path):
         assert not re.search(r"\bprint\(", text)
 
 
+def test_no_command_shadows_a_package():
+    assert not {p.stem for p in (ROOT / "run").glob("*.py")} & set(ORDER)
+
+
 def pins() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
@@ -111,8 +115,9 @@ COMMANDS = sorted(p for p in (ROOT / "run").glob("*.py") if p.stem != "__init__"
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)
 def test_a_command_loads_torch_only_through_the_package(path):
     """`import ridgeline` lets waiting threads sleep, which torch reads once, when it is loaded."""
-    names = [n.module.split(".")[0] for n in ast.parse(path.read_text()).body
-             if isinstance(n, ast.ImportFrom)]  # fmt: skip
-    names += [a.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import)
-              for a in n.names]  # fmt: skip
-    assert not {"torch", "torchvision", "scipy", "pandas", "matplotlib"} & set(names)
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        names |= {a.name for a in node.names} if isinstance(node, ast.Import) else set()
+        names |= {node.module} if isinstance(node, ast.ImportFrom) else set()
+    early = {"torch", "torchvision", "scipy", "pandas", "matplotlib"}
+    assert not early & {name.split(".")[0] for name in names}

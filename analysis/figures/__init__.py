@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import xarray as xr
 from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.curvature import draw_hessian
@@ -16,7 +15,7 @@ from ridgeline.analysis.figures.frequency import (
     draw_spectrum,
 )
 from ridgeline.analysis.figures.generator import draw_generator
-from ridgeline.analysis.figures.style import style
+from ridgeline.analysis.figures.style import Results, style
 from ridgeline.analysis.figures.surfaces import (
     draw_curve,
     draw_distance,
@@ -30,8 +29,6 @@ from ridgeline.analysis.figures.training import (
     draw_trajectory,
 )
 from ridgeline.models.errors import InputError, unknown
-
-Results = Mapping[str, xr.Dataset]
 
 #: kind of result -> drawing
 FIGURES: dict[str, Callable[..., Figure]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.style import COLUMN, PALETTE
+from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results
 from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.models.errors import InputError, unknown
 
-Results = Mapping[str, xr.Dataset]
 #: what eigenvalues may be drawn against
 AGAINST = ("rank", "eps", "epoch")
 _FLOOR = 1e-7  # of the density, as PyHessian's figures have it

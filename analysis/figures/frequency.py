@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import matplotlib.pyplot as plt
 import numpy as np
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.style import COLUMN, PALETTE, SURFACE
+from ridgeline.analysis.figures.style import COLUMN, PALETTE, SURFACE, Results
 from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.models.dct import dct_basis
 from ridgeline.models.errors import InputError, unknown
 
-Results = Mapping[str, xr.Dataset]
 AGAINST = ("layer", "epoch", "filters", "kernels", "basis")
 
 

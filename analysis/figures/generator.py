@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import matplotlib.pyplot as plt
 import numpy as np
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.style import PAGE, PALETTE
+from ridgeline.analysis.figures.style import PAGE, PALETTE, Results
 from ridgeline.models.errors import InputError, unknown
 
-Results = Mapping[str, xr.Dataset]
 AGAINST = ("epoch", "images")
 
 

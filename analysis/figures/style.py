@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ mpl.use("Agg")  # figures are files; no display is needed
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+import xarray as xr
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
@@ -21,6 +22,8 @@ from ridgeline.train.files.recipe import write_atomically
 
 COLUMN = 3.25  # width of one column of a two-column paper
 PAGE = 6.75
+#: what drawings take: results by label
+Results = Mapping[str, xr.Dataset]
 PALETTE = sns.color_palette("colorblind")
 SURFACE = "viridis"
 FORMATS = (".png", ".pdf", ".svg")

@@ -12,10 +12,8 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results
 from ridgeline.models.errors import InputError
-
-Results = Mapping[str, xr.Dataset]
 
 
 def draw_surface(

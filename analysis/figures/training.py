@@ -11,10 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results
 from ridgeline.models.errors import InputError, unknown
-
-Results = Mapping[str, xr.Dataset]
 
 
 def _look(number: int) -> dict:

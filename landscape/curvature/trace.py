@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,11 +18,6 @@ from ridgeline.train.data.noise import Purpose, number_of, seeded
 #: name -> (name of the estimator in curvlinops, products of one independent estimate)
 ESTIMATORS = {"hutchinson": ("hutchinson_trace", 1), "hutchpp": ("hutchpp_trace", 12),
               "xtrace": ("xtrace", 12)}  # fmt: skip
-
-
-def _library() -> ModuleType:
-    """Import curvlinops, which takes a while, when an estimate is asked for."""
-    return importlib.import_module("curvlinops")
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,9 @@ def estimate_trace(
     size = operator.shape[0]
     if each >= size:
         return Estimate(dense(operator).double().trace().item(), 0.0, size, "exact")
-    repeats, estimate = _repeats(products, each), getattr(_library(), name)
+    import curvlinops  # takes as long as a third of torch
+
+    repeats, estimate = _repeats(products, each), getattr(curvlinops, name)
     with seeded(number_of(seed, Purpose.TRACE)):
         try:
             samples = [estimate(_OnHost(operator), each).item() for _ in range(repeats)]
@@ -83,12 +78,14 @@ def estimate_diagonal(
 
     Two Points; parameters outside the operator's are 0.
     """
-    count, hutchinson = _repeats(products, 1), _library().hutchinson_diag
+    from curvlinops import hutchinson_diag
+
+    count = _repeats(products, 1)
     total = torch.zeros(operator.shape[0], dtype=torch.float64)
     square = torch.zeros_like(total)
     with seeded(number_of(seed, Purpose.DIAGONAL)):
         for _ in range(count):
-            sample = hutchinson(_OnHost(operator), 1).double()
+            sample = hutchinson_diag(_OnHost(operator), 1).double()
             total, square = total + sample, square + sample.square()
     mean = total / count
     variance = (square / count - mean.square()).clamp_min(0) / (count - 1)
