@@ -83,7 +83,7 @@ def test_help_lists_every_option_with_type_default_and_one_line(command):
     for name, option in options.items():
         assert option.type_name in lines[f"--{name}"]
         assert re.search(r"\S.* \[default: .+\]$", lines[f"--{name}"])
-        assert option.note, name
+        assert option.about.note, name
 
 
 def test_the_whole_chain(workspace, run_command):

@@ -29,6 +29,7 @@ from fire.decorators import SetParseFn
 
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.files.locks import holding, release_all
+from ridgeline.train.options import Opt, described_by
 from ridgeline.train.specs import convert
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -37,11 +38,11 @@ REQUIRED = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Option:
-    """One flag: its type, whether None is allowed, help line, default, and the group it fills."""
+    """One flag: its type, whether None is allowed, what it means, default, the group it fills."""
 
     kind: Any
     optional: bool
-    note: str
+    about: Opt
     default: Any
     group: str | None
 
@@ -137,6 +138,8 @@ def arguments(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:
     groups: dict[str, dict[str, Any]] = {o.group: {} for o in options.values() if o.group}
     for name, option in options.items():
         value = _typed(given[name], option, name) if name in given else option.default
+        if not option.group:
+            option.about.check(name, value)
         (groups[option.group] if option.group else keywords)[name] = value
     hints = typing.get_type_hints(main)
     return keywords | {group: hints[group](**values) for group, values in groups.items()}
@@ -161,13 +164,14 @@ def options_of(main: Callable[..., None]) -> dict[str, Option]:
 
 
 def _option(hint: Any, default: Any, group: str | None) -> Option:
-    note = ""
+    about = described_by(hint) or Opt("")
     if typing.get_origin(hint) is Annotated:
-        hint, note = typing.get_args(hint)
+        hint, first, *_ = typing.get_args(hint)
+        about = Opt(first) if isinstance(first, str) else about
     optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
     if optional:
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
-    return Option(hint, optional, note, default, group)
+    return Option(hint, optional, about, default, group)
 
 
 def _check_flags(options: dict[str, Option], argv: Sequence[str]) -> None:
@@ -218,5 +222,6 @@ def help_text(main: Callable[..., None], command: str) -> str:
             default = "required"
         elif isinstance(default, tuple):
             default = ",".join(map(str, default)) or "none"
-        lines.append(f"  --{name:<{width}}{option.type_name:<9}{option.note} [default: {default}]")
+        note = f"{option.about.note} [default: {default}]"
+        lines.append(f"  --{name:<{width}}{option.type_name:<9}{note}")
     return "\n".join(lines)
