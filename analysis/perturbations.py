@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ def _adversaries(
     found, fooled = [], []
     clean: list[Tensor] = []
     for draw in range(draws):
-        here = replace(problem, attack=attack, seed=another_seed(problem.seed, draw))
+        here = problem.under(attack).seeded(another_seed(problem.seed, draw))
         predict = here.predict(here.origin)
         deltas, guesses = [], []
         for batch, x in here.adversarial(tick=tick):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,73 +15,170 @@ from torch.func import functional_call
 from ridgeline.landscape.resume import Compute, Keep, Values, at_once
 from ridgeline.landscape.weights.point import Point, buffers_of, point_of
 from ridgeline.models.copying import copy_of
-from ridgeline.models.errors import unknown
-from ridgeline.train.attacks import Attack, Predict
-from ridgeline.train.data.examples import Batch, Images
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks import Attack, Predict, parse_attack
+from ridgeline.train.data.any_data import examples_of
+from ridgeline.train.data.examples import Batch, Data, Images, arguments_of
+from ridgeline.train.data.network_check import check_network
+from ridgeline.train.data.noise import STREAMS, check_seed
 from ridgeline.train.evaluation import Scores, attacked, evaluate
-from ridgeline.train.losses import LOSSES
+from ridgeline.train.files.integrity import tensors_digest
+from ridgeline.train.losses import Loss, loss_of, name_of
 from ridgeline.train.precision import exact
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Problem:
     """L(theta) = sum over examples of the loss / number of examples, in eval mode.
 
-    With an attack, the loss is that of the images the attack finds at theta (noise keyed by `seed`
-    and example: common random numbers at every theta). Holds a private copy of the network and
-    evaluates it by `functional_call`, so nothing of the caller's is ever touched. `batch_size` is
-    a memory setting and never changes a value. The dtype is that of the Point. `calibration` are
-    the images that recalibrated BatchNorm statistics come from (None: the problem's own).
-    `loss` is a name in LOSSES; attacks climb the cross-entropy whatever it is. `keep` remembers
-    finished parts of the work, so that what was killed resumes (`landscape.resume.resumable`).
+    `data` is anything `examples_of` reads: a pair (x, y), a DataLoader, a Dataset, or Images; x may
+    be a tuple (the network's arguments) or a dict (its keyword arguments). `loss` is a name in
+    LOSSES, or a callable (outputs, targets) -> (N,); attacks climb the cross-entropy whatever it
+    is. With an attack, given also as its spec ("name=pgd,threshold=8,iter_num=10,order=-1"), the
+    loss is that of the images the attack finds at theta (noise keyed by `seed` and example: common
+    random numbers at every theta).
+
+    Holds a private copy of the network and evaluates it by `functional_call`, so nothing of the
+    caller's is ever touched. `batch_size` is a memory setting and never changes a value. The dtype
+    is that of the Point. `device` None is the network's own. `calibration` are the data that
+    recalibrated BatchNorm statistics come from (None: the problem's own). `keep` remembers finished
+    parts of the work, so that what was killed resumes (`landscape.resume.resumable`).
+
+    Raises InputError for a network that does not fit the data or cannot be measured
+    (`check_network`), and for an attack on anything but images.
     """
 
     network: nn.Module
-    images: Images
+    data: Data
     attack: Attack | None = None
     seed: int = 0
     batch_size: int = 100
-    device: torch.device | str = "cpu"
-    calibration: Images | None = None
-    loss: str = "cross_entropy"
-    keep: Keep = field(default=at_once, repr=False, compare=False)
-    origin: Point = field(init=False, repr=False)
-    buffers: Mapping[str, Tensor] = field(init=False, repr=False)
+    device: torch.device | str | None = None
+    calibration: Data | None = None
+    loss: str | Loss = "cross_entropy"
+    keep: Keep = field(default=at_once, compare=False)
+    origin: Point = field(init=False)
+    buffers: Mapping[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise unknown("loss", self.loss, LOSSES)
-        network = copy_of(self.network).eval().requires_grad_(False).to(self.device)
-        object.__setattr__(self, "network", network)
-        object.__setattr__(self, "origin", point_of(network))
-        object.__setattr__(self, "buffers", buffers_of(network))
+        if not isinstance(self.network, nn.Module):
+            raise InputError(
+                f"the network must be a torch.nn.Module, got {type(self.network).__name__}"
+            )
+        loss = loss_of(self.loss)
+        check_seed(self.seed)
+        if self.batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
+        data, attack = examples_of(self.data), self.attack
+        attack = parse_attack(attack, "attack") if isinstance(attack, str) else attack
+        if self.calibration is not None:
+            object.__setattr__(self, "calibration", examples_of(self.calibration, "calibration"))
+        plain = self.loss == "cross_entropy" and isinstance(data, Images)
+        check_network(self.network, data, None if plain else loss)
+        _check_attack(attack, self.network, data)
+        first = next(self.network.parameters())
+        device = torch.device(first.device if self.device is None else self.device)
+        network = copy_of(self.network).eval().requires_grad_(False).to(device)
+        self._set(
+            network=network, data=data, attack=attack, device=device,
+            origin=point_of(network), buffers=buffers_of(network),
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        loss = f"loss {name_of(self.loss)}" + (f" under {self.attack}" if self.attack else "")
+        size = sum(t.numel() for t in self.origin.values())
+        return (
+            f"Problem({type(self.network).__name__} with {size} parameters, {self.data!r}, {loss}, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+    def _set(self, **changes: Any) -> None:
+        for name, value in changes.items():
+            object.__setattr__(self, name, value)
+
+    def _with(self, **changes: Any) -> Problem:
+        """The same problem with other fields; the private network is shared, not copied again."""
+        other = copy.copy(self)
+        other._set(**changes)
+        return other
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the network's parameters."""
         return next(iter(self.origin.values())).dtype
 
-    def on(self, images: Images) -> Problem:
-        """The same problem on other images; BatchNorm is still calibrated on the present ones."""
-        return replace(self, images=images, calibration=self.calibration or self.images)
+    @property
+    def images(self) -> Images:
+        """The data, for what needs images; InputError for other data."""
+        if not isinstance(self.data, Images):
+            raise InputError(
+                f"this needs images (N, C, H, W) with class labels; the data are {self.data!r}"
+            )
+        return self.data
 
-    def under(self, attack: Attack | None) -> Problem:
-        """The same problem under another attack, or none."""
-        return replace(self, attack=attack)
+    def on(self, data: Data) -> Problem:
+        """The same problem on other data; BatchNorm is still calibrated on the present ones."""
+        data = examples_of(data)
+        _check_attack(self.attack, self.network, data)
+        return self._with(data=data, calibration=self.calibration or self.data)
+
+    def under(self, attack: Attack | str | None) -> Problem:
+        """The same problem under another attack (or its spec), or none; InputError."""
+        attack = parse_attack(attack, "attack") if isinstance(attack, str) else attack
+        _check_attack(attack, self.network, self.data)
+        return self._with(attack=attack)
+
+    def seeded(self, seed: int) -> Problem:
+        """The same problem with other random numbers."""
+        return self._with(seed=check_seed(seed))
 
     def resuming(self, keep: Keep) -> Problem:
         """The same problem with a memory for finished parts of its work."""
-        return replace(self, keep=keep)
+        return self._with(keep=keep)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Problem:
+        """The same problem on another device, in another dtype."""
+        device, dtype = torch.device(device or self.device), dtype or self.dtype
+        if (device, dtype) == (self.device, self.dtype):
+            return self
+        network = copy_of(self.network).to(device, dtype)
+        return self._with(
+            network=network, device=device, origin=point_of(network), buffers=buffers_of(network)
+        )
+
+    def recipe(self) -> dict[str, Any]:
+        """What the problem is, for the recipe of a result computed in Python."""
+        return {
+            "network": type(self.network).__name__,
+            "weights": tensors_digest({**self.origin, **self.buffers}),
+            "data": {"dataset": self.data.name, "examples": len(self.data),
+                     "sha256": self.data.sha256},
+            "attack": None if self.attack is None else repr(self.attack),
+            "loss": name_of(self.loss),
+            "dtype": str(self.dtype),
+            "seed": self.seed,
+            "streams": STREAMS,
+        }  # fmt: skip
 
     def predict(self, point: Point, buffers: Mapping[str, Tensor] | None = None) -> Predict:
-        """The function x -> logits at a Point; differentiable in the Point and in x."""
+        """The function x -> outputs at a Point, in its dtype; differentiable in both.
+
+        The Point may lie on any device.
+        """
         dtype = next(iter(point.values())).dtype
         buffers = self.buffers if buffers is None else buffers
         state = {
             **{k: b.to(dtype) if b.is_floating_point() else b for k, b in buffers.items()},
-            **point,
+            **{k: t.to(self.device) for k, t in point.items()},
         }
-        return exact()(lambda x: functional_call(self.network, state, (x,)))
+
+        def outputs(x: Any) -> Tensor:
+            positional, named = arguments_of(x)
+            return functional_call(self.network, state, positional, named)
+
+        return exact()(outputs)
 
     def scores(
         self, point: Point | None = None, buffers: Mapping[str, Tensor] | None = None, tick=None
@@ -88,7 +186,7 @@ class Problem:
         """Loss and correctness of every example at a Point (default: the network's own)."""
         found = []
         for chunk, options in self._chunks(point, buffers):
-            options |= {"loss": LOSSES[self.loss]}
+            options |= {"loss": loss_of(self.loss)}
             score = partial(evaluate, images=chunk, attack=self.attack, **options)
             found.append(self._kept("scores", chunk, lambda score=score: vars(score())))
             if tick is not None:
@@ -104,16 +202,19 @@ class Problem:
         """
         for chunk, options in self._chunks(point, buffers):
             pairs = attacked(images=chunk, attack=self.attack, **options)
-            found = self._kept("images", chunk, lambda pairs=pairs: {"x": next(pairs)[1]})
             (batch,) = chunk.batches(len(chunk), device=self.device, dtype=options["dtype"])
+            x = batch.x
+            if self.attack is not None:
+                x = self._kept("images", chunk, lambda pairs=pairs: {"x": next(pairs)[1]})["x"]
+                x = x.to(batch.x)
             if tick is not None:
                 tick(len(chunk))
-            yield batch, found["x"].to(batch.x)
+            yield batch, x
 
     def _chunks(
         self, point: Point | None, buffers: Mapping[str, Tensor] | None
-    ) -> Iterator[tuple[Images, dict[str, Any]]]:
-        """The images in runs of `batch_size`, or of as many as the attack insists on.
+    ) -> Iterator[tuple[Data, dict[str, Any]]]:
+        """The data in runs of `batch_size`, or of as many as the attack insists on.
 
         With what `evaluate` and `attacked` need to know of the Point, and of how to run.
         """
@@ -123,24 +224,24 @@ class Problem:
             "seed": self.seed, "device": self.device,
         }  # fmt: skip
         size = (self.attack and self.attack.chunk) or self.batch_size
-        for positions in torch.arange(len(self.images)).split(size):
-            yield self.images.take(positions), {**options, "batch_size": size}
+        for positions in torch.arange(len(self.data)).split(size):
+            yield self.data.take(positions), {**options, "batch_size": size}
 
-    def _kept(self, what: str, chunk: Images, compute: Compute) -> Values:
+    def _kept(self, what: str, chunk: Data, compute: Compute) -> Values:
         """The values of one chunk, under a name that tells what was done with which examples."""
         first, last = chunk.index[0], chunk.index[-1]
         name = f"{what} of {chunk.name} {first}..{last}, {self.attack!r}, seed {self.seed}"
         return self.keep(name, compute)
 
     def batches(
-        self, dtype: torch.dtype | None = None, images: Images | None = None
+        self, dtype: torch.dtype | None = None, data: Data | None = None
     ) -> Iterator[Batch]:
-        """The clean images (or others) on the device, in their fixed order, in the network's dtype.
+        """The clean data (or others) on the device, in their fixed order, in the network's dtype.
 
         Another `dtype` is for a Point that has another.
         """
         dtype = dtype or self.dtype
-        return (images or self.images).batches(self.batch_size, device=self.device, dtype=dtype)
+        return (data or self.data).batches(self.batch_size, device=self.device, dtype=dtype)
 
     def frozen(
         self, point: Point | None = None, buffers: Mapping[str, Tensor] | None = None, tick=None
@@ -153,5 +254,15 @@ class Problem:
         if self.attack is None:
             return self
         found = [x.cpu() for _, x in self.adversarial(point, buffers, tick)]
-        images = replace(self.images, pixels=torch.cat(found))
-        return replace(self.on(images), attack=None)
+        return self.on(replace(self.images, pixels=torch.cat(found))).under(None)
+
+
+def _check_attack(attack: Attack | None, network: nn.Module, data: Data) -> None:
+    """Raise InputError for an attack on data that are no images, or outputs that are no logits."""
+    if attack is None:
+        return
+    if not isinstance(data, Images):
+        raise InputError(
+            f"attacks are for images (N, C, H, W) with class labels; the data are {data!r}"
+        )
+    check_network(network, data)

@@ -11,24 +11,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: public name -> the module it lives in
+#: public name -> the module it lives in, and the name it has there if that is another
 PUBLIC = {
     "InputError": "models.errors",
     "build_model": "models",
+    "add_normalization": "models",
     "load_images": "train.data.datasets",
     "load_checkpoint": "train.files.checkpoint",
     "parse_attack": "train.attacks",
     "Problem": "landscape.problem",
-    "Plane": "landscape.weights.paths",
+    "top_eigenpairs": "landscape.curvature.questions",
+    "eigenvectors": "landscape.curvature.questions",
+    "spectral_density": "landscape.curvature.questions",
+    "trace": "landscape.curvature.questions",
+    "spectrum": "landscape.curvature.questions",
+    "Hessian": "landscape.curvature.operators",
+    "GaussNewton": "landscape.curvature.gauss_newton",
+    "point_of": "landscape.weights.point",
     "random_direction": "landscape.weights.directions",
-    "hessian_of": "landscape.curvature.eigenpairs",
-    "top_eigenpairs": "landscape.curvature.eigenpairs",
-    "lanczos_quadrature": "landscape.curvature.density",
-    "estimate_trace": "landscape.curvature.trace",
+    "random_plane": "landscape.surfaces.planes",
+    "plane": "landscape.surfaces.planes",
+    "curve": "landscape.weights.paths",
     "scan": "landscape.surfaces.scan",
     "scan_curve": "landscape.surfaces.curve",
-    "load_result": "landscape.result",
-    "save_result": "landscape.result",
+    "load": "landscape.result:load_result",
+    "save": "landscape.result:save_result",
     "draw": "analysis.figures",
     "save_figure": "analysis.figures.style",
 }
@@ -37,7 +44,8 @@ PUBLIC = {
 def __getattr__(name: str) -> Any:
     if name not in PUBLIC:
         raise AttributeError(f"module 'ridgeline' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"ridgeline.{PUBLIC[name]}"), name)
+    module, _, inner = PUBLIC[name].partition(":")
+    value = getattr(importlib.import_module(f"ridgeline.{module}"), inner or name)
     globals()[name] = value
     return value
 

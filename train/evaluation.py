@@ -10,19 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from ridgeline.train.attacks import Attack, Predict
-from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.data.examples import Batch, Data, Images
 from ridgeline.train.data.noise import Noise
-from ridgeline.train.losses import Loss, cross_entropy, predicted
+from ridgeline.train.losses import Loss, correctness, cross_entropy
 from ridgeline.train.precision import exact
 from ridgeline.train.undisturbed import undisturbed
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`losses` (N,) float64 and `correct` (N,) bool of every example."""
+    """`losses` (N,) float64 and `correct` (N,) bool of every example.
+
+    Where outputs are no logits of classes, `correct` is NaN.
+    """
 
     losses: Tensor
     correct: Tensor
+
+    def __repr__(self) -> str:
+        return (
+            f"Scores({len(self.losses)} examples: loss {self.loss:.6g} +- {self.loss_se:.2g}, "
+            f"accuracy {self.accuracy:.4g})"
+        )
 
     @property
     def loss(self) -> float:
@@ -46,7 +55,7 @@ class Scores:
 
 def evaluate(
     predict: Predict,
-    images: Images,
+    images: Data,
     attack: Attack | None = None,
     *,
     batch_size: int = 500,
@@ -67,7 +76,7 @@ def evaluate(
         with torch.no_grad(), exact():
             logits = predict(x)
         losses.append(loss(logits, batch.y).double().cpu())
-        correct.append((predicted(logits) == batch.y).cpu())
+        correct.append(correctness(logits, batch.y).cpu())
         if tick is not None:
             tick(len(batch.y))
     return Scores(torch.cat(losses), torch.cat(correct))
@@ -105,7 +114,7 @@ def scores_of_networks(
 
 def attacked(
     predict: Predict,
-    images: Images,
+    images: Data,
     attack: Attack | None,
     *,
     batch_size: int,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ridgeline.models.errors import unknown
+
+#: (outputs, targets), first axis N each -> the loss of every example (N,)
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -16,8 +20,10 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
-    """Squared distance (N,) of outputs (N, C) to the one-hot labels."""
-    return (outputs - F.one_hot(y, outputs.shape[1]).to(outputs)).square().sum(1)
+    """Squared distance (N,) of outputs (N, ...) to targets of their shape, or one-hot labels."""
+    if not y.is_floating_point():
+        y = F.one_hot(y, outputs.shape[1]).to(outputs)
+    return (outputs - y.view_as(outputs)).square().flatten(1).sum(1)
 
 
 def divergence(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -34,6 +40,13 @@ def predicted(logits: Tensor) -> Tensor:
     return logits.argmax(1).where(logits.isfinite().all(1), -1)
 
 
+def correctness(outputs: Tensor, y: Tensor) -> Tensor:
+    """Whether each example is classified correctly (N,), NaN where outputs are no logits (N, C)."""
+    if outputs.ndim != 2 or y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
+        return torch.full((len(outputs),), torch.nan, dtype=torch.float64)
+    return predicted(outputs) == y
+
+
 def sample_labels(logits: Tensor, uniform: Tensor) -> Tensor:
     """Labels (N,) drawn from softmax(logits) by inversion of uniform numbers (N,) in [0,1)."""
     below = logits.softmax(1).cumsum(1) <= uniform[:, None].to(logits)
@@ -42,3 +55,24 @@ def sample_labels(logits: Tensor, uniform: Tensor) -> Tensor:
 
 #: what a Problem can minimise
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "squared_error": squared_error}
+
+
+def loss_of(loss: str | Loss) -> Loss:
+    """The loss of that name, or the callable itself; InputError for an unknown name."""
+    if callable(loss):
+        return loss
+    if loss not in LOSSES:
+        raise unknown("loss", loss, LOSSES)
+    return LOSSES[loss]
+
+
+def unit_of(loss: str | Loss) -> str:
+    """The unit of a loss: nat for the cross-entropy, none for others."""
+    return "nat" if loss in ("cross_entropy", cross_entropy) else ""
+
+
+def name_of(loss: str | Loss) -> str:
+    """What recipes and figures call a loss."""
+    if isinstance(loss, str):
+        return loss
+    return getattr(loss, "__qualname__", None) or type(loss).__name__

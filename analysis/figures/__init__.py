@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+import xarray as xr
 from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.curvature import draw_hessian
@@ -28,6 +29,7 @@ from ridgeline.analysis.figures.training import (
     draw_robustness,
     draw_trajectory,
 )
+from ridgeline.landscape.result import recipe_of
 from ridgeline.models.errors import InputError, unknown
 
 #: kind of result -> drawing
@@ -49,11 +51,14 @@ FIGURES: dict[str, Callable[..., Figure]] = {
 }
 
 
-def draw(results: Results, **options) -> Figure:
-    """Draw results of one kind together; InputError if the kinds differ or have no figure.
+def draw(results: xr.Dataset | Results, **options) -> Figure:
+    """Draw a result, or several of one kind by label, together.
 
-    `options` go to the drawing; InputError if it does not know one.
+    `options` go to the drawing. InputError if the kinds differ or have no figure, and for an option
+    that the drawing does not know.
     """
+    if isinstance(results, xr.Dataset):
+        results = {_label(results): results}
     kinds = {ds.attrs.get("kind", "unknown") for ds in results.values()}
     if len(kinds) != 1:
         raise InputError(
@@ -67,3 +72,12 @@ def draw(results: Results, **options) -> Figure:
         raise InputError(f"results of kind {kind!r} cannot be drawn with --{foreign.pop()}")
     with style():
         return FIGURES[kind](results, **options)
+
+
+def _label(result: xr.Dataset) -> str:
+    """What a single result is called: its network's name."""
+    try:
+        recipe = recipe_of(result)
+    except InputError:
+        return ""
+    return recipe.get("network") or recipe.get("model", {}).get("model_type", "")

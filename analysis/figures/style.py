@@ -8,9 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
-
-mpl.use("Agg")  # figures are files; no display is needed
-
 import matplotlib.pyplot as plt
 import seaborn as sns
 import xarray as xr

@@ -109,7 +109,8 @@ def _draw_lines(results: Results, axes: Axes | None) -> Figure:
             axes.fill_between(here[axis], low, high, color=color, alpha=0.2, lw=0)
         axes.set_xlabel(_axis_label(ds, axis))
     axes.axvline(0, color="0.7", lw=0.6, zorder=0)
-    axes.set(ylabel="loss [nat]", yscale="log")
+    units = {ds["loss"].attrs.get("units", "nat") for ds in results.values()} - {""}
+    axes.set(ylabel=f"loss [{', '.join(sorted(units))}]" if units else "loss", yscale="log")
     axes.legend()
     return axes.figure
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -196,7 +195,7 @@ def _levels(reference: Problem, like: Problem, eps: float, strong: Attack) -> di
         Noise(like.seed, batch.index, purpose=Purpose.RANDOM_SIGNS).uniform(batch.x).cpu()
         for batch in like.batches()
     ])  # fmt: skip
-    judge = replace(reference.on(like.images), seed=like.seed, batch_size=like.batch_size)
+    judge = reference.on(like.images).seeded(like.seed)
     return {
         **_accuracy("random", _hits(reference, like, eps * draws.sign())),
         **_accuracy("random_uniform", _hits(reference, like, eps * draws)),

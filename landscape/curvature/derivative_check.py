@@ -20,6 +20,7 @@ from ridgeline.landscape.curvature.double_backward import Way
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError
+from ridgeline.train.data.examples import Images, map_tensors
 from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.precision import exact
 
@@ -73,7 +74,7 @@ def trusted(
     Hessian is J'J.
     """
     allowed = ALLOWED.get(next(iter(point.values())).dtype, ALLOWED[torch.float32])
-    counts = sorted({min(n, len(problem.images)) for n in _EXAMPLES})
+    counts = sorted({min(n, len(problem.data)) for n in _EXAMPLES})
 
     @cache
     def trial(count: int, draw: int) -> _Trial:
@@ -140,10 +141,14 @@ class _Trial:
             shift = torch.from_numpy(draws.random(t.shape, np.float32)).to(t)
             return t + _ASIDE * shift * inward
 
-        few = problem.images.take(torch.arange(count))
-        x = next(few.batches(count, device=problem.device, dtype=self.dtype)).x
-        self.x = beside(x, 1 - 2 * x)  # within [0,1]
-        self.point = {n: beside(t, torch.where(t < 0, -1, 1) * _size(t)) for n, t in point.items()}
+        x = problem.data.batch(torch.arange(count), problem.device, self.dtype).x
+        if isinstance(problem.data, Images):
+            self.x = beside(x, 1 - 2 * x)  # within [0,1]
+        else:  # whole numbers are names of things: there is no aside
+            self.x = map_tensors(
+                lambda t: beside(t, _outward(t)) if t.is_floating_point() else t, x
+            )
+        self.point = {n: beside(t, _outward(t)) for n, t in point.items()}
         self.place = {n: self.point[n] for n in names} | ({IMAGE: self.x} if by_image else {})
         self.sizes = {n: _size(t) for n, t in self.place.items()}
         self.u, self.v = (
@@ -213,7 +218,7 @@ class _Trial:
             }
             predict = self.problem.predict({**origin, **_weights(leaves)}, self.buffers)
             with torch.enable_grad():
-                logits = predict(leaves.get(IMAGE, self.x.double().contiguous()))
+                logits = predict(leaves.get(IMAGE, map_tensors(_doubled, self.x)))
             start = logits.detach() if start is None else start
             found.append(self._scaled(self._gradient(logits, leaves, False, start)))
         here, below, above = found
@@ -256,6 +261,15 @@ def _departure(found: Parts, expected: Parts, doubt: Parts) -> tuple[float, str]
 def _extent(departure: tuple[float, str]) -> float:
     """What a departure is ranked by: NaN, where nothing could be compared, is the least."""
     return float(np.nan_to_num(departure[0]))
+
+
+def _outward(tensor: Tensor) -> Tensor:
+    """The way away from 0, in the size of the tensor's entries."""
+    return torch.where(tensor < 0, -1, 1) * _size(tensor)
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.double().contiguous() if tensor.is_floating_point() else tensor
 
 
 def _size(tensor: Tensor) -> float:

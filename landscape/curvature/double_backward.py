@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from ridgeline.train.data.examples import Inputs, map_tensors
 from ridgeline.train.precision import exact
 
 _convolution = torch.ops.aten.convolution
@@ -36,10 +37,14 @@ class Way(NamedTuple):
         kernels = "Ridgeline's kernels" if self.replaced else "PyTorch's kernels"
         return f"{kernels}, {'channels-last' if self.channels_last else 'contiguous'}"
 
-    def logits(self, predict, x: Tensor) -> Tensor:
-        """The network's outputs for images (B, C, H, W), to be differentiated twice."""
+    def logits(self, predict, x: Inputs) -> Tensor:
+        """The network's outputs for inputs, to be differentiated twice."""
+
+        def laid_out(tensor: Tensor) -> Tensor:
+            return tensor.to(memory_format=self._layout) if tensor.ndim == 4 else tensor
+
         with second_order(self.replaced), torch.enable_grad():
-            return predict(x.to(memory_format=self._layout))
+            return predict(map_tensors(laid_out, x))
 
     def leaf(self, tensor: Tensor) -> Tensor:
         """A copy of a tensor, in this layout, to differentiate by."""

@@ -14,6 +14,7 @@ from ridgeline.landscape.curvature.lanczos import RANKS, Ritz, Rule, outermost
 from ridgeline.landscape.curvature.operators import Hessian, dense
 from ridgeline.landscape.problem import Problem
 from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.losses import unit_of
 
 #: end of the spectrum -> meaning
 ENDS = {"LA": "largest", "SA": "smallest", "LM": "largest magnitude"}
@@ -141,7 +142,7 @@ def eigenpairs_dataset(operator: Hessian, pairs: Eigenpairs) -> xr.Dataset:
     """Eigenvalues, residuals, convergence and the loss by rank, without the eigenvectors."""
     return xr.Dataset(
         {
-            "eigenvalue": ("rank", pairs.values, {"units": "nat"}),
+            "eigenvalue": ("rank", pairs.values, {"units": unit_of(operator.problem.loss)}),
             "residual": ("rank", pairs.residuals, {"long_name": "||Hv - lambda v||"}),
             "converged": ("rank", pairs.converged),
             "reason": ("rank", pairs.reasons, {"long_name": "why converged, or what helps"}),

@@ -25,12 +25,12 @@ CURVATURES = {
 
 
 class _Graph(NamedTuple):
-    outputs: Tensor  # (B, C), graph to the parameters
+    outputs: Tensor  # (B, ...), graph to the parameters
     pullback: Tensor  # J^T u (P,), linear in u
     u: Tensor
     inner: Tensor | None  # gradient of the loss by `at`, differentiable: B of the Gauss-Newton
     at: Tensor
-    residuals: Tensor | None  # (S, B, C): B = mean over S of r r^T
+    residuals: Tensor | None  # (S, B, ...): B = mean over S of r r^T
 
 
 class GaussNewton(Operator):
@@ -87,7 +87,8 @@ class GaussNewton(Operator):
             )
         else:
             r = graph.residuals
-            middle = (r * (r * pushed).sum(-1, keepdim=True)).mean(0)
+            along = (r * pushed).flatten(2).sum(-1)
+            middle = (r * along.view(*along.shape, *(1,) * (r.ndim - 2))).mean(0)
         return self._derivative(graph.outputs, grad_outputs=middle, retain_graph=True)
 
     def _drawn(self, outputs: Tensor, batch: Batch) -> list[Tensor]:

@@ -9,7 +9,7 @@ from ridgeline.landscape.curvature.derivative_check import trusted
 from ridgeline.landscape.curvature.double_backward import Way
 from ridgeline.landscape.curvature.operators import Products, finite
 from ridgeline.landscape.problem import Problem
-from ridgeline.train.losses import LOSSES
+from ridgeline.train.losses import loss_of
 from ridgeline.train.precision import exact
 
 
@@ -22,6 +22,7 @@ class InputHessian(Products):
     def __init__(self, problem: Problem, example: int, buffers=None, tick=None):
         if problem.attack is not None:
             raise ValueError("the input Hessian needs a problem without attack: problem.frozen()")
+        self.problem = problem
         one = problem.images.take(torch.tensor([example]))
         batch = next(one.batches(1, device=problem.device, dtype=problem.dtype))
         contiguous = Way(True, False), Way(False, False)
@@ -34,7 +35,7 @@ class InputHessian(Products):
         self.device, self.products, self.tick = self._x.device, 0, tick
         with exact(), torch.enable_grad():
             logits = self.trust.way.logits(problem.predict(problem.origin, buffers), self._x)
-            loss = LOSSES[problem.loss](logits, batch.y).sum()
+            loss = loss_of(problem.loss)(logits, batch.y).sum()
             (self._gradient,) = torch.autograd.grad(loss, self._x, create_graph=True)
         self._loss = loss.item()
 

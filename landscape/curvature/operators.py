@@ -17,7 +17,7 @@ from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.weights.point import Point, unflatten
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.examples import Batch
-from ridgeline.train.losses import LOSSES
+from ridgeline.train.losses import loss_of
 from ridgeline.train.precision import exact
 
 Tick = Callable[[int], None]
@@ -92,9 +92,9 @@ class Operator(Products):
         size = sum(t.numel() for t in self.active.values())
         self.shape, self.dtype, self.device = (size, size), first.dtype, first.device
         self.products = 0
-        self.examples = all_count(len(problem.images))
+        self.examples = all_count(len(problem.data))
         self._predict = problem.predict({**origin, **self.active}, buffers)
-        self._loss = LOSSES[problem.loss]
+        self._loss = loss_of(problem.loss)
         self._kept: list[Any] = []
         self._batches: list[Batch] = []
         with exact():
@@ -159,14 +159,14 @@ class Operator(Products):
     def _keep_graphs(self, memory: int) -> None:
         """Choose the size of the batches, and keep graphs while there is room."""
         own = [*self.origin.values(), *self.active.values(), *self.problem.buffers.values()]
-        probe = next(self.problem.batches(self.dtype))
-        few = Batch(*(t[:4] for t in probe))
+        data = self.problem.data
+        few = data.batch(torch.arange(min(4, len(data))), self.device, self.dtype)
         with held_by_graphs(own) as held:
             graph = self._record(few)
         each = max(1, sum(held.values()) // len(few.y))
         del graph
-        pixels = self.problem.images.pixels.numel()
-        room = int(_USABLE * memory) - (2 * self.shape[0] + pixels) * self.dtype.itemsize
+        numbers = sum(t.numel() for t in data.tensors()[:-2])  # without targets and indices
+        room = int(_USABLE * memory) - (2 * self.shape[0] + numbers) * self.dtype.itemsize
         rows = room // (_WORK * each)
         if rows < 1:
             raise InputError(
@@ -176,7 +176,7 @@ class Operator(Products):
         rows = min(
             self.problem.batch_size, max(1, rows // 2)
         )  # at most half for work, half to keep
-        pieces = self.problem.images.batches(rows, device=self.device, dtype=self.dtype)
+        pieces = data.batches(rows, device=self.device, dtype=self.dtype)
         self._batches = list(pieces)
         room -= _WORK * each * rows
         for batch in self._batches:

@@ -15,6 +15,7 @@ from ridgeline.landscape.curvature.trace import Estimate
 from ridgeline.models.copying import copy_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import Purpose, number_of, seeded
+from ridgeline.train.losses import loss_of
 
 
 def _tool(operator: Hessian):
@@ -32,7 +33,11 @@ def _tool(operator: Hessian):
     network.load_state_dict({**inner.origin, **(inner.buffers or {})}, strict=False)
     network.requires_grad_(True)
     loader = [(b.x, b.y) for b in inner.problem.batches(inner.dtype)]
-    return hessian(network, torch.nn.CrossEntropyLoss(), dataloader=loader, cuda=False)
+    if not isinstance(loader[0][0], torch.Tensor):
+        raise InputError("--estimator pyhessian knows networks of a single input tensor only")
+    loss = loss_of(inner.problem.loss)
+    mean = lambda outputs, y: loss(outputs, y).mean()  # noqa: E731
+    return hessian(network, mean, dataloader=loader, cuda=False)
 
 
 @contextlib.contextmanager

@@ -169,4 +169,4 @@ def refined(
     for clean, start in zip(problem.batches(dtype), frozen.batches(dtype), strict=True):
         options = {"eps": attack.eps, "order": attack.order, "iterations": iterations}
         found.append(refine(predict, clean.x, clean.y, start.x, **options).cpu())
-    return replace(frozen, images=replace(frozen.images, pixels=torch.cat(found)))
+    return frozen.on(replace(frozen.images, pixels=torch.cat(found)))

@@ -13,8 +13,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ridgeline.landscape.problem import Problem
-from ridgeline.landscape.result import empty_cells
-from ridgeline.landscape.surfaces.scan import VARIABLES, scan
+from ridgeline.landscape.result import empty_cells, stamp
+from ridgeline.landscape.surfaces.scan import VARIABLES, scan, variables_of
 from ridgeline.landscape.weights.paths import Path, curve
 from ridgeline.landscape.weights.point import Point, buffers_of
 from ridgeline.models.copying import copy_of
@@ -24,6 +24,7 @@ from ridgeline.train.data.examples import Batch, Images
 from ridgeline.train.data.noise import Noise, Purpose, stream
 from ridgeline.train.evaluation import Scores, evaluate
 from ridgeline.train.files.integrity import check_real
+from ridgeline.train.losses import unit_of
 from ridgeline.train.methods import Method, Step
 from ridgeline.train.undisturbed import undisturbed
 
@@ -172,7 +173,8 @@ def scan_curve(
     t = np.asarray(t, dtype=float)
     if cells is None:
         coordinates = {"path": list(paths), "subset": list(subsets), "t": ("t", t, {"units": "1"})}
-        cells = empty_cells(coordinates, VARIABLES)
+        cells = empty_cells(coordinates, variables_of(problem))
+        stamp(cells, "curve", {**problem.recipe(), "path": repr(path), "bn": batchnorm})
     kept = [*VARIABLES, "done"]
     for i, (label, each) in enumerate(paths.items()):
         for j, (subset, images) in enumerate(subsets.items()):
@@ -197,7 +199,8 @@ def scan_curve(
     chord = (1 - cells["t"]) * loss.isel(t=0, drop=True) + cells["t"] * loss.isel(t=-1, drop=True)
     # without a loss somewhere on the way nothing is known about the largest one
     cells["barrier"] = (loss - chord).max("t", skipna=False)
-    cells["barrier"].attrs = {"long_name": "largest rise above the chord", "units": "nat"}
+    units = unit_of(problem.loss)
+    cells["barrier"].attrs = {"long_name": "largest rise above the chord", "units": units}
     if save is not None:
         save(cells)
     return cells

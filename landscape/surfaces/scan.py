@@ -11,10 +11,12 @@ import xarray as xr
 
 from ridgeline.landscape.batchnorm import statistics_at
 from ridgeline.landscape.problem import Problem
-from ridgeline.landscape.result import Cell, empty_cells, fill
-from ridgeline.landscape.weights.paths import Path
+from ridgeline.landscape.result import Cell, empty_cells, fill, stamp
+from ridgeline.landscape.weights.paths import Path, Plane
+from ridgeline.landscape.weights.point import norm
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.evaluation import Scores
+from ridgeline.train.losses import name_of, unit_of
 
 #: where the adversarial images of a cell come from
 ADVERSARIES = {
@@ -24,18 +26,28 @@ ADVERSARIES = {
     "max": "the worse of moving and frozen, per example",
 }
 
-VARIABLES = {
-    "loss": {"long_name": "mean cross-entropy", "units": "nat"},
-    "loss_se": {"long_name": "standard error of the mean cross-entropy", "units": "nat"},
-    "accuracy": {"long_name": "fraction of examples classified correctly", "units": "1"},
-}
+#: what a scan holds of every cell
+VARIABLES = ("loss", "loss_se", "accuracy")
+_MOST_POINTS = 100_000  # along one axis
+
+
+def variables_of(problem: Problem) -> dict[str, dict[str, str]]:
+    """The variables of a cell with their attributes."""
+    units = unit_of(problem.loss)
+    name = name_of(problem.loss).replace("_", "-")
+    return {
+        "loss": {"long_name": f"mean {name}", "units": units},
+        "loss_se": {"long_name": f"standard error of the mean {name}", "units": units},
+        "accuracy": {"long_name": "fraction of examples classified correctly", "units": "1"},
+    }
 
 
 def scan(
     problem: Problem,
     path: Path,
-    axes: Mapping[str, Sequence[float]],
+    axes: int | Mapping[str, Sequence[float]],
     *,
+    extent: float = 1.0,
     budgets: Sequence[float] | None = None,
     adversary: str = "moving",
     anchor_every: int = 1,
@@ -46,7 +58,9 @@ def scan(
 ) -> xr.Dataset:
     """Loss, its standard error and accuracy on the grid spanned by `axes` (name -> coordinates).
 
-    Dims are ("eps", *axes). The same examples and the same attack noise serve every cell.
+    Where `axes` is a number, every axis has so many points: from -extent to extent of a plane, from
+    0 to extent of a curve. Dims are ("eps", *axes). The same examples and the same attack noise
+    serve every cell.
     `cells`, a half-done earlier result, is completed: cells that are `done` are, whatever their
     loss, which is NaN where the network's outputs are. `batchnorm` is `keep` or `recalibrate`.
     Raises InputError for unknown choices and for budgets above 0 without an attack.
@@ -55,6 +69,7 @@ def scan(
         raise unknown("adversary mode", adversary, ADVERSARIES)
     if anchor_every < 1:
         raise InputError(f"adv_calc_freq must be at least 1, got {anchor_every}")
+    axes = axes_of(path, axes, extent)
     values = [np.asarray(v, dtype=float) for v in axes.values()]
     if budgets is None:
         budgets = [problem.attack.eps if problem.attack else 0.0]
@@ -64,8 +79,17 @@ def scan(
                 "eps": ("eps", list(budgets), {"long_name": "attack budget", "units": "[0,1]"}),
                 **{n: (n, v) for n, v in zip(axes, values, strict=True)},
             },
-            VARIABLES,
+            variables_of(problem),
         )
+        if isinstance(path, Plane):
+            for name, direction in zip(axes, path.knots[1:], strict=True):
+                cells[name].attrs = {
+                    "long_name": f"coordinate along v{name[1:]}", "norm": norm(direction),
+                }  # fmt: skip
+        stamp(cells, "scan", {
+            **problem.recipe(), "path": repr(path), "adversary": adversary,
+            "adv_calc_freq": anchor_every, "bn": batchnorm, "budgets": list(budgets),
+        })  # fmt: skip
     anchors = _Anchors(problem, path.like(problem.origin), budgets, batchnorm)
     shape = tuple(len(v) for v in values)
 
@@ -101,7 +125,7 @@ def scan(
         compute,
         save=save,
         order=order,
-        examples_per_cell=len(problem.images),
+        examples_per_cell=len(problem.data),
         description=description,
     )
 
@@ -149,7 +173,26 @@ class _Anchors:
 
 
 def _worse(a: Scores, b: Scores) -> Scores:
-    return Scores(torch.maximum(a.losses, b.losses), a.correct & b.correct)
+    return Scores(torch.maximum(a.losses, b.losses), a.correct * b.correct)
+
+
+def axes_of(
+    path: Path, axes: int | Mapping[str, Sequence[float]], extent: float = 1.0
+) -> Mapping[str, Sequence[float]]:
+    """The coordinates of a grid over a path, by axis; InputError for a grid it does not have."""
+    if isinstance(axes, int):
+        if not 1 < axes <= _MOST_POINTS or not 0 < extent < np.inf:
+            raise InputError(
+                f"a scan needs 2 to {_MOST_POINTS:,} points per axis and a positive extent, "
+                f"got {axes}, {extent:g}"
+            )
+        low, high = (extent * end for end in path.ends)
+        points = np.linspace(low, high, axes)
+        points[np.abs(points) < 1e-9 * (high - low)] = 0.0
+        return dict.fromkeys(path.axes, points)
+    if len(axes) != len(path.axes):
+        raise InputError(f"{path!r} has {len(path.axes)} coordinates, the grid {len(axes)} axes")
+    return axes
 
 
 def grid(low: float, high: float, step: float, what: str) -> np.ndarray:
@@ -164,8 +207,8 @@ def grid(low: float, high: float, step: float, what: str) -> np.ndarray:
     count = int(np.floor((high - low) / step + 1e-6)) + 1
     if count == 1 and high > low:
         raise InputError(f"{what}: a step of {step:g} leaves one point of {low:g}..{high:g}")
-    if count > 100_000:
-        raise InputError(f"{what}: {count} points are too many; allowed are 100,000")
+    if count > _MOST_POINTS:
+        raise InputError(f"{what}: {count} points are too many; allowed are {_MOST_POINTS:,}")
     points = low + step * np.arange(count)
     # 0 and the upper end are meant exactly where they are meant at all
     points[np.abs(points) < 1e-9 * step] = 0.0

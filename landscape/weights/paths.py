@@ -8,15 +8,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from ridgeline.landscape.weights.point import Point, combine
+from ridgeline.landscape.weights.point import Point, combine, norm
 from ridgeline.models.errors import InputError, unknown
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Path(ABC):
     """A family of Points sum_k c_k(t) knots[k]."""
 
     knots: Sequence[Point]
+
+    def __repr__(self) -> str:
+        size = sum(t.numel() for t in self.knots[0].values())
+        return f"{type(self).__name__}({len(self.knots)} points of {size} parameters)"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of its coordinates."""
+        return ("t",)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Where each coordinate runs unless told otherwise."""
+        return 0.0, 1.0
 
     @abstractmethod
     def coefficients(self, *coordinates: float) -> list[float]:
@@ -31,16 +45,31 @@ class Path(ABC):
         return replace(self, knots=[{n: t.to(point[n]) for n, t in k.items()} for k in self.knots])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plane(Path):
     """origin + x1 * direction1 (+ x2 * direction2 ...); knots = [origin, direction1, ...]."""
+
+    def __repr__(self) -> str:
+        size = sum(t.numel() for t in self.knots[0].values())
+        lengths = ", ".join(f"{norm(d):.4g}" for d in self.knots[1:])
+        return f"Plane({len(self.axes)}-D in {size} parameters, directions of norm {lengths})"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """x1, x2, ..."""
+        return tuple(f"x{n}" for n in range(1, len(self.knots)))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """One direction's length to both sides."""
+        return -1.0, 1.0
 
     def coefficients(self, *coordinates: float) -> list[float]:
         """1 for the origin, then the coordinates."""
         return [1.0, *coordinates]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bezier(Path):
     """The Bezier curve of degree K-1 through its first and last of K knots, t in [0,1]."""
 
@@ -50,7 +79,7 @@ class Bezier(Path):
         return [math.comb(n, k) * (1 - t) ** (n - k) * t**k for k in range(n + 1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PolygonalChain(Path):
     """Straight segments between consecutive knots, t in [0,1] uniform over the segments."""
 

@@ -67,6 +67,7 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
         print(help_text(main, command))
         return
     keep_freed_pages()
+    os.environ.setdefault("MPLBACKEND", "Agg")  # figures are files; no display is needed
     try:
         if not main.__globals__.get("SHARED", False):
             _check_alone(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def use_precision(precision: str, device: torch.device) -> torch.dtype:
 
 def moved(problem: Problem, device: torch.device, dtype: torch.dtype) -> Problem:
     """The problem on another device in another dtype."""
-    return replace(problem, device=device, network=problem.network.to(dtype))
+    return problem.to(device, dtype)
 
 
 def say_clean(problem: Problem) -> None:

@@ -1,12 +1,13 @@
-"""Images in memory as tensors, in a fixed order, every batch with its examples' indices."""
+"""Data in memory as tensors, in a fixed order, every batch with its examples' indices."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -15,17 +16,160 @@ from torch import Tensor
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import Purpose, stream
 
+#: what a network takes: a tensor, a tuple of them (its arguments) or a dict (its keyword arguments)
+Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
+
+
+def map_tensors(function: Callable[[Tensor], Any], inputs: Inputs) -> Any:
+    """The function of every tensor of inputs, in the structure they have."""
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, Mapping):
+        return {name: map_tensors(function, part) for name, part in inputs.items()}
+    return tuple(map_tensors(function, part) for part in inputs)
+
+
+def leaves(inputs: Inputs) -> list[Tensor]:
+    """The tensors of inputs in their order."""
+    found: list[Tensor] = []
+    map_tensors(found.append, inputs)
+    return found
+
+
+def arguments_of(inputs: Inputs) -> tuple[tuple, dict]:
+    """Positional and keyword arguments of the network's forward."""
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    return ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
+
 
 class Batch(NamedTuple):
-    """x (B, C, H, W) in [0,1], labels y (B,), places of the examples in the data set (B,)."""
+    """x and targets y of some examples, first axis B, and their places in the data set (B,).
 
-    x: Tensor
+    Of images: x (B, C, H, W) in [0,1], labels y (B,).
+    """
+
+    x: Any
     y: Tensor
     index: Tensor
 
 
-@dataclass(frozen=True)
-class Images:
+class Data(ABC):
+    """A finite set of examples in a fixed order; `index` (N,) are their places in the whole set."""
+
+    index: Tensor
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """Everything that makes up the examples, first axis N."""
+
+    @abstractmethod
+    def take(self, positions: Tensor) -> Self:
+        """The examples at the given positions, in that order."""
+
+    @abstractmethod
+    def batch(self, positions: Tensor, device: torch.device | str, dtype: torch.dtype) -> Batch:
+        """The examples at some positions, on a device and in a dtype."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of everything that makes up the examples."""
+        digest = hashlib.sha256()
+        for tensor in self.tensors():
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def subset(self, size: int | None, seed: int = 0) -> Self:
+        """A fixed random subset (the whole set if `size` is None), ordered by index."""
+        if size is None or size == len(self):
+            return self
+        if not 1 <= size <= len(self):
+            raise InputError(f"{self.name}: a subset needs 1..{len(self)} examples, got {size}")
+        chosen = np.sort(stream(seed, Purpose.SUBSET).permutation(len(self))[:size])
+        return self.take(torch.from_numpy(chosen))
+
+    def split(self, fraction: float) -> tuple[Self, Self]:
+        """The set less a fixed random fraction (0..1, at least one example), and that fraction."""
+        count = max(1, round(fraction * len(self)))
+        if not 0 < fraction < 1 or count == len(self):
+            raise InputError(f"{self.name}: a split needs a fraction between 0 and 1 that leaves "
+                             f"examples on both sides, got {fraction:g}")  # fmt: skip
+        order = torch.from_numpy(stream(0, Purpose.SPLIT).permutation(len(self)))
+        return self.take(order[count:].sort().values), self.take(order[:count].sort().values)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        order: Tensor | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Iterator[Batch]:
+        """Yield each example once, in the set's order or `order`; the last batch may be short."""
+        positions = torch.arange(len(self)) if order is None else order
+        for chunk in positions.split(batch_size):
+            yield self.batch(chunk, device, dtype)
+
+    def shuffled(self, seed: int, epoch: int) -> Tensor:
+        """The order of one training epoch: a function of the seed and the epoch alone."""
+        return torch.from_numpy(stream(seed, Purpose.ORDER, epoch).permutation(len(self)))
+
+
+@dataclass(frozen=True, repr=False)
+class Examples(Data):
+    """Any data: `inputs` as the network takes them and `targets`, every tensor's first axis N.
+
+    Floats are given to the network in its own dtype, whole numbers (tokens, masks) as they are.
+    """
+
+    inputs: Inputs
+    targets: Tensor
+    index: Tensor
+    name: str
+
+    def __post_init__(self) -> None:
+        for tensor in self.tensors():
+            if tensor.ndim == 0 or len(tensor) != len(self.index) or not len(self.index):
+                raise InputError(
+                    f"{self.name}: inputs and targets need the same number of examples, at least "
+                    f"one, as their first axis; got {', '.join(map(_shape, self.tensors()[:-1]))}"
+                )
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise InputError(f"{self.name}: the data hold NaN or infinite numbers")
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(_shape(t[0]) for t in leaves(self.inputs))
+        return f"Examples({self.name}: {len(self)} of {shapes}, targets {_shape(self.targets[0])})"
+
+    def tensors(self) -> list[Tensor]:
+        """Inputs, targets and indices."""
+        return [*leaves(self.inputs), self.targets, self.index]
+
+    def take(self, positions: Tensor) -> Examples:
+        """The examples at the given positions, in that order."""
+        return replace(
+            self,
+            inputs=map_tensors(lambda t: t[positions], self.inputs),
+            targets=self.targets[positions],
+            index=self.index[positions],
+        )
+
+    def batch(self, positions: Tensor, device: torch.device | str, dtype: torch.dtype) -> Batch:
+        """The examples at some positions; floats in `dtype`."""
+
+        def ready(tensor: Tensor) -> Tensor:
+            here = tensor[positions].to(device)
+            return here.to(dtype) if here.is_floating_point() else here
+
+        return Batch(map_tensors(ready, self.inputs), ready(self.targets), self.index[positions])
+
+
+@dataclass(frozen=True, repr=False)
+class Images(Data):
     """A labelled image set: `pixels` (N, C, H, W) uint8, or float in [0,1]; `labels` (N,) int64.
 
     `index` (N,) are the examples' places in the set they were taken from.
@@ -48,6 +192,10 @@ class Images:
         if int(self.labels.min()) < 0 or int(self.labels.max()) >= self.num_classes:
             raise InputError(f"{self.name}: labels must lie in 0..{self.num_classes - 1}")
 
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.image_shape))
+        return f"Images({self.name}: {len(self)} of {shape}, {self.num_classes} classes)"
+
     def check_beside(self, other: Images) -> None:
         """Raise InputError unless the other images are of the same shape."""
         if self.image_shape != other.image_shape:
@@ -56,21 +204,14 @@ class Images:
                 f"{self.image_shape} and {other.image_shape}"
             )
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return tuple(self.pixels.shape[1:])
 
-    @cached_property
-    def sha256(self) -> str:
-        """Digest of pixels, labels and indices."""
-        digest = hashlib.sha256()
-        for tensor in (self.pixels, self.labels, self.index):
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+    def tensors(self) -> list[Tensor]:
+        """Pixels, labels and indices."""
+        return [self.pixels, self.labels, self.index]
 
     def take(self, positions: Tensor) -> Images:
         """The examples at the given positions, in that order."""
@@ -81,39 +222,13 @@ class Images:
             index=self.index[positions],
         )
 
-    def subset(self, size: int | None, seed: int = 0) -> Images:
-        """A fixed random subset (the whole set if `size` is None), ordered by index."""
-        if size is None or size == len(self):
-            return self
-        if not 1 <= size <= len(self):
-            raise InputError(f"{self.name}: a subset needs 1..{len(self)} examples, got {size}")
-        chosen = np.sort(stream(seed, Purpose.SUBSET).permutation(len(self))[:size])
-        return self.take(torch.from_numpy(chosen))
+    def batch(self, positions: Tensor, device: torch.device | str, dtype: torch.dtype) -> Batch:
+        """The images at some positions, bytes divided by 255."""
+        pixels = self.pixels[positions].to(device)
+        x = pixels.to(dtype).div(255) if pixels.dtype == torch.uint8 else pixels.to(dtype)
+        return Batch(x, self.labels[positions].to(device), self.index[positions])
 
-    def split(self, fraction: float) -> tuple[Images, Images]:
-        """The set less a fixed random fraction (0..1, at least one example), and that fraction."""
-        count = max(1, round(fraction * len(self)))
-        if not 0 < fraction < 1 or count == len(self):
-            raise InputError(f"{self.name}: a split needs a fraction between 0 and 1 that leaves "
-                             f"examples on both sides, got {fraction:g}")  # fmt: skip
-        order = torch.from_numpy(stream(0, Purpose.SPLIT).permutation(len(self)))
-        return self.take(order[count:].sort().values), self.take(order[:count].sort().values)
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        order: Tensor | None = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> Iterator[Batch]:
-        """Yield each example once, in the set's order or `order`; the last batch may be short."""
-        positions = torch.arange(len(self)) if order is None else order
-        for chunk in positions.split(batch_size):
-            pixels = self.pixels[chunk].to(device)
-            x = pixels.to(dtype).div(255) if pixels.dtype == torch.uint8 else pixels.to(dtype)
-            yield Batch(x, self.labels[chunk].to(device), self.index[chunk])
-
-    def shuffled(self, seed: int, epoch: int) -> Tensor:
-        """The order of one training epoch: a function of the seed and the epoch alone."""
-        return torch.from_numpy(stream(seed, Purpose.ORDER, epoch).permutation(len(self)))
+def _shape(tensor: Tensor) -> str:
+    sizes = "x".join(map(str, tensor.shape)) or "1"
+    return f"{sizes} {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,14 +1,16 @@
-"""A forward pass on two images: do a network and its data fit, and can it be measured?"""
+"""A forward pass on two examples: do a network and its data fit, and can it be measured?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ridgeline.models.errors import InputError, reason_of
-from ridgeline.train.data.examples import Images
+from ridgeline.train.data.examples import Data, Images, Inputs, arguments_of, leaves, map_tensors
+from ridgeline.train.losses import Loss, cross_entropy, name_of
 from ridgeline.train.precision import exact
 from ridgeline.train.undisturbed import undisturbed
 
@@ -18,70 +20,133 @@ _AGAIN, _OTHER_BATCH = 16, 2000
 _REMEDY = "check --model_type, --dataset and --normalize"
 
 
-def check_network(network: nn.Module, images: Images) -> None:
-    """Raise InputError unless the network maps these images to logits, each by itself.
+def check_network(network: nn.Module, data: Data, loss: Loss | None = None) -> None:
+    """Raise InputError unless the network maps these data to outputs, each example by itself.
 
-    Two images pass through in eval mode, again, and one of them alone. Refused are networks that
-    fail, that give anything but finite logits (N, C) for at least the images' classes, and whose
-    logits change with chance or with the other images of a batch. Nothing of the network and of
-    the global random state is changed.
+    Two examples pass through in eval mode, again, and one of them alone. Refused are networks that
+    fail, whose outputs are not one finite tensor (N, ...), and whose outputs change with chance or
+    with the other examples of a batch. Without a `loss` of the user's, outputs must be logits
+    (N, C) for at least the classes of images; with one, it must give one finite number per example.
+    Nothing of the network and of the global random state is changed.
     """
     if not any(True for _ in network.parameters()):
         raise InputError("the network has no parameters: there is nothing to train or to measure")
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
-    positions = torch.arange(2) % len(images)
-    batch = next(images.take(positions).batches(2, device=like.device, dtype=like.dtype))
+    batch = data.batch(torch.arange(2) % len(data), like.device, like.dtype)
     x = batch.x
-    if torch.equal(x[0], x[1]):  # the mean over two equal images would hide that it is a mean
-        x = torch.stack([x[0], 1 - x[0]])
+    if isinstance(x, Tensor) and x.is_floating_point() and torch.equal(x[0], x[1]):
+        x = torch.stack(
+            [x[0], 1 - x[0]]
+        )  # the mean over two equal images would hide that it is one
+    one = map_tensors(lambda t: t[:1], x)
+    check = partial(_outputs, network, data=data, logits=loss is None)
     with undisturbed(network), torch.no_grad(), exact():
-        logits = _logits(network, x, images)
-        _compare(network, logits, lambda: _logits(network, x, images), x, x, _AGAIN, (
-            "its outputs depend on chance: two passes over the same images differ", "makes random "
+        outputs = check(x)
+        kind = "images" if isinstance(data, Images) else "examples"
+        _compare(network, outputs, lambda: check(x), x, x, _AGAIN, (
+            f"its outputs depend on chance: two passes over the same {kind} differ", "makes random "
             "numbers in eval mode; use nn.Dropout, or F.dropout(..., training=self.training)"
         ))  # fmt: skip
-        _compare(network, logits, lambda: _logits(network, x[:1], images), x, x[:1], _OTHER_BATCH, (
-            "its outputs depend on the other images of a batch", "mixes them; BatchNorm needs "
+        _compare(network, outputs, lambda: check(one), x, one, _OTHER_BATCH, (
+            f"its outputs depend on the other {kind} of a batch", "mixes them; BatchNorm needs "
             "track_running_stats=True, or use GroupNorm"
         ))  # fmt: skip
+        if loss is not None:
+            _check_loss(loss, outputs, batch.y)
+            if loss is cross_entropy:
+                _check_classes(outputs, data.tensors()[-2])
 
 
-def _logits(network: nn.Module, x: Tensor, images: Images) -> Tensor:
-    """The network's output for x (N, C, H, W); InputError unless it is logits."""
-    shape = "x".join(map(str, x.shape[1:]))
+def _outputs(network: nn.Module, x: Inputs, *, data: Data, logits: bool) -> Tensor:
+    """The network's output for x (N, ...); InputError unless it is one finite tensor."""
+    images = isinstance(data, Images)
+    shapes = ", ".join("x".join(map(str, t.shape[1:])) or "1" for t in leaves(x))
+    what = f"{'images' if images else 'examples'} of shape {shapes}"
+    positional, named = arguments_of(map_tensors(torch.clone, x))
     try:
-        out = network(x.clone())
+        out = network(*positional, **named)
     except Exception as error:
-        raise InputError(
-            f"the network does not take images of shape {shape} ({reason_of(error)}); {_REMEDY}"
-        ) from None
+        remedy = f"; {_REMEDY}" if images else ""
+        raise InputError(f"the network does not take {what} ({reason_of(error)}){remedy}") from None
+    wanted = "logits" if logits else "outputs"
     if not isinstance(out, Tensor):
         raise InputError(
-            f"the network returns a {type(out).__name__}, not a tensor of logits; wrap it so that "
-            "its forward returns the logits alone"
+            f"the network returns a {type(out).__name__}, not a tensor of {wanted}; wrap it so "
+            f"that its forward returns the {wanted} alone"
         )
-    if out.shape in ((len(x),), (len(x), 1)):
+    count = len(leaves(x)[0])
+    if logits:
+        _check_logits(out, count, data, what)
+    elif out.ndim == 0 or len(out) != count:
+        raise InputError(
+            f"the network returns {tuple(out.shape)} for {count} {what}; the first axis of its "
+            "output must be that of the examples"
+        )
+    if not out.isfinite().all():
+        remedy = f"; {_REMEDY}" if images else ""
+        raise InputError(f"the network's {wanted} are not finite{remedy}")
+    return out
+
+
+def _check_logits(out: Tensor, count: int, data: Data, what: str) -> None:
+    """Raise InputError unless an output is logits for the classes of images."""
+    if out.shape in ((count,), (count, 1)):
         raise InputError(
             "the network returns one number per image; give it one logit per class, two for a "
             "binary problem (for z: 0 and z)"
         )
-    if out.ndim != 2 or len(out) != len(x):
+    if out.ndim != 2 or len(out) != count:
         raise InputError(
-            f"the network returns {tuple(out.shape)} for {len(x)} images of shape {shape}, "
-            f"needed are logits ({len(x)}, classes)"
+            f"the network returns {tuple(out.shape)} for {count} {what}, "
+            f"needed are logits ({count}, classes)"
         )
-    if out.shape[1] < images.num_classes:
+    if isinstance(data, Images) and out.shape[1] < data.num_classes:
         raise InputError(
-            f"the network has {out.shape[1]} classes, {images.name} has labels up to "
-            f"{images.num_classes - 1}; {_REMEDY}"
+            f"the network has {out.shape[1]} classes, {data.name} has labels up to "
+            f"{data.num_classes - 1}; {_REMEDY}"
         )
-    if not out.isfinite().all():
-        raise InputError(f"the network's logits are not finite; {_REMEDY}")
-    return out
+
+
+def _check_loss(loss: Loss, outputs: Tensor, y: Tensor) -> None:
+    """Raise InputError unless a loss gives one finite number per example."""
+    shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(y.shape)} of {y.dtype}"
+    try:
+        losses = loss(outputs, y)
+    except Exception as error:
+        raise InputError(
+            f"the loss {name_of(loss)} does not take {shapes} ({reason_of(error)}); pass another "
+            "as loss=..., a callable (outputs, targets) -> (N,)"
+        ) from None
+    if not isinstance(losses, Tensor) or losses.shape != (len(outputs),):
+        got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise InputError(
+            f"the loss {name_of(loss)} returns {got} for {len(outputs)} examples, needed is one "
+            f"number per example ({len(outputs)},): use reduction='none' and add up or average "
+            "all other axes, e.g. F.mse_loss(out, y, reduction='none').flatten(1).mean(1)"
+        )
+    if not losses.isfinite().all():
+        raise InputError(f"the loss {name_of(loss)} is NaN or infinite on the first examples")
+
+
+def _check_classes(outputs: Tensor, targets: Tensor) -> None:
+    """Raise InputError unless all targets are classes of the outputs (N, C), or shares of them."""
+    classes = outputs.shape[1]
+    if targets.is_floating_point():
+        sums = targets.sum(1) if targets.ndim == 2 else targets
+        if int((targets < 0).sum()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+            raise InputError(
+                "the loss cross_entropy needs class numbers (N,), or probabilities (N, classes); "
+                "for regression pass loss='squared_error', or a callable (outputs, targets) -> (N,)"
+            )
+    elif int(targets.min()) < 0 or int(targets.max()) >= classes:
+        raise InputError(
+            f"the network has {classes} classes, the targets run from {int(targets.min())} to "
+            f"{int(targets.max())}"
+        )
 
 
 def _compare(
-    network: nn.Module, first: Tensor, again: Callable[[], Tensor], x: Tensor, x2: Tensor,
+    network: nn.Module, first: Tensor, again: Callable[[], Tensor], x: Inputs, x2: Inputs,
     tolerance: float, messages: tuple[str, str],
 ) -> None:  # fmt: skip
     """Raise InputError if a second pass differs from the first; names the module that does it."""
@@ -101,10 +166,10 @@ def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:
     return (a - b).abs().max().item() <= tolerance * torch.finfo(a.dtype).eps * scale
 
 
-def _culprit(network: nn.Module, x: Tensor, x2: Tensor, tolerance: float) -> tuple[str, str]:
+def _culprit(network: nn.Module, x: Inputs, x2: Inputs, tolerance: float) -> tuple[str, str]:
     """Name and kind of the innermost module whose output differs though its input does not."""
     passes: list[list[tuple[str, nn.Module, Tensor, Tensor]]] = [[], []]
-    seen = passes[0]
+    seen: list = passes[0]
 
     def hook(name: str):
         def look(module: nn.Module, inputs: tuple, out) -> None:
@@ -115,9 +180,10 @@ def _culprit(network: nn.Module, x: Tensor, x2: Tensor, tolerance: float) -> tup
 
     hooks = [m.register_forward_hook(hook(name)) for name, m in network.named_modules()]
     try:
-        network(x.clone())
-        seen = passes[1]
-        network(x2.clone())
+        for number, given in enumerate((x, x2)):
+            seen = passes[number]
+            positional, named = arguments_of(map_tensors(torch.clone, given))
+            network(*positional, **named)
     finally:
         for each in hooks:
             each.remove()

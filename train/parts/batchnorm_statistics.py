@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ridgeline.train.data.examples import Images
+from ridgeline.train.data.examples import Images, Inputs, map_tensors
 from ridgeline.train.precision import exact
 from ridgeline.train.undisturbed import undisturbed
 
@@ -28,19 +28,21 @@ class _Reached(Exception):
 def recalibrated(
     network: nn.Module,
     buffers: Buffers,
-    predict: Callable[[Buffers, Tensor], object],
-    batches: Callable[[], Iterable[Tensor]],
+    predict: Callable[[Buffers, Inputs], object],
+    batches: Callable[[], Iterable[Inputs]],
 ) -> dict[str, Tensor]:
     """Exact mean and (biased) variance of every BatchNorm input over all images: new buffers.
 
-    `predict(buffers, x)` runs `network`, in eval mode, with these buffers on images x (N, C, H, W);
+    `predict(buffers, x)` runs `network`, in eval mode, with these buffers on a batch;
     `batches()` yields the images anew at every call. Layer by layer in the order of execution: each
     pass uses the final statistics of all layers before. The result is that of one train-mode pass
     over all images as a single batch, whatever the physical batch size, including the variance of
     means between batches.
     """
     found = {k: b.clone() for k, b in buffers.items()}
-    for name in _order_of_execution(network, found, predict, next(iter(batches()))[:1]):
+    for name in _order_of_execution(
+        network, found, predict, map_tensors(lambda t: t[:1], next(iter(batches())))
+    ):
         mean, variance = _moments(network.get_submodule(name), found, predict, batches())
         found[f"{name}.running_mean"] = mean.to(found[f"{name}.running_mean"])
         found[f"{name}.running_var"] = variance.to(found[f"{name}.running_var"])
@@ -68,7 +70,7 @@ def recalibrate(
 
 
 def _order_of_execution(
-    network: nn.Module, buffers: Buffers, predict: Callable[[Buffers, Tensor], object], x: Tensor
+    network: nn.Module, buffers: Buffers, predict: Callable[[Buffers, Inputs], object], x: Inputs
 ) -> list[str]:
     order: list[str] = []
     hooks = [
@@ -88,8 +90,8 @@ def _order_of_execution(
 def _moments(
     layer: nn.Module,
     buffers: Buffers,
-    predict: Callable[[Buffers, Tensor], object],
-    batches: Iterable[Tensor],
+    predict: Callable[[Buffers, Inputs], object],
+    batches: Iterable[Inputs],
 ) -> tuple[Tensor, Tensor]:
     """Per-channel mean and variance of one layer's input, merged over batches in float64."""
     seen: list[tuple[int, Tensor, Tensor]] = []

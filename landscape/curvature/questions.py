@@ -1,0 +1,141 @@
+"""Curvature of a Problem: one call a question, answered as a labelled result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ridgeline.landscape.batchnorm import statistics_at
+from ridgeline.landscape.curvature.measures import (
+    ADVERSARIES,
+    OPERATORS,
+    Measures,
+    blocks_of,
+    frozen_at,
+    measure,
+    operator_of,
+)
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.result import stamp
+from ridgeline.landscape.weights.point import Point, flatten, unflatten
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.progress import progress
+
+
+def top_eigenpairs(
+    problem: Problem,
+    k: int = 1,
+    *,
+    which: str = "LA",
+    tol: float = 1e-4,
+    max_iter: int = 50,
+    **curvature: Any,
+) -> xr.Dataset:
+    """The k outermost eigenvalues of the Hessian of a problem's loss, with their residuals.
+
+    `eigenvalue`, `residual` ||Hv - lambda v||, `converged` and `reason` over `rank` (from 1), and
+    `eigenvector` (rank, parameter), which `eigenvectors` turns into directions. `which` is LA
+    (largest), SA (smallest) or LM (largest magnitude), `tol` the relative residual of a converged
+    pair. Under an attack the adversarial images are frozen at the problem's weights, unless
+    `adversary` says otherwise. `curvature`: operator, adversary, blocks, batchnorm, weight_decay,
+    memory, as for `spectrum`. Raises InputError.
+    """
+    return spectrum(problem, Measures(k, which, tol, max_iter), **curvature)
+
+
+def spectral_density(
+    problem: Problem, *, probes: int = 10, steps: int = 80, **curvature: Any
+) -> xr.Dataset:
+    """The spectral density of a problem's Hessian, with its band over random probes.
+
+    Stochastic Lanczos quadrature (Ghorbani et al. 2019): `density` over `density_x` with the half
+    width of its 95 % band, Ritz values and weights, and the moments tr H^m / P. `steps` Lanczos
+    steps for each of `probes` starts. `curvature` as for `spectrum`. Raises InputError.
+    """
+    return spectrum(problem, Measures(topk=0, probes=probes, steps=steps), **curvature)
+
+
+def trace(
+    problem: Problem, *, products: int = 60, estimator: str = "hutchinson", **curvature: Any
+) -> xr.Dataset:
+    """The trace of a problem's Hessian with its standard error: `trace`, `trace_se`.
+
+    From `products` Hessian-vector products by the estimator hutchinson, hutchpp or xtrace.
+    `curvature` as for `spectrum`. Raises InputError.
+    """
+    wanted = Measures(topk=0, trace_products=products, trace_estimator=estimator)
+    return spectrum(problem, wanted, **curvature)
+
+
+def spectrum(
+    problem: Problem,
+    wanted: Measures,
+    *,
+    operator: str = "hessian",
+    adversary: str = "frozen",
+    blocks: str | None = None,
+    batchnorm: str = "keep",
+    weight_decay: float = 0.0,
+    memory: float | None = None,
+) -> xr.Dataset:
+    """Several measures of one operator at a problem's weights, as `calc_hessian` computes them.
+
+    `operator` is in OPERATORS, `adversary` in ADVERSARIES. `blocks` (globs "a.*,b.*", or "each")
+    gives every block of the parameters a spectrum of its own, along a dimension `block`. `memory`
+    is how many GiB the products may use (None: half of what is free). Raises InputError.
+    """
+    if operator not in OPERATORS or operator == "input":
+        raise unknown("operator", operator, OPERATORS.keys() - {"input"})
+    if adversary not in ADVERSARIES:
+        raise unknown("adversary", adversary, ADVERSARIES)
+    if adversary != "frozen" and problem.attack is None:
+        raise InputError(f"adversary {adversary!r} needs a problem under an attack")
+    names = blocks_of(problem.origin, blocks)
+    options: dict[str, Any] = {
+        "memory": None if memory is None else int(memory * 2**30),
+        "buffers": statistics_at(problem, problem.origin, batchnorm),
+        "weight_decay": weight_decay,
+    }
+    parts = []
+    with progress(None, "curvature", "example") as bar:
+        frozen = frozen_at(problem, adversary, options["buffers"], bar.update)
+        for parameters in names.values():
+            matrix = operator_of(
+                problem, frozen, operator, adversary, parameters, tick=bar.update, **options
+            )
+            part, vectors, _ = measure(matrix, wanted, problem.seed)
+            if wanted.topk:
+                columns = [matrix.embed(torch.from_numpy(v.copy())) for v in vectors.T]
+                rows = np.stack([flatten(v).cpu().numpy() for v in columns])
+                part["eigenvector"] = (("rank", "parameter"), rows, {"long_name": "unit vector"})
+            parts.append(part)
+    ds = parts[0]
+    if len(parts) > 1:
+        ds = xr.concat(
+            parts, dim=xr.Variable("block", list(names)), data_vars="all", join="outer",
+            combine_attrs="drop_conflicts",
+        )  # fmt: skip
+    recipe = {
+        **problem.recipe(), "measures": repr(wanted), "operator": operator, "adversary": adversary,
+        "blocks": names, "bn": batchnorm, "weight_decay": weight_decay,
+    }  # fmt: skip
+    what = "clean loss" if problem.attack is None else ADVERSARIES[adversary]
+    return stamp(ds, "hessian", recipe, hessian=f"{OPERATORS[operator]}, {what}")
+
+
+def eigenvectors(problem: Problem, pairs: xr.Dataset) -> list[Point]:
+    """The eigenvectors of `top_eigenpairs` as directions in weight space, the first rank first.
+
+    Raises InputError for a result without eigenvectors, of several blocks or of another network.
+    """
+    if "eigenvector" not in pairs:
+        raise InputError("the result holds no eigenvectors; rl.top_eigenpairs(problem, k) does")
+    if "block" in pairs["eigenvector"].dims:
+        raise InputError("the result holds several blocks; choose one by pairs.sel(block=...)")
+    rows = pairs["eigenvector"].transpose("rank", "parameter").values
+    if rows.shape[1] != sum(t.numel() for t in problem.origin.values()):
+        raise InputError("the eigenvectors are of another network")
+    return [unflatten(torch.from_numpy(row).to(problem.device), problem.origin) for row in rows]
