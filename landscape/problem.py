@@ -75,7 +75,7 @@ class Problem:
             object.__setattr__(self, "calibration", examples_of(self.calibration, "calibration"))
         plain = self.loss == "cross_entropy" and isinstance(data, Images)
         check_network(self.network, data, None if plain else loss)
-        _check_attack(attack, self.network, data)
+        self._check_attack(attack, data)
         first = next(self.network.parameters())
         device = torch.device(first.device if self.device is None else self.device)
         network = copy_of(self.network).eval().requires_grad_(False).to(device)
@@ -91,6 +91,17 @@ class Problem:
             f"Problem({type(self.network).__name__} with {size} parameters, {self.data!r}, {loss}, "
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
+
+    def _check_attack(self, attack: Attack | None, data: Data) -> None:
+        """Raise InputError for an attack on no images, or on outputs that are no logits."""
+        if attack is None:
+            return
+        if not isinstance(data, Images):
+            raise InputError(
+                f"attacks are for images (N, C, H, W) with class labels; the data are {data!r}"
+            )
+        if self.loss != "cross_entropy":
+            check_network(self.network, data)
 
     def _set(self, **changes: Any) -> None:
         for name, value in changes.items():
@@ -119,13 +130,13 @@ class Problem:
     def on(self, data: Data) -> Problem:
         """The same problem on other data; BatchNorm is still calibrated on the present ones."""
         data = examples_of(data)
-        _check_attack(self.attack, self.network, data)
+        self._check_attack(self.attack, data)
         return self._with(data=data, calibration=self.calibration or self.data)
 
     def under(self, attack: Attack | str | None) -> Problem:
         """The same problem under another attack (or its spec), or none; InputError."""
         attack = parse_attack(attack, "attack") if isinstance(attack, str) else attack
-        _check_attack(attack, self.network, self.data)
+        self._check_attack(attack, self.data)
         return self._with(attack=attack)
 
     def seeded(self, seed: int) -> Problem:
@@ -255,14 +266,3 @@ class Problem:
             return self
         found = [x.cpu() for _, x in self.adversarial(point, buffers, tick)]
         return self.on(replace(self.images, pixels=torch.cat(found))).under(None)
-
-
-def _check_attack(attack: Attack | None, network: nn.Module, data: Data) -> None:
-    """Raise InputError for an attack on data that are no images, or outputs that are no logits."""
-    if attack is None:
-        return
-    if not isinstance(data, Images):
-        raise InputError(
-            f"attacks are for images (N, C, H, W) with class labels; the data are {data!r}"
-        )
-    check_network(network, data)

@@ -24,7 +24,7 @@ from ridgeline.landscape.result import (
     stamp,
 )
 from ridgeline.landscape.surfaces.curve import CurveTraining, Knots, knots_in, scan_curve
-from ridgeline.landscape.surfaces.scan import VARIABLES, grid, scan
+from ridgeline.landscape.surfaces.scan import grid, scan, variables_of
 from ridgeline.landscape.weights.directions import between, random_direction, unit
 from ridgeline.landscape.weights.paths import Bezier, Plane, PolygonalChain, curve, straight
 from ridgeline.landscape.weights.point import add, buffers_of, dot, norm, point_of
@@ -207,7 +207,7 @@ def test_a_scan_cut_off_is_completed_to_the_same_numbers(tmp_path):
             raise Cut
         return real(self, *args, **kwargs)
 
-    half = empty_cells({n: whole[n] for n in whole.dims}, VARIABLES)
+    half = empty_cells({n: whole[n] for n in whole.dims}, variables_of(problem))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Problem, "scores", failing)
         with pytest.raises(Cut):

@@ -254,7 +254,7 @@ def test_total_hessian_is_the_slope_of_the_gradient_as_the_images_move(order, ep
                 problem.batches(torch.float64), problem.batches(torch.float64, start), strict=True
             )
         ]
-        there = replace(operator.problem, images=replace(images, pixels=torch.cat(moved)))
+        there = operator.problem.on(replace(images, pixels=torch.cat(moved)))
         return flatten(Hessian(there, at).gradient())
 
     slope = (gradient(h) - gradient(-h)) / (2 * h)

@@ -141,14 +141,15 @@ def test_means_over_results_do_not_skip_nan():
     assert pair.zeros == 1
     assert np.isnan(pair.mean_and_error(pair.cosine)[0])
 
-    problem = Problem(Partial(), make_images(12))
+    images = make_images(12)
+    bright = images.pixels[:, 0, 0, 0].argsort(descending=True)  # the constructor tries the first
+    problem = Problem(Partial(), images.take(bright))
     assert 0 < problem.scores().losses.isfinite().sum() < 12
     assert np.isnan(alignment(problem, 0.1)["alignment"])
 
-    network = make_mlp()
-    with torch.no_grad():
-        network[3].weight[0, 0] = torch.nan
-    problem = Problem(network, make_images(12))
+    problem = Problem(make_mlp(), make_images(12))
+    for tensor in (problem.origin["3.weight"], problem.network[3].weight.data):
+        tensor[0, 0] = torch.nan
     ds = cka(problem, problem, minibatch=6)
     assert np.isfinite(ds["diagonal"][0]) and np.isnan(ds["mean_diagonal"])
 
@@ -233,7 +234,7 @@ def test_a_diagnostic_that_was_cut_off_resumes_bit_for_bit(name, monkeypatch, tm
     monkeypatch.setattr(corruptions, "corrupted", plain)
 
     def run(cut: int | None = None) -> tuple[xr.Dataset | None, int]:
-        parts = Parts(tmp_path / "parts")
+        parts, Counted.left = Parts(tmp_path / "parts"), 10**9
         pair = [Problem(Counted(s), make_images(12), ATTACK, batch_size=5).resuming(parts)
                 for s in (1, 2)]  # fmt: skip
         Counted.left = before = 10**9 if cut is None else cut
