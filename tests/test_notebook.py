@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -23,7 +24,7 @@ from ridgeline.landscape.curvature.operators import dense
 from ridgeline.landscape.weights.point import flatten, unflatten
 from ridgeline.train.data.any_data import examples_of
 from ridgeline.train.data.examples import Examples, Images
-from tests.conftest import make_images
+from tests.conftest import ROOT, make_images
 
 
 class Tokens(nn.Module):
@@ -417,3 +418,20 @@ def test_the_whole_job_takes_no_more_than_twelve_lines(tmp_path):
     assert {pairs.attrs["kind"], density.attrs["kind"], higher.attrs["kind"]} == {"hessian"}
     assert robust.scores().loss > problem.scores().loss
     assert (tmp_path / "surface.pdf").stat().st_size > 1000
+
+
+def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text()
+    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    images = make_images(8)
+    names = {"network": flat(4), "loader": DataLoader(TensorDataset(images.pixels, images.labels))}
+    exec(first, names)
+    assert names["higher"].sizes["rank"] == 5 and names["along"]["loss"].shape == (1, 21, 21)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "surface.pdf", "eigenvalues.pdf", "higher.nc"}  # fmt: skip
+    regressor, (x, y), *_ = cases()["regression"]
+    transformer, (inputs, targets), my_loss, *_ = cases()["tokens"]
+    names = {"rl": rl, "regressor": regressor, "x": x, "y": y, "transformer": transformer,
+             "targets": targets, "my_loss": my_loss, **inputs}  # fmt: skip
+    exec(second, names)
