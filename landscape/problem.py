@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from ridgeline.landscape.resume import Compute, Keep, Values, at_once
 from ridgeline.landscape.weights.point import Point, buffers_of, point_of
-from ridgeline.models.copying import copy_of
+from ridgeline.models.copying import Replicas, copy_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack, Predict, parse_attack
 from ridgeline.train.data.any_data import examples_of
@@ -25,6 +25,7 @@ from ridgeline.train.evaluation import Scores, attacked, evaluate
 from ridgeline.train.files.integrity import tensors_digest
 from ridgeline.train.losses import Loss, loss_of, name_of
 from ridgeline.train.precision import exact
+from ridgeline.train.workers import in_order
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,6 +59,7 @@ class Problem:
     loss: str | Loss = "cross_entropy"
     keep: Keep = field(default=at_once, compare=False)
     origin: Point = field(init=False)
+    _replicas: Replicas = field(init=False, compare=False)
     buffers: Mapping[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +82,7 @@ class Problem:
         device = torch.device(first.device if self.device is None else self.device)
         network = copy_of(self.network).eval().requires_grad_(False).to(device)
         self._set(
-            network=network, data=data, attack=attack, device=device,
+            network=network, _replicas=Replicas(network), data=data, attack=attack, device=device,
             origin=point_of(network), buffers=buffers_of(network),
         )  # fmt: skip
 
@@ -156,7 +158,11 @@ class Problem:
             return self
         network = copy_of(self.network).to(device, dtype)
         return self._with(
-            network=network, device=device, origin=point_of(network), buffers=buffers_of(network)
+            network=network,
+            _replicas=Replicas(network),
+            device=device,
+            origin=point_of(network),
+            buffers=buffers_of(network),
         )
 
     def recipe(self) -> dict[str, Any]:
@@ -187,7 +193,8 @@ class Problem:
 
         def outputs(x: Any) -> Tensor:
             positional, named = arguments_of(x)
-            return functional_call(self.network, state, positional, named)
+            with self._replicas.one() as network:
+                return functional_call(network, state, positional, named)
 
         return exact()(outputs)
 
@@ -195,13 +202,13 @@ class Problem:
         self, point: Point | None = None, buffers: Mapping[str, Tensor] | None = None, tick=None
     ) -> Scores:
         """Loss and correctness of every example at a Point (default: the network's own)."""
-        found = []
-        for chunk, options in self._chunks(point, buffers):
-            options |= {"loss": loss_of(self.loss)}
-            score = partial(evaluate, images=chunk, attack=self.attack, **options)
-            found.append(self._kept("scores", chunk, lambda score=score: vars(score())))
-            if tick is not None:
-                tick(len(chunk))
+
+        def score(chunk: Data, options: dict[str, Any]) -> Values:
+            return vars(
+                evaluate(images=chunk, attack=self.attack, loss=loss_of(self.loss), **options)
+            )
+
+        found = [part for _, part in self._each("scores", score, point, buffers, tick)]
         return Scores(*(torch.cat([part[n] for part in found]) for n in ("losses", "correct")))
 
     def adversarial(
@@ -211,32 +218,59 @@ class Problem:
 
         Both on the device, the images in their fixed order.
         """
-        for chunk, options in self._chunks(point, buffers):
-            pairs = attacked(images=chunk, attack=self.attack, **options)
-            (batch,) = chunk.batches(len(chunk), device=self.device, dtype=options["dtype"])
-            x = batch.x
-            if self.attack is not None:
-                x = self._kept("images", chunk, lambda pairs=pairs: {"x": next(pairs)[1]})["x"]
-                x = x.to(batch.x)
-            if tick is not None:
-                tick(len(chunk))
-            yield batch, x
 
-    def _chunks(
-        self, point: Point | None, buffers: Mapping[str, Tensor] | None
-    ) -> Iterator[tuple[Data, dict[str, Any]]]:
-        """The data in runs of `batch_size`, or of as many as the attack insists on.
+        def perturbed(chunk: Data, options: dict[str, Any]) -> Values:
+            return {"x": next(attacked(images=chunk, attack=self.attack, **options))[1]}
 
-        With what `evaluate` and `attacked` need to know of the Point, and of how to run.
+        dtype = next(iter((point or self.origin).values())).dtype
+        if self.attack is None:
+            for batch in self.batches(dtype):
+                if tick is not None:
+                    tick(len(batch.index))
+                yield batch, batch.x
+            return
+        for chunk, found in self._each("images", perturbed, point, buffers, tick):
+            batch = chunk.whole(self.device, dtype)
+            yield batch, found["x"].to(batch.x)
+
+    def _each(
+        self,
+        what: str,
+        compute: Callable[[Data, dict[str, Any]], Values],
+        point: Point | None,
+        buffers: Mapping[str, Tensor] | None,
+        tick: Callable[[int], None] | None,
+    ) -> Iterator[tuple[Data, Values]]:
+        """The data in runs of `batch_size`, each with what `compute` makes of it.
+
+        An attack may insist on another number of examples. `compute` is told what `evaluate` and
+        `attacked` need to know of the Point, and of how to run.
         """
-        point = self.origin if point is None else point
+        point = self._laid_out(self.origin if point is None else point)
+        size = (self.attack and self.attack.chunk) or self.batch_size
         options = {
             "predict": self.predict(point, buffers), "dtype": next(iter(point.values())).dtype,
-            "seed": self.seed, "device": self.device,
+            "seed": self.seed, "device": self.device, "batch_size": size,
         }  # fmt: skip
-        size = (self.attack and self.attack.chunk) or self.batch_size
-        for positions in torch.arange(len(self.data)).split(size):
-            yield self.data.take(positions), {**options, "batch_size": size}
+        chunks = self.data.pieces(size)
+        jobs = [partial(compute, chunk, options) for chunk in chunks]
+        if self.keep is at_once:
+            self._replicas.provide(min(torch.get_num_threads(), len(jobs)))
+            results = in_order(jobs, len(jobs), self.device)
+        else:  # what was kept is read in the order it was written
+            pairs = zip(chunks, jobs, strict=True)
+            results = (self._kept(what, chunk, job) for chunk, job in pairs)
+        for chunk, found in zip(chunks, results, strict=True):
+            if tick is not None:
+                tick(len(chunk))
+            yield chunk, found
+
+    def _laid_out(self, point: Point) -> Point:
+        """The Point with the kernels of its convolutions as they run fastest."""
+        if self.device.type != "cpu":
+            return point
+        layout = torch.channels_last
+        return {n: t.to(memory_format=layout) if t.ndim == 4 else t for n, t in point.items()}
 
     def _kept(self, what: str, chunk: Data, compute: Compute) -> Values:
         """The values of one chunk, under a name that tells what was done with which examples."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -18,8 +20,41 @@ def copy_of(network: Network) -> Network:
     `torch.nn.utils.weight_norm`, cached activations) belong to a graph, which `copy.deepcopy`
     refuses: the copy holds their values, until its next forward pass computes them anew.
     """
+    return _deepcopy(network, {})
+
+
+def _deepcopy(network: Network, known: dict[int, Tensor]) -> Network:
     computed = {id(t): t.detach().clone() for t in _attributes(network) if not t.is_leaf}
-    return copy.deepcopy(network, computed)
+    return copy.deepcopy(network, known | computed)
+
+
+class Replicas:
+    """A network and copies of it that share its parameters, one for every thread that calls it.
+
+    `functional_call` puts other tensors in a module's place meanwhile, which no other thread may
+    see. Whoever calls it alone gets the network itself.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+        self._free = deque([network])
+        self._made = 1
+
+    def provide(self, count: int) -> None:
+        """Have `count` of them; to be called while none is in use."""
+        shared = {id(p): p for p in self.network.parameters()}
+        while self._made < count:
+            self._free.append(_deepcopy(self.network, dict(shared)))
+            self._made += 1
+
+    @contextmanager
+    def one(self) -> Iterator[nn.Module]:
+        """One that no other thread uses."""
+        network = self._free.popleft()
+        try:
+            yield network
+        finally:
+            self._free.appendleft(network)
 
 
 def _attributes(network: nn.Module) -> Iterator[Tensor]:

@@ -65,7 +65,8 @@ class Bright(nn.Module):
 
 
 def test_scores_are_counts_over_cells(images):
-    problem = Problem(Bright(), images.subset(6), batch_size=4)
+    two = type(images)(images.pixels, images.labels % 2, images.index, "x", 2)
+    problem = Problem(Bright(), two.subset(6), batch_size=4)
     labels = problem.predict(problem.origin)(images.pixels.float()).argmax(1)
     images = type(images)(images.pixels, labels, images.index, "x", 2)
     ds = corruption_scores(problem.on(images), ["brightness", "contrast"], [1, 5])

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import Purpose, stream
+
+#: numbers of a set up to which its batches stay converted in memory (1 GiB in float32)
+_REMEMBERED = 2**28
 
 #: what a network takes: a tensor, a tuple of them (its arguments) or a dict (its keyword arguments)
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
@@ -59,6 +62,9 @@ class Data(ABC):
 
     index: Tensor
     name: str
+    _pieces: ClassVar[Any] = None
+    _ready: ClassVar[Any] = None
+    _remembers: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.index)
@@ -68,8 +74,8 @@ class Data(ABC):
         """Everything that makes up the examples, first axis N."""
 
     @abstractmethod
-    def take(self, positions: Tensor) -> Self:
-        """The examples at the given positions, in that order."""
+    def take(self, positions: Tensor | slice) -> Self:
+        """The examples at the given positions, in that order; those of a slice share memory."""
 
     @abstractmethod
     def batch(self, positions: Tensor, device: torch.device | str, dtype: torch.dtype) -> Batch:
@@ -82,6 +88,26 @@ class Data(ABC):
         for tensor in self.tensors():
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def pieces(self, size: int) -> tuple[Self, ...]:
+        """The examples in runs of `size`, which remember themselves as batches if there is room."""
+        if self._pieces is None or self._pieces[0] != size:
+            found = tuple(self.take(slice(n, n + size)) for n in range(0, len(self), size))
+            numbers = sum(t.numel() for t in self.tensors())
+            for piece in found:
+                object.__setattr__(piece, "_remembers", numbers <= _REMEMBERED)
+            object.__setattr__(self, "_pieces", (size, found))
+        return self._pieces[1]
+
+    def whole(self, device: torch.device | str, dtype: torch.dtype) -> Batch:
+        """All examples as one batch, on a device and in a dtype."""
+        key = (torch.device(device), dtype)
+        if self._ready is not None and self._ready[0] == key:
+            return self._ready[1]
+        batch = self.batch(torch.arange(len(self)), device, dtype)
+        if self._remembers:
+            object.__setattr__(self, "_ready", (key, batch))
+        return batch
 
     def subset(self, size: int | None, seed: int = 0) -> Self:
         """A fixed random subset (the whole set if `size` is None), ordered by index."""
@@ -110,6 +136,9 @@ class Data(ABC):
         dtype: torch.dtype = torch.float32,
     ) -> Iterator[Batch]:
         """Yield each example once, in the set's order or `order`; the last batch may be short."""
+        if order is None and len(self) <= batch_size:
+            yield self.whole(device, dtype)
+            return
         positions = torch.arange(len(self)) if order is None else order
         for chunk in positions.split(batch_size):
             yield self.batch(chunk, device, dtype)
@@ -149,7 +178,7 @@ class Examples(Data):
         """Inputs, targets and indices."""
         return [*leaves(self.inputs), self.targets, self.index]
 
-    def take(self, positions: Tensor) -> Examples:
+    def take(self, positions: Tensor | slice) -> Examples:
         """The examples at the given positions, in that order."""
         return replace(
             self,
@@ -213,7 +242,7 @@ class Images(Data):
         """Pixels, labels and indices."""
         return [self.pixels, self.labels, self.index]
 
-    def take(self, positions: Tensor) -> Images:
+    def take(self, positions: Tensor | slice) -> Images:
         """The examples at the given positions, in that order."""
         return replace(
             self,

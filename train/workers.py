@@ -1,0 +1,63 @@
+"""Independent pieces of work on the cores of a CPU."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+
+def in_order(
+    jobs: Iterable[Callable[[], Result]], count: int, device: torch.device
+) -> Iterator[Result]:
+    """The results of `count` independent jobs, in their order.
+
+    On a CPU with several threads, jobs run beside each other, each with its share of the threads:
+    small operations gain nothing from a second thread, whole batches do. A result depends on how
+    many threads a job has, beyond rounding never, and not on which jobs run beside it. On a GPU
+    they run one after the other.
+    """
+    threads = torch.get_num_threads()
+    workers = min(threads, count)
+    if device.type != "cpu" or workers <= 1:
+        for job in jobs:
+            yield job()
+        return
+    pool, waiting = _pool(workers, threads // workers), deque[Future[Result]]()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(job))
+            if len(waiting) > workers:  # ahead by one: results do not pile up
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        for future in waiting:  # what has begun still uses the caller's network
+            if not future.cancelled():
+                future.exception()
+
+
+@functools.cache
+def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
+    """Threads whose operations have `threads` threads each."""
+    before = torch.get_num_threads()
+
+    def start() -> None:
+        torch.get_num_threads()  # the first question sets the thread up, which undoes what is set
+        torch.set_num_threads(threads)
+
+    pool = ThreadPoolExecutor(workers, "ridgeline", start)
+    together = Barrier(workers)  # so that every thread has begun before the next line
+    for job in [pool.submit(together.wait) for _ in range(workers)]:
+        job.result()
+    torch.set_num_threads(before)  # what threads of others begin with
+    return pool
