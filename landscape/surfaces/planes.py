@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
 from ridgeline.landscape.problem import Problem
-from ridgeline.landscape.weights.directions import random_direction
+from ridgeline.landscape.weights.directions import random_direction, unit
 from ridgeline.landscape.weights.paths import Plane
-from ridgeline.landscape.weights.point import Point, cosine, norm
+from ridgeline.landscape.weights.point import Point, add, combine, cosine, dot, norm, subtract
 from ridgeline.models.errors import InputError
+from ridgeline.train.losses import unit_of
 
 
 def random_plane(
@@ -52,3 +59,114 @@ def plane(problem: Problem, *directions: Point) -> Plane:
             if abs(cosine(first, second)) > 1 - 1e-6:
                 raise InputError("the two directions are parallel: they span no plane")
     return Plane([problem.origin, *directions]).like(problem.origin)
+
+
+def orthogonal(directions: Sequence[Point]) -> list[Point]:
+    """The directions by Gram-Schmidt, in their order, each with the norm of what is left of it.
+
+    Raises InputError for one that lies in the span of those before it.
+    """
+    found: list[Point] = []
+    for number, direction in enumerate(directions, start=1):
+        rest = direction
+        for _ in range(2):  # twice is enough (Kahan and Parlett)
+            for other in found:
+                rest = add(rest, other, -dot(rest, other) / dot(other, other))
+        if norm(rest) <= 1e-6 * norm(direction):
+            raise InputError(f"direction {number} lies in the span of those before it")
+        found.append(rest)
+    return found
+
+
+def plane_through(problem: Problem, second: Point, third: Point) -> tuple[Plane, xr.Dataset]:
+    """The plane through a problem's weights and two other networks', in Euclidean units.
+
+    The first axis points to the second network, the other is orthogonal to it (Garipov et al. 2018,
+    appendix A.1). Also where the three lie in the plane, as `positions` has it. Raises InputError
+    if they lie on one line.
+    """
+    first = problem.origin
+    directions = orthogonal([subtract(second, first), subtract(third, first)])
+    found = plane(problem, *(unit(d) for d in directions))
+    return found, positions(found, [first, second, third])
+
+
+def trajectory_plane(
+    problem: Problem, points: Sequence[Point], dimensions: int = 2
+) -> tuple[Plane, xr.Dataset]:
+    """The plane through a problem's weights in which other checkpoints vary most, Euclidean units.
+
+    Principal components of the differences to the problem's weights, not centred, so that these lie
+    in the plane (Li et al. 2018, section 7.2, centre them). Also where every checkpoint lies, as
+    `positions` has it, and the share of the squared distances that each axis holds (`explained`).
+    Raises InputError for fewer independent checkpoints than dimensions.
+    """
+    differences = [subtract(p, problem.origin) for p in points]
+    gram = np.array([[dot(a, b) for b in differences] for a in differences])
+    values, vectors = np.linalg.eigh(gram) if len(gram) else (np.zeros(0), np.zeros((0, 0)))
+    order = np.argsort(values)[::-1][:dimensions]
+    top = values[order]
+    if len(top) < dimensions or top[-1] <= 1e-10 * max(top[0], 1e-300):
+        raise InputError(
+            f"{len(points)} checkpoints beside the last span fewer than {dimensions} dimensions"
+        )
+    directions = [
+        combine([float(c) for c in vectors[:, k] / np.sqrt(v)], differences)
+        for k, v in zip(order, top, strict=True)
+    ]
+    for d, k in zip(directions, order, strict=True):  # a sign that does not hang on the library
+        if vectors[np.abs(vectors[:, k]).argmax(), k] < 0:
+            for name in d:
+                d[name] = -d[name]
+    found = plane(problem, *(unit(d) for d in directions))
+    ds = positions(found, [*points, problem.origin])
+    ds["explained"] = ("axis", top / values.clip(min=0).sum(), {
+        "long_name": "share of the squared distances", "units": "1"})  # fmt: skip
+    return found, ds
+
+
+def positions(plane: Plane, points: Sequence[Point]) -> xr.Dataset:
+    """Where Points lie in a plane of orthogonal axes: `position` and what is left, `off_plane`.
+
+    `position` (checkpoint, axis) are the coordinates of the nearest point of the plane,
+    `off_plane` (checkpoint,) its Euclidean distance, `from_origin` that of the plane's origin.
+    """
+    origin, *directions = plane.knots
+    rows, off, far = [], [], []
+    for point in points:
+        difference = subtract({n: t.to(origin[n]) for n, t in point.items()}, origin)
+        row = [dot(difference, d) / dot(d, d) for d in directions]
+        rest = combine([1.0, *(-c for c in row)], [difference, *directions])
+        rows.append(row)
+        off.append(norm(rest))
+        far.append(norm(difference))
+    return xr.Dataset(
+        {
+            "position": (("checkpoint", "axis"), np.array(rows), {"long_name": "coordinates"}),
+            "off_plane": ("checkpoint", off, {"long_name": "distance from the plane"}),
+            "from_origin": ("checkpoint", far, {"long_name": "distance from the origin"}),
+        },
+        coords={"axis": list(plane.axes)},
+    )
+
+
+def along_trajectory(
+    problem: Problem, plane: Plane, placed: xr.Dataset, points: Sequence[Point],
+    buffers: Sequence[Mapping[str, Tensor] | None] | None = None,
+) -> xr.Dataset:  # fmt: skip
+    """The positions with the loss at every checkpoint and at its place in the plane beside it.
+
+    `true_loss` and `plane_loss` (checkpoint,): where they differ, the picture of the plane is not
+    that of the trajectory. `buffers` are the checkpoints' own (BatchNorm); without, the problem's.
+    """
+    buffers = [None] * len(points) if buffers is None else buffers
+    true = [problem.scores(p, b).loss for p, b in zip(points, buffers, strict=True)]
+    flat = [
+        problem.scores(plane(*map(float, row)), b).loss
+        for row, b in zip(placed["position"].values, buffers, strict=True)
+    ]
+    units = {"units": unit_of(problem.loss)}
+    return placed.assign(
+        true_loss=("checkpoint", true, {"long_name": "loss at the checkpoint", **units}),
+        plane_loss=("checkpoint", flat, {"long_name": "loss at its place in the plane", **units}),
+    )
