@@ -37,6 +37,7 @@ PUBLIC = {
     "load": "landscape.result:load_result",
     "save": "landscape.result:save_result",
     "draw": "analysis.figures",
+    "export": "analysis.exports",
     "save_figure": "analysis.figures.style",
 }
 
