@@ -64,15 +64,13 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not isinstance(self.network, nn.Module):
-            raise InputError(
-                f"the network must be a torch.nn.Module, got {type(self.network).__name__}"
-            )
+            kind = type(self.network).__name__
+            raise InputError(f"the network must be a torch.nn.Module, got {kind}")
         loss = loss_of(self.loss)
         check_seed(self.seed)
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
-        data, attack = examples_of(self.data), self.attack
-        attack = parse_attack(attack, "attack") if isinstance(attack, str) else attack
+        data, attack = examples_of(self.data), _attack_of(self.attack)
         if self.calibration is not None:
             object.__setattr__(self, "calibration", examples_of(self.calibration, "calibration"))
         plain = self.loss == "cross_entropy" and isinstance(data, Images)
@@ -89,10 +87,8 @@ class Problem:
     def __repr__(self) -> str:
         loss = f"loss {name_of(self.loss)}" + (f" under {self.attack}" if self.attack else "")
         size = sum(t.numel() for t in self.origin.values())
-        return (
-            f"Problem({type(self.network).__name__} with {size} parameters, {self.data!r}, {loss}, "
-            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
-        )
+        what = f"{type(self.network).__name__} with {size} parameters, {self.data!r}, {loss}"
+        return f"Problem({what}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
 
     def _check_attack(self, attack: Attack | None, data: Data) -> None:
         """Raise InputError for an attack on no images, or on outputs that are no logits."""
@@ -137,7 +133,7 @@ class Problem:
 
     def under(self, attack: Attack | str | None) -> Problem:
         """The same problem under another attack (or its spec), or none; InputError."""
-        attack = parse_attack(attack, "attack") if isinstance(attack, str) else attack
+        attack = _attack_of(attack)
         self._check_attack(attack, self.data)
         return self._with(attack=attack)
 
@@ -214,10 +210,7 @@ class Problem:
     def adversarial(
         self, point: Point | None = None, buffers: Mapping[str, Tensor] | None = None, tick=None
     ) -> Iterator[tuple[Batch, Tensor]]:
-        """Every clean batch with what the attack makes of it at a Point (clean without an attack).
-
-        Both on the device, the images in their fixed order.
-        """
+        """Every batch, in order, with what the attack makes of it at a Point (or clean)."""
 
         def perturbed(chunk: Data, options: dict[str, Any]) -> Values:
             return {"x": next(attacked(images=chunk, attack=self.attack, **options))[1]}
@@ -300,3 +293,7 @@ class Problem:
             return self
         found = [x.cpu() for _, x in self.adversarial(point, buffers, tick)]
         return self.on(replace(self.images, pixels=torch.cat(found))).under(None)
+
+
+def _attack_of(attack: Attack | str | None) -> Attack | None:
+    return parse_attack(attack, "attack") if isinstance(attack, str) else attack
