@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from ridgeline.landscape.batchnorm import statistics_at
+from ridgeline.landscape.curvature.density import mean_and_error
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import empty_cells, stamp
 from ridgeline.landscape.surfaces.scan import VARIABLES, scan, variables_of
@@ -159,48 +161,90 @@ def scan_curve(
     t: Sequence[float],
     subsets: dict[str, Images],
     *,
+    budgets: Sequence[float] | None = None,
     batchnorm: str = "recalibrate",
     cells: xr.Dataset | None = None,
     save: Callable[[xr.Dataset], None] | None = None,
 ) -> xr.Dataset:
     """Loss and accuracy along a curve and along the straight line between its ends.
 
-    Dims are (path, subset, t) with path in (curve, line); recalibrated BatchNorm statistics come
-    from the problem's own images for every subset. `barrier` (path, subset) is the largest
-    L(t) - ((1-t) L(0) + t L(1)), NaN if any loss on the path is.
+    Dims are (path, subset, t) with path in (curve, line), before them eps where `budgets` are
+    given; recalibrated BatchNorm statistics come from the problem's own images for every subset.
+    `barrier` (path, subset) is the largest L(t) - ((1-t) L(0) + t L(1)), at t = `barrier_at`, NaN
+    if any loss on the path is. Its standard error `barrier_se` is that of the same difference of
+    every example's own losses (the choice of t is not part of it). `arc_length` (path, t) is the
+    Euclidean length of the path up to t. Raises InputError for budgets without an attack.
     """
     paths = {"curve": path, "line": curve("poly_chain", [path.knots[0], path.knots[-1]])}
     t = np.asarray(t, dtype=float)
+    levels = [problem.attack.eps if problem.attack else 0.0] if budgets is None else list(budgets)
+    if problem.attack is None and any(levels):
+        raise InputError("budgets above 0 need an attack")
     if cells is None:
-        coordinates = {"path": list(paths), "subset": list(subsets), "t": ("t", t, {"units": "1"})}
+        coordinates: dict = {"path": list(paths), "subset": list(subsets)}
+        coordinates["t"] = ("t", t, {"units": "1"})
+        if budgets is not None:
+            coordinates = {"eps": ("eps", levels, {"units": "[0,1]"}), **coordinates}
         cells = empty_cells(coordinates, variables_of(problem))
         stamp(cells, "curve", {**problem.recipe(), "path": repr(path), "bn": batchnorm})
     kept = [*VARIABLES, "done"]
-    for i, (label, each) in enumerate(paths.items()):
-        for j, (subset, images) in enumerate(subsets.items()):
+    places = list(itertools.product(range(len(levels)), paths.items(), subsets.items()))
+    for level, (label, each), (subset, images) in places:
+        eps = levels[level]
+        place = _place(cells, level, label, subset)
 
-            def keep(done: xr.Dataset, i: int = i, j: int = j) -> None:
-                for name in kept:
-                    cells[name].values[i, j] = done[name].values[0]
-                if save is not None:
-                    save(cells)
+        def keep(done: xr.Dataset, place: dict = place) -> None:
+            for name in kept:
+                cells[name].loc[place] = done[name].values[0]
+            if save is not None:
+                save(cells)
 
-            part = cells[kept].isel(path=i, subset=j).expand_dims("eps")
-            scan(
-                problem.on(images),
-                each,
-                {"t": t},
-                batchnorm=batchnorm,
-                cells=part.copy(deep=True),
-                save=keep,
-                description=f"{label}, {subset}",
-            )
+        here = problem.under(problem.attack.at(eps) if problem.attack and eps else None)
+        scan(
+            here.on(images),
+            each,
+            {"t": t},
+            batchnorm=batchnorm,
+            cells=cells[kept].sel(place).expand_dims("eps").copy(deep=True),
+            save=keep,
+            description=f"{label}, {subset}" + (f", eps {eps:g}" if budgets is not None else ""),
+        )
     loss = cells["loss"]
     chord = (1 - cells["t"]) * loss.isel(t=0, drop=True) + cells["t"] * loss.isel(t=-1, drop=True)
+    rise = loss - chord
     # without a loss somewhere on the way nothing is known about the largest one
-    cells["barrier"] = (loss - chord).max("t", skipna=False)
+    cells["barrier"] = rise.max("t", skipna=False)
+    cells["barrier_at"] = cells["t"][rise.fillna(0).argmax("t")].drop_vars("t")
+    cells["barrier_se"] = xr.full_like(cells["barrier"], np.nan)
     units = unit_of(problem.loss)
-    cells["barrier"].attrs = {"long_name": "largest rise above the chord", "units": units}
+    for name, text in (("barrier", "largest rise above the chord"),
+                       ("barrier_se", "standard error of the barrier over examples")):  # fmt: skip
+        cells[name].attrs = {"long_name": text, "units": units}
+    for level, (label, each), (subset, images) in places:
+        place = _place(cells, level, label, subset)
+        eps, at = levels[level], float(cells["barrier_at"].sel(place))
+        if np.isfinite(cells["barrier"].sel(place)):
+            here = problem.under(problem.attack.at(eps) if problem.attack and eps else None)
+            error = _rise_error(here.on(images), each, at, batchnorm)
+            cells["barrier_se"].loc[place] = error
+    lengths = [each.arc_length(t) for each in paths.values()]
+    cells["arc_length"] = (("path", "t"), lengths, {"long_name": "length of the path up to t"})
     if save is not None:
         save(cells)
     return cells
+
+
+def _place(cells: xr.Dataset, level: int, label: str, subset: str) -> dict:
+    place = {"path": label, "subset": subset}
+    return {"eps": cells["eps"].values[level], **place} if "eps" in cells.dims else place
+
+
+def _rise_error(problem: Problem, path: Path, t: float, batchnorm: str) -> float:
+    """Standard error over examples of l(t) - ((1-t) l(0) + t l(1))."""
+    path = path.like(problem.origin)
+    found = []
+    for at in (0.0, t, 1.0):
+        point = {n: w.detach() for n, w in path(at).items()}
+        found.append(problem.scores(point, statistics_at(problem, point, batchnorm)).losses)
+    start, middle, end = found
+    return mean_and_error((middle - (1 - t) * start - t * end).numpy())[1]

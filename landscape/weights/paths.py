@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from ridgeline.landscape.weights.point import Point, combine, norm
+import numpy as np
+
+from ridgeline.landscape.weights.point import Point, combine, dot, norm, subtract
 from ridgeline.models.errors import InputError, unknown
 
 
@@ -39,6 +41,19 @@ class Path(ABC):
     def __call__(self, *coordinates: float) -> Point:
         """The Point at the given coordinates."""
         return combine(self.coefficients(*coordinates), self.knots)
+
+    def arc_length(self, t: Sequence[float], steps: int = 2000) -> np.ndarray:
+        """The Euclidean length of a curve from 0 to each t (T,), by `steps` chords.
+
+        Exact for straight segments whose joints lie on multiples of 1 / steps.
+        """
+        beside = [subtract(k, self.knots[0]) for k in self.knots]
+        gram = np.array([[dot(a, b) for b in beside] for a in beside])
+        grid = np.union1d(np.linspace(0, 1, steps + 1), np.asarray(t, dtype=float))
+        weights = np.array([self.coefficients(float(x)) for x in grid])
+        moves = np.diff(weights, axis=0)
+        chords = np.sqrt(np.einsum("nk,kl,nl->n", moves, gram, moves).clip(min=0))
+        return np.concatenate([[0.0], chords.cumsum()])[np.searchsorted(grid, t)]
 
     def like(self, point: Point) -> Self:
         """The same path on the device and in the dtype of a Point."""
