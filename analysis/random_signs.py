@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from ridgeline.analysis.perturbations import similarity
+from ridgeline.landscape.curvature.density import mean_and_error
 from ridgeline.train.data.noise import Noise, Purpose
+
+_PAIRS = 8  # drawn for every image
 
 
 def sign_null(clean: Tensor) -> dict[str, tuple[float, float]]:
@@ -71,13 +74,17 @@ def _sign_cosine(free: int, blocked: int) -> tuple[float, float]:
 
 
 def cosine_null(clean: Tensor, index: Tensor, eps: float, seed: int) -> dict[str, float]:
-    """Cosine of two random-sign perturbations of every image: mean, its error, sd of one image.
+    """Cosine of two random-sign perturbations of an image: mean, its error, sd of one image.
 
-    Of `clean` (N, C, H, W) moved by +-eps and clipped to [0,1], one pair per example, keyed by seed
-    and `index` (N,). Drawn, since pixels closer than eps to 0 or 1 leave no closed form.
+    Of `clean` (N, C, H, W) moved by +-eps and clipped to [0,1], a few pairs per example, keyed by
+    seed and `index` (N,). Drawn, since pixels closer than eps to 0 or 1 leave no closed form.
     """
     noise = Noise(seed, index, purpose=Purpose.RANDOM_SIGNS)
-    a, b = ((clean + eps * noise.uniform(clean, n).sign()).clamp(0, 1) - clean for n in (0, 1))
-    pair = similarity(a, b)
-    mean, error = pair.mean_and_error(pair.cosine)
-    return {"mean": mean, "se": error, "sd": error * math.sqrt(len(clean) - pair.zeros)}
+
+    def drawn(number: int) -> Tensor:
+        return (clean + eps * noise.uniform(clean, number).sign()).clamp(0, 1) - clean
+
+    cosines = [similarity(drawn(2 * n), drawn(2 * n + 1)).cosine for n in range(_PAIRS)]
+    every = torch.stack(cosines)
+    mean, error = mean_and_error(every.nanmean(0).numpy())
+    return {"mean": mean, "se": error, "sd": every[~every.isnan()].std().item()}

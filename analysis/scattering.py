@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ridgeline.analysis.line_fit import line
 from ridgeline.analysis.perturbation_pairs import MEASURES, compare
 from ridgeline.analysis.probes import probe_directions
 from ridgeline.analysis.random_signs import cosine_null, sign_null
@@ -279,23 +280,5 @@ def _with_fit(ds: xr.Dataset, fit_to: float) -> xr.Dataset:
     for place, name in enumerate(("intercept", "slope", "intercept_se", "slope_se")):
         ds[name] = lines.isel(number=place, drop=True)
         ds[name].attrs = {"fitted_distances": int(used.sum())}
+    ds["fit_to"] = steps[used].max(initial=0.0)
     return ds
-
-
-def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float, float]:
-    """Intercept and slope of the least-squares line through (x, y), and their standard errors.
-
-    The errors come from the residuals: NaN for fewer than three points, as are the intercept and
-    the slope for fewer than two, and all for a y that is NaN.
-    """
-    if len(x) < 2 or not np.isfinite(y).all():
-        return (np.nan,) * 4
-    centred = x - x.mean()
-    spread = (centred**2).sum()
-    slope = (centred * y).sum() / spread
-    intercept = y.mean() - slope * x.mean()
-    if len(x) < 3:
-        return intercept, slope, np.nan, np.nan
-    variance = ((y - intercept - slope * x) ** 2).sum() / (len(x) - 2)
-    return (intercept, slope, np.sqrt(variance * (1 / len(x) + x.mean() ** 2 / spread)),
-            np.sqrt(variance / spread))  # fmt: skip

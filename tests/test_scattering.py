@@ -11,10 +11,11 @@ import torch
 import xarray as xr
 from torch import nn
 
+from ridgeline.analysis.line_fit import line
 from ridgeline.analysis.perturbation_pairs import MEASURES, compare
 from ridgeline.analysis.probes import probe_directions
 from ridgeline.analysis.random_signs import cosine_null, sign_null
-from ridgeline.analysis.scattering import PARTS, line, scattering
+from ridgeline.analysis.scattering import PARTS, scattering
 from ridgeline.landscape.curvature.operators import Hessian, dense
 from ridgeline.landscape.gradient import loss_gradient
 from ridgeline.landscape.problem import Problem
@@ -261,7 +262,8 @@ def test_the_null_where_nothing_is_clipped_is_the_textbook_one_and_the_draws_agr
     drawn = cosine_null(clean, torch.arange(400), 0.1, seed=0)
     assert abs(drawn["mean"] - exact[0]) < 4 * drawn["se"]
     assert exact[0] > 0.15  # far from orthogonal
-    assert drawn["sd"] == pytest.approx(exact[1], rel=0.15)
+    assert drawn["sd"] == pytest.approx(exact[1], rel=0.05)
+    assert drawn["se"] == pytest.approx(exact[1] / math.sqrt(400 * 8), rel=0.2)
 
 
 def test_the_line_and_its_errors():
