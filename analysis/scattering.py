@@ -24,6 +24,7 @@ from ridgeline.landscape.curvature.density import mean_and_error
 from ridgeline.landscape.gradient import loss_gradient
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import stamp
+from ridgeline.landscape.resume import Values
 from ridgeline.landscape.weights.directions import unit
 from ridgeline.landscape.weights.point import Point, add, norm
 from ridgeline.models.errors import InputError, unknown
@@ -81,7 +82,7 @@ def scattering(
       of one example: perturbations of random signs (`random_signs`).
     - `scatter` over (direction, eps, distance, part): norms of PARTS, and `scatter_floor` over
       eps: two attack seeds at theta. `gradient_norm` at theta, `gradient_cosine` of the gradients
-      at theta and at the place, `loss` on the place's adversarial images.
+      at theta and at the place. `loss` on the place's adversarial images, `loss_at_theta`.
     - `intercept` and `slope` of `scatter` against s, with standard errors from the residuals: least
       squares over the distances above 0, up to `fit_to` (same unit as `distances`). The intercept
       is what does not vanish for small steps.
@@ -103,7 +104,7 @@ def scattering(
         homes.append(_at_home(here, home, clean, eps))
         for (name, point), step in itertools.product(points.items(), steps.tolist()):
 
-            def look(here=here, home=home, point=point, step=step) -> dict[str, Tensor]:
+            def look(here=here, home=home, point=point, step=step) -> Values:
                 place = add(here.origin, unit(point), step)
                 return _cell(here, home, place, clean, batchnorm, tick)
 
@@ -193,7 +194,7 @@ def _at_home(problem: Problem, home: _Found, clean: Tensor, eps: float) -> dict[
     apart = [(home.gradients[i] - home.gradients[j]).norm().item() for i, j in pairs]
     row["scatter_floor"] = float(np.mean(apart)) if apart else np.nan
     row["gradient_norm"] = home.gradients.norm(dim=1).mean().item()
-    row["floor_loss"] = home.losses.mean().item()
+    row["loss_at_theta"] = home.losses.mean().item()
     if eps:
         drawn = cosine_null(clean, problem.images.index, eps, problem.seed)
         row |= {"null_cosine": drawn["mean"], "null_cosine_se": drawn["se"],
@@ -205,7 +206,7 @@ def _at_home(problem: Problem, home: _Found, clean: Tensor, eps: float) -> dict[
 
 def _cell(
     problem: Problem, home: _Found, place: Point, clean: Tensor, batchnorm: str, tick
-) -> dict[str, Tensor]:  # fmt: skip
+) -> Values:  # fmt: skip
     """The numbers of one place: by pair, by part, and single ones."""
     buffers = statistics_at(problem, place, batchnorm)
     draws = len(home.images)
@@ -225,27 +226,18 @@ def _cell(
         crossed = at_place
     else:
         crossed = torch.stack([loss_gradient(problem, place, buffers, x)[1] for x in home.images])
-    reseeded = [(at_place[j] - at_home[i]).norm() for i, j in other]
-    differences = (at_place - at_home, crossed - at_home, at_place - crossed)
-    values["scatter"] = torch.stack(
-        [d.norm(dim=1).mean() for d in differences]
-        + [
-            torch.stack(reseeded).mean()
-            if reseeded
-            else torch.tensor(torch.nan, dtype=torch.float64)
-        ]
-    )
-    lengths = at_home.norm(dim=1) * at_place.norm(dim=1)
-    values["gradient_cosine"] = ((at_home * at_place).sum(1) / lengths).mean()
-    values["loss"] = there.losses.mean()
-    values["loss_se"] = torch.tensor(
-        mean_and_error(there.losses.mean(0).numpy())[1], dtype=torch.float64
-    )
+    other_seed = [(at_place[j] - at_home[i]).norm() for i, j in other] or [torch.tensor(torch.nan)]
+    lengths = [d.norm(dim=1).mean() for d in (at_place - at_home, crossed - at_home,
+                                             at_place - crossed)]  # fmt: skip
+    values["scatter"] = torch.stack([*lengths, torch.stack(other_seed).mean()])
+    product = at_home.norm(dim=1) * at_place.norm(dim=1)
+    values["gradient_cosine"] = ((at_home * at_place).sum(1) / product).mean()
+    values["loss"], values["loss_se"] = mean_and_error(there.losses.mean(0).numpy())
     return values
 
 
 def _gathered(
-    cells: list[Mapping[str, Tensor]], homes: list[dict[str, float]], shape: tuple[int, int, int],
+    cells: list[Values], homes: list[dict[str, float]], shape: tuple[int, int, int],
     problem: Problem,
 ) -> xr.Dataset:  # fmt: skip
     """All numbers by label; the cells come budget by budget, direction by direction."""
