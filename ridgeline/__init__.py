@@ -34,6 +34,7 @@ PUBLIC = {
     "curve": "landscape.weights.paths",
     "scan": "landscape.surfaces.scan",
     "scan_curve": "landscape.surfaces.curve",
+    "scattering": "analysis.scattering",
     "load": "landscape.result:load_result",
     "save": "landscape.result:save_result",
     "draw": "analysis.figures",

@@ -18,6 +18,7 @@ from ridgeline.analysis.frequency.filters import filter_spectrum, is_high
 from ridgeline.analysis.frequency.fourier import fourier_sensitivity, pass_curves
 from ridgeline.analysis.perturbations import adversaries, similarity, similarity_matrix
 from ridgeline.analysis.robustness import robustness
+from ridgeline.analysis.scattering import scattering
 from ridgeline.analysis.training.generator import study
 from ridgeline.analysis.training.overfitting import overfitting
 from ridgeline.analysis.training.trajectory import trajectory
@@ -223,6 +224,7 @@ def results_of_every_kind() -> dict[str, xr.Dataset]:
              "accuracy": ("network", rng.random(3)), "accuracy_se": ("network", [0.01] * 3),
              "rho": 0.5, "rho_low": -0.2, "rho_high": 0.9}, {"network": ["a", "b", "c"]}),
         "cka": cka(net, net, minibatch=4),
+        "scattering": scattering(net.under(FGSM(eps=0.1)), ["random"], [0.0, 0.1, 0.2, 0.4]),
         "trajectory": trajectory({1: net, 3: net}, net.origin),
         "overfitting": overfitting({"AT": [robust, robust], "B": [robust]}),
         "robustness": robustness([net.under(FGSM(eps=0.1))], [0.05, 0.1]),

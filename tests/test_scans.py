@@ -16,6 +16,7 @@ from ridgeline.analysis.frequency.fourier import fourier_sensitivity, pass_curve
 from ridgeline.analysis.frequency.spectral_bias import spectral_bias
 from ridgeline.analysis.perturbations import adversaries, similarity, similarity_matrix
 from ridgeline.analysis.robustness import robustness
+from ridgeline.analysis.scattering import scattering
 from ridgeline.analysis.training.generator import alignment, study
 from ridgeline.analysis.training.overfitting import mean_and_interval, nrr
 from ridgeline.analysis.training.trajectory import barrier, trajectory
@@ -185,6 +186,7 @@ DIAGNOSTICS: dict[str, Callable[[Problem, Problem], xr.Dataset]] = {
                                     p.images),
     "trajectory": lambda p, q: trajectory({1: p, 2: q}, q.origin, trace_products=4, directions=2),
     "barrier": lambda p, q: xr.Dataset(barrier(p, p.origin, q.origin, 4)),
+    "scattering": lambda p, q: scattering(p, ["random", "gradient"], [0.0, 0.1]),
     "corruptions": lambda p, q: corruptions.corruption_scores(p, ["x", "y"], [1, 2]),
     "scan": lambda p, q: scan(p, Plane([p.origin, q.origin]), {"x1": [0.0, 0.5]}),
     "curve": lambda p, q: scan_curve(

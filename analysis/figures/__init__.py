@@ -16,6 +16,7 @@ from ridgeline.analysis.figures.frequency import (
     draw_spectrum,
 )
 from ridgeline.analysis.figures.generator import draw_generator
+from ridgeline.analysis.figures.scattering import draw_scattering
 from ridgeline.analysis.figures.style import Results, style
 from ridgeline.analysis.figures.surfaces import (
     draw_curve,
@@ -46,6 +47,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "scan": draw_scan,
     "curve": draw_curve,
     "similarity": draw_similarity,
+    "scattering": draw_scattering,
     "spectrum": draw_spectrum,
     "distance": draw_distance,
 }

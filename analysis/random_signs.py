@@ -1,0 +1,90 @@
+"""How similar unrelated perturbations of the same images are: every sign by a fair coin.
+
+Clipping to [0,1] leaves a pixel at 0 or 1 one direction only, so unrelated perturbations of images
+with a black background are far from orthogonal. The null keeps that.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ridgeline.analysis.perturbations import similarity
+from ridgeline.landscape.curvature.density import mean_and_error
+from ridgeline.train.data.noise import Noise, Purpose
+
+_PAIRS = 8  # drawn for every image
+
+
+def sign_null(clean: Tensor) -> dict[str, tuple[float, float]]:
+    """Exact mean and standard deviation under random signs: sign_cosine, flipped and zero.
+
+    `clean` (N, C, H, W) in [0,1]. Two perturbations of an image are independent: each pixel goes up
+    or down with probability 1/2, and stays where the way is blocked (0 and 1). Means are over the
+    images, the standard deviation is that of one image, sqrt(mean variance). In D pixels that are
+    not blocked: 0 and 1/sqrt(D); 1/2 and 1/(2 sqrt(D)); 0 and 0.
+    """
+    flat = clean.flatten(1)
+    pixels = flat.shape[1]
+    blocked = ((flat <= 0) | (flat >= 1)).sum(1)
+    moments = [_sign_cosine(pixels - k, k) for k in blocked.tolist()]
+    found = torch.tensor(moments, dtype=torch.float64)
+    share = blocked.double() / pixels
+    return {
+        "sign_cosine": _summary(found[:, 0], found[:, 1]),
+        "flipped": _summary((1 - share) / 2, (1 - share) / 4 / pixels),
+        "zero": _summary(share * 3 / 4, share * 3 / 16 / pixels),
+    }
+
+
+def _summary(mean: Tensor, variance: Tensor) -> tuple[float, float]:
+    return mean.mean().item(), variance.mean().sqrt().item()
+
+
+def _sign_cosine(free: int, blocked: int) -> tuple[float, float]:
+    """Mean and variance of the cosine of two independent sign vectors.
+
+    `free` entries are +1 or -1, `blocked` ones the only allowed sign or 0. Given how many of the
+    blocked move in either vector, K and K', their overlap is hypergeometric: both moments are
+    sums of products over K and K'. Two vectors of which one is all zero have no cosine and are left
+    out.
+    """
+    count = torch.arange(blocked + 1, dtype=torch.float64)
+    weight = torch.exp(
+        math.lgamma(blocked + 1) - torch.lgamma(count + 1) - torch.lgamma(blocked - count + 1)
+        - blocked * math.log(2)
+    )  # fmt: skip
+    moving = free + count
+    weight, count, moving = (t[moving > 0] for t in (weight, count, moving))
+    if not len(weight):
+        return math.nan, math.nan
+    weight = weight / weight.sum()
+
+    def expected(values: Tensor) -> float:
+        return (weight * values).sum().item()
+
+    many = max(blocked, 1)
+    mean = expected(count / moving.sqrt()) ** 2 / many
+    second = free * expected(1 / moving) ** 2 + expected(count**2 / moving) ** 2 / many**2
+    if blocked > 1:
+        second += expected(count * (blocked - count) / moving) ** 2 / (many**2 * (many - 1))
+    return mean, max(second - mean**2, 0.0)
+
+
+def cosine_null(clean: Tensor, index: Tensor, eps: float, seed: int) -> dict[str, float]:
+    """Cosine of two random-sign perturbations of an image: mean, its error, sd of one image.
+
+    Of `clean` (N, C, H, W) moved by +-eps and clipped to [0,1], a few pairs per example, keyed by
+    seed and `index` (N,). Drawn, since pixels closer than eps to 0 or 1 leave no closed form.
+    """
+    noise = Noise(seed, index, purpose=Purpose.RANDOM_SIGNS)
+
+    def drawn(number: int) -> Tensor:
+        return (clean + eps * noise.uniform(clean, number).sign()).clamp(0, 1) - clean
+
+    cosines = [similarity(drawn(2 * n), drawn(2 * n + 1)).cosine for n in range(_PAIRS)]
+    every = torch.stack(cosines)
+    mean, error = mean_and_error(every.nanmean(0).numpy())
+    return {"mean": mean, "se": error, "sd": every[~every.isnan()].std().item()}
