@@ -205,7 +205,8 @@ class Problem:
             )
 
         found = [part for _, part in self._each("scores", score, point, buffers, tick)]
-        return Scores(*(torch.cat([part[n] for part in found]) for n in ("losses", "correct")))
+        names = ("losses", "correct", "margins")
+        return Scores(*(torch.cat([part[n] for part in found]) for n in names))
 
     def adversarial(
         self, point: Point | None = None, buffers: Mapping[str, Tensor] | None = None, tick=None

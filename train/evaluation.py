@@ -12,20 +12,22 @@ from torch import Tensor, nn
 from ridgeline.train.attacks import Attack, Predict
 from ridgeline.train.data.examples import Batch, Data, Images
 from ridgeline.train.data.noise import Noise
-from ridgeline.train.losses import Loss, correctness, cross_entropy
+from ridgeline.train.losses import Loss, correctness, cross_entropy, margins_of
 from ridgeline.train.precision import exact
 from ridgeline.train.undisturbed import undisturbed
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`losses` (N,) float64 and `correct` (N,) bool of every example.
+    """`losses` (N,) float64, `correct` (N,) bool and `margins` (N,) float64 of every example.
 
-    Where outputs are no logits of classes, `correct` is NaN.
+    A margin is the true class's logit less the largest other. Where outputs are no logits of
+    classes, `correct` and `margins` are NaN.
     """
 
     losses: Tensor
     correct: Tensor
+    margins: Tensor
 
     def __repr__(self) -> str:
         return (
@@ -47,6 +49,11 @@ class Scores:
     def accuracy(self) -> float:
         """Fraction of examples classified correctly."""
         return self.correct.double().mean().item()
+
+    @property
+    def margin(self) -> float:
+        """Mean margin: the true class's logit less the largest other."""
+        return self.margins.mean().item()
 
     def summary(self, prefix: str) -> dict[str, float]:
         """Loss and accuracy as a flat dict with prefixed keys."""
@@ -70,16 +77,17 @@ def evaluate(
     `predict` must be in eval mode (`train.undisturbed`). `tick(n)` is called with the number of
     examples done, for a progress bar.
     """
-    losses, correct = [], []
+    losses, correct, margins = [], [], []
     options = {"batch_size": batch_size, "seed": seed, "device": device, "dtype": dtype}
     for batch, x in attacked(predict, images, attack, **options):
         with torch.no_grad(), exact():
             logits = predict(x)
         losses.append(loss(logits, batch.y).double().cpu())
         correct.append(correctness(logits, batch.y).cpu())
+        margins.append(margins_of(logits, batch.y).double().cpu())
         if tick is not None:
             tick(len(batch.y))
-    return Scores(torch.cat(losses), torch.cat(correct))
+    return Scores(torch.cat(losses), torch.cat(correct), torch.cat(margins))
 
 
 def scores_of_networks(

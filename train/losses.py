@@ -42,9 +42,23 @@ def predicted(logits: Tensor) -> Tensor:
 
 def correctness(outputs: Tensor, y: Tensor) -> Tensor:
     """Whether each example is classified correctly (N,), NaN where outputs are no logits (N, C)."""
-    if outputs.ndim != 2 or y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
+    if not _classifies(outputs, y):
         return torch.full((len(outputs),), torch.nan, dtype=torch.float64)
     return predicted(outputs) == y
+
+
+def margins_of(outputs: Tensor, y: Tensor) -> Tensor:
+    """The true logit less the largest other (N,), NaN where outputs are no logits (N, C)."""
+    if not _classifies(outputs, y) or outputs.shape[1] < 2:
+        return torch.full((len(outputs),), torch.nan, dtype=torch.float64)
+    own = outputs.gather(1, y[:, None])
+    others = outputs.scatter(1, y[:, None], -torch.inf)
+    return own[:, 0] - others.amax(1)
+
+
+def _classifies(outputs: Tensor, y: Tensor) -> bool:
+    whole = not y.is_floating_point() and y.dtype != torch.bool
+    return outputs.ndim == 2 and y.ndim == 1 and whole
 
 
 def sample_labels(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from ridgeline.landscape.batchnorm import statistics_at
 from ridgeline.landscape.curvature.density import mean_and_error
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import empty_cells, stamp
-from ridgeline.landscape.surfaces.scan import VARIABLES, scan, variables_of
+from ridgeline.landscape.surfaces.cell import VARIABLES, variables_of
+from ridgeline.landscape.surfaces.scan import scan
 from ridgeline.landscape.weights.paths import Path, curve
 from ridgeline.landscape.weights.point import Point, buffers_of
 from ridgeline.models.copying import copy_of

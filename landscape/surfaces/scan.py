@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
-import torch
 import xarray as xr
 
-from ridgeline.landscape.batchnorm import statistics_at
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import Cell, empty_cells, fill, stamp
+from ridgeline.landscape.surfaces.cell import ADVERSARIES, Coordinates, Places, variables_of
+from ridgeline.landscape.surfaces.shards import Shard, share
 from ridgeline.landscape.weights.paths import Path, Plane
 from ridgeline.landscape.weights.point import norm
 from ridgeline.models.errors import InputError, unknown
-from ridgeline.train.evaluation import Scores
-from ridgeline.train.losses import name_of, unit_of
 
-#: where the adversarial images of a cell come from
-ADVERSARIES = {
-    "moving": "attacked anew at every cell",
-    "frozen": "attacked at the origin of the axes",
-    "anchored": "attacked at the middle cell of a block of adv_calc_freq cells per axis",
-    "max": "the worse of moving and frozen, per example",
-}
-
-#: what a scan holds of every cell
-VARIABLES = ("loss", "loss_se", "accuracy")
 _MOST_POINTS = 100_000  # along one axis
-
-
-def variables_of(problem: Problem) -> dict[str, dict[str, str]]:
-    """The variables of a cell with their attributes."""
-    units = unit_of(problem.loss)
-    name = name_of(problem.loss).replace("_", "-")
-    return {
-        "loss": {"long_name": f"mean {name}", "units": units},
-        "loss_se": {"long_name": f"standard error of the mean {name}", "units": units},
-        "accuracy": {"long_name": "fraction of examples classified correctly", "units": "1"},
-    }
 
 
 def scan(
@@ -52,18 +29,21 @@ def scan(
     adversary: str = "moving",
     anchor_every: int = 1,
     batchnorm: str = "keep",
+    extras: Collection[str] = (),
+    shard: Shard | None = None,
     cells: xr.Dataset | None = None,
     save: Callable[[xr.Dataset], None] | None = None,
     description: str = "scan",
 ) -> xr.Dataset:
-    """Loss, its standard error and accuracy on the grid spanned by `axes` (name -> coordinates).
+    """Loss, its standard error, accuracy and mean margin on the grid of `axes` (name -> numbers).
 
     Where `axes` is a number, every axis has so many points: from -extent to extent of a plane, from
     0 to extent of a curve. Dims are ("eps", *axes). The same examples and the same attack noise
-    serve every cell.
-    `cells`, a half-done earlier result, is completed: cells that are `done` are, whatever their
-    loss, which is NaN where the network's outputs are. `batchnorm` is `keep` or `recalibrate`.
-    Raises InputError for unknown choices and for budgets above 0 without an attack.
+    serve every cell. `extras` names further measures in EXTRAS. With a `shard` only its cells are
+    computed (`merged` puts the parts together). `cells`, a half-done earlier result, is completed:
+    cells that are `done` are, whatever their loss, which is NaN where the network's outputs are.
+    `batchnorm` is `keep` or `recalibrate`. Raises InputError for unknown choices and for budgets
+    above 0 without an attack.
     """
     if adversary not in ADVERSARIES:
         raise unknown("adversary mode", adversary, ADVERSARIES)
@@ -73,13 +53,14 @@ def scan(
     values = [np.asarray(v, dtype=float) for v in axes.values()]
     if budgets is None:
         budgets = [problem.attack.eps if problem.attack else 0.0]
+    places = Places(problem, path, budgets, batchnorm, extras, adversary)
     if cells is None:
         cells = empty_cells(
             {
                 "eps": ("eps", list(budgets), {"long_name": "attack budget", "units": "[0,1]"}),
                 **{n: (n, v) for n, v in zip(axes, values, strict=True)},
             },
-            variables_of(problem),
+            variables_of(problem, extras),
         )
         if isinstance(path, Plane):
             for name, direction in zip(axes, path.knots[1:], strict=True):
@@ -89,91 +70,39 @@ def scan(
         stamp(cells, "scan", {
             **problem.recipe(), "path": repr(path), "adversary": adversary,
             "adv_calc_freq": anchor_every, "bn": batchnorm, "budgets": list(budgets),
+            "extras": sorted(extras),
         })  # fmt: skip
-    anchors = _Anchors(problem, path.like(problem.origin), budgets, batchnorm)
     shape = tuple(len(v) for v in values)
 
-    def anchor_of(cell: Cell) -> Cell:
+    def block_of(cell: Cell) -> Cell:
+        """The cells that share their anchor with this one, by that anchor."""
         if adversary != "anchored":
             return cell
-        return tuple(
+        return (cell[0], *(
             min(i // anchor_every * anchor_every + anchor_every // 2, n - 1)
-            for i, n in zip(cell, shape, strict=True)
-        )
+            for i, n in zip(cell[1:], shape, strict=True)
+        ))  # fmt: skip
+
+    def at(place: Cell) -> Coordinates:
+        return tuple(float(v[i]) for v, i in zip(values, place, strict=True))
+
+    origin = (0.0,) * len(values)
+    fixed = {"moving": [None], "frozen": [origin], "max": [None, origin]}
 
     def compute(cell: Cell, tick: Callable[[int], None]) -> dict[str, float]:
-        level, *place = cell
-        coordinates = tuple(float(v[i]) for v, i in zip(values, place, strict=True))
-        anchor = anchor_of(tuple(place))
-        if adversary == "frozen":
-            scores = anchors.scores(level, coordinates, (0.0,) * len(values), tick)
-        elif adversary == "anchored":
-            at = tuple(float(v[i]) for v, i in zip(values, anchor, strict=True))
-            scores = anchors.scores(level, coordinates, at, tick)
-        else:
-            scores = anchors.scores(level, coordinates, None, tick)
-            if adversary == "max":
-                scores = _worse(
-                    scores, anchors.scores(level, coordinates, (0.0,) * len(values), lambda n: None)
-                )
-        return {"loss": scores.loss, "loss_se": scores.loss_se, "accuracy": scores.accuracy}
+        anchors = fixed.get(adversary) or [at(block_of(cell)[1:])]
+        return places.measure(cell[0], at(cell[1:]), anchors, tick)
 
-    places = itertools.product(range(len(budgets)), *(range(n) for n in shape))
-    order = sorted(places, key=lambda c: (c[0], anchor_of(c[1:]), c[1:]))
+    every = itertools.product(range(len(budgets)), *(range(n) for n in shape))
+    order = sorted(every, key=lambda c: (block_of(c), c))
     return fill(
         cells,
         compute,
         save=save,
-        order=order,
+        order=order if shard is None else share(order, shard, block_of),
         examples_per_cell=len(problem.data),
         description=description,
     )
-
-
-class _Anchors:
-    """Scores at coordinates; the adversarial images of the latest anchors are remembered."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        path: Path,
-        budgets: Sequence[float],
-        batchnorm: str,
-    ):
-        attack = problem.attack
-        if attack is None and any(budgets):
-            raise InputError("budgets above 0 need an attack")
-        self.path, self.batchnorm = path, batchnorm
-        self.problems = [
-            problem.under(attack.at(eps) if attack and eps else None) for eps in budgets
-        ]
-        self.key: tuple | None = None
-        self.images: Problem | None = None
-
-    def scores(
-        self,
-        level: int,
-        coordinates: tuple[float, ...],
-        anchor: tuple[float, ...] | None,
-        tick: Callable[[int], None],
-    ) -> Scores:
-        """Scores at `coordinates` on images attacked at `anchor` (None: attacked on the spot)."""
-        problem = self.problems[level]
-        point, buffers = self._place(problem, coordinates)
-        if anchor is not None and problem.attack is not None:
-            if self.key != (level, anchor):
-                self.images = problem.frozen(*self._place(problem, anchor))
-                self.key = (level, anchor)
-            problem = self.images
-        return problem.scores(point, buffers, tick)
-
-    def _place(self, problem: Problem, coordinates: tuple[float, ...]):
-        point = {name: weight.detach() for name, weight in self.path(*coordinates).items()}
-        return point, statistics_at(problem, point, self.batchnorm)
-
-
-def _worse(a: Scores, b: Scores) -> Scores:
-    return Scores(torch.maximum(a.losses, b.losses), a.correct * b.correct)
 
 
 def axes_of(

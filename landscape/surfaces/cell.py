@@ -1,0 +1,130 @@
+"""One cell of a scan: where its adversarial images come from, and what is measured there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ridgeline.landscape.batchnorm import statistics_at
+from ridgeline.landscape.gradient import loss_gradient
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.weights.paths import Path
+from ridgeline.landscape.weights.point import Point
+from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.evaluation import Scores
+from ridgeline.train.losses import name_of, unit_of
+
+#: where the adversarial images of a cell come from
+ADVERSARIES = {
+    "moving": "attacked anew at every cell",
+    "frozen": "attacked at the origin of the axes",
+    "anchored": "attacked at the middle cell of a block of adv_calc_freq cells per axis",
+    "max": "the worse of moving and frozen, per example",
+}
+#: what a scan holds of every cell
+VARIABLES = ("loss", "loss_se", "accuracy", "margin")
+#: what it holds besides on request, and what that costs
+EXTRAS = {
+    "gradient_norm": "Euclidean norm of the gradient by the weights; one backward pass a batch",
+    "lambda_max": "largest eigenvalue of the Hessian, adversarial images frozen; many products",
+}
+
+Coordinates = tuple[float, ...]
+Tick = Callable[[int], None]
+
+
+def variables_of(problem: Problem, extras: Collection[str] = ()) -> dict[str, dict[str, str]]:
+    """The variables of a cell with their attributes; InputError for unknown extras."""
+    units = unit_of(problem.loss)
+    name = name_of(problem.loss).replace("_", "-")
+    for extra in extras:
+        if extra not in EXTRAS:
+            raise unknown("measure of a cell", extra, EXTRAS)
+    return {
+        "loss": {"long_name": f"mean {name}", "units": units},
+        "loss_se": {"long_name": f"standard error of the mean {name}", "units": units},
+        "accuracy": {"long_name": "fraction of examples classified correctly", "units": "1"},
+        "margin": {"long_name": "mean of the true logit less the largest other", "units": "1"},
+        **{n: {"long_name": EXTRAS[n].partition(";")[0], "units": units} for n in extras},
+    }
+
+
+class Places:
+    """Measures of a problem at coordinates of a path, for every budget.
+
+    The adversarial images of the latest anchor are remembered. Raises InputError for budgets above
+    0 without an attack, and for extras of losses that are no function of one set of images.
+    """
+
+    def __init__(
+        self, problem: Problem, path: Path, budgets: Sequence[float], batchnorm: str,
+        extras: Collection[str] = (), adversary: str = "moving",
+    ):  # fmt: skip
+        attack = problem.attack
+        if attack is None and any(budgets):
+            raise InputError("budgets above 0 need an attack")
+        if extras and adversary == "max":
+            raise InputError("the adversary max has no gradient: it takes the worse of two sets")
+        self.path, self.batchnorm, self.extras = path.like(problem.origin), batchnorm, extras
+        self.problems = [
+            problem.under(attack.at(eps) if attack and eps else None) for eps in budgets
+        ]
+        self._key: tuple | None = None
+        self._frozen: Problem | None = None
+
+    def measure(
+        self, level: int, at: Coordinates, anchors: Sequence[Coordinates | None], tick: Tick
+    ) -> dict[str, float]:
+        """The variables at coordinates, on images attacked at an anchor (None: on the spot).
+
+        Of several anchors, the worse loss of every example.
+        """
+        first, *others = anchors
+        scores, extras = self._look(level, at, first, tick)
+        for other in others:
+            scores = _worse(scores, self._look(level, at, other, lambda n: None)[0])
+        return {"loss": scores.loss, "loss_se": scores.loss_se, "accuracy": scores.accuracy,
+                "margin": scores.margin, **extras}  # fmt: skip
+
+    def _look(
+        self, level: int, at: Coordinates, anchor: Coordinates | None, tick: Tick
+    ) -> tuple[Scores, dict[str, float]]:
+        problem = self.problems[level]
+        point, buffers = self._place(problem, at)
+        if anchor is not None and problem.attack is not None:
+            if self._key != (level, anchor):
+                self._frozen = problem.frozen(*self._place(problem, anchor))
+                self._key = (level, anchor)
+            problem = self._frozen
+        if self.extras:  # of the images that the loss is of
+            problem = problem.frozen(point, buffers, tick)
+            tick = lambda n: None  # noqa: E731
+        return problem.scores(point, buffers, tick), self._extras(problem, point, buffers)
+
+    def _extras(
+        self, problem: Problem, point: Point, buffers: Mapping[str, Tensor]
+    ) -> dict[str, float]:
+        found = {}
+        if "gradient_norm" in self.extras:
+            found["gradient_norm"] = loss_gradient(problem, point, buffers)[1].norm().item()
+        if "lambda_max" in self.extras:
+            from ridgeline.landscape.curvature.eigenpairs import top_eigenpairs
+            from ridgeline.landscape.curvature.operators import Hessian
+
+            operator = Hessian(problem, point, buffers=buffers)
+            found["lambda_max"] = float(top_eigenpairs(operator, 1, seed=problem.seed).values[0])
+        return found
+
+    def _place(self, problem: Problem, at: Coordinates) -> tuple[Point, Mapping[str, Tensor]]:
+        point = {name: weight.detach() for name, weight in self.path(*at).items()}
+        return point, statistics_at(problem, point, self.batchnorm)
+
+
+def _worse(a: Scores, b: Scores) -> Scores:
+    return Scores(
+        torch.maximum(a.losses, b.losses),
+        a.correct * b.correct,
+        torch.minimum(a.margins, b.margins),
+    )
