@@ -16,10 +16,10 @@ from ridgeline.analysis.figures.frequency import (
     draw_spectrum,
 )
 from ridgeline.analysis.figures.generator import draw_generator
+from ridgeline.analysis.figures.lines import draw_curve
 from ridgeline.analysis.figures.scattering import draw_scattering
 from ridgeline.analysis.figures.style import Results, style
 from ridgeline.analysis.figures.surfaces import (
-    draw_curve,
     draw_distance,
     draw_scan,
     draw_similarity,

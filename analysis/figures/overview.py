@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.curvature import draw_eigenvalues
 from ridgeline.analysis.figures.frequency import draw_spectrum
+from ridgeline.analysis.figures.lines import draw_curve
 from ridgeline.analysis.figures.style import PALETTE, style
 from ridgeline.analysis.figures.surfaces import (
-    draw_curve,
     draw_similarity,
     draw_surface,
     draw_training,

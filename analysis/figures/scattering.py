@@ -9,8 +9,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ridgeline.analysis.figures.lines import mark_missing
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results
-from ridgeline.analysis.figures.surfaces import mark_missing
 from ridgeline.analysis.perturbation_pairs import MEASURES
 from ridgeline.models.errors import InputError, unknown
 

@@ -8,12 +8,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from mpl_toolkits.mplot3d import Axes3D
 
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results
-from ridgeline.models.errors import InputError
+from ridgeline.analysis.figures.lines import axis_label, draw_lines, loss_label
+from ridgeline.analysis.figures.style import COLUMN, PAGE, SURFACE, Results
+from ridgeline.models.errors import InputError, unknown
 
 
 def draw_surface(
@@ -34,18 +37,82 @@ def draw_surface(
     filled = axes.contourf(
         ds[first], ds[second], values, levels, norm=norm, cmap=SURFACE, extend="both"
     )
-    axes.contour(ds[first], ds[second], values, levels[::3], colors="white", linewidths=0.3)
+    lines = axes.contour(ds[first], ds[second], values, levels[::4], colors="white", linewidths=0.3)
+    axes.clabel(lines, fmt=lambda v: f"{v:.2g}", fontsize=5)
     if np.ma.is_masked(values):
         axes.set_facecolor("0.8")  # not computed, or not finite: never invented
     axes.plot(0, 0, "+", color="white", ms=6, mew=1.2)
+    if "position" in ds:
+        _draw_checkpoints(ds, axes)
     axes.set_aspect("equal")
-    axes.set(xlabel=_axis_label(ds, first), ylabel=_axis_label(ds, second), title=title)
+    xlabel, ylabel = (_explained(ds, n, axis) for n, axis in enumerate((first, second)))
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    _colour_bar(axes, filled, norm, ds)
+
+
+def draw_space(
+    ds: xr.Dataset,
+    axes: Axes3D,
+    *,
+    eps: float | None = None,
+    norm: Normalize | None = None,
+    title: str = "",
+) -> None:
+    """The loss over a plane as a surface in space, log height and colour, contours on the floor."""
+    loss = ds["loss"].isel(eps=-1) if eps is None else ds["loss"].sel(eps=eps)
+    first, second = loss.dims
+    norm = norm or surface_norm([loss])
+    low, high = np.log10(norm.vmin), np.log10(norm.vmax)
+    height = np.log10(loss.values.T.clip(min=norm.vmin))  # NaN stays a hole
+    x, y = np.meshgrid(ds[first], ds[second])
+    floor = low - 0.5 * (high - low)
+    surface = axes.plot_surface(
+        x, y, height, cmap=SURFACE, vmin=low, vmax=high, rcount=100, ccount=100, lw=0, alpha=0.9,
+    )  # fmt: skip
+    if np.isfinite(height).all():
+        axes.contour(x, y, height, 12, zdir="z", offset=floor, cmap=SURFACE, vmin=low, vmax=high)
+    axes.set(xlabel=axis_label(ds, first), ylabel=axis_label(ds, second), title=title)
+    axes.set_zlim(floor, high)
+    axes.set_box_aspect(None, zoom=0.85)  # labels stand outside the box, which is not measured
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.labelpad = -4
+        axis.set_major_locator(MaxNLocator(4))
+    axes.tick_params(pad=-2)
+    ticks = np.linspace(low, high, 4)
+    axes.set_zticks(ticks, [f"{10**v:.2g}" for v in ticks])
+    bar = axes.figure.colorbar(surface, ax=axes, shrink=0.6, pad=0.12)
+    bar.set_ticks(ticks, labels=[f"{10**v:.2g}" for v in ticks])
+    bar.set_label(loss_label({"": ds}))
+
+
+#: how a plane is drawn
+VIEWS = {"contour": draw_surface, "space": draw_space}
+
+
+def _draw_checkpoints(ds: xr.Dataset, axes: Axes) -> None:
+    """The checkpoints where they lie in the plane, in their order; hollow where they lie off it."""
+    x, y = ds["position"].values.T
+    axes.plot(x, y, "-", color="white", lw=0.8)
+    off = ds["off_plane"].values > 0.1 * np.maximum(ds["from_origin"].values, 1e-300)
+    axes.plot(x[~off], y[~off], "o", color="white", ms=2.5)
+    axes.plot(x[off], y[off], "o", mfc="none", mec="white", ms=2.5, mew=0.6)
+
+
+def _explained(ds: xr.Dataset, number: int, axis: str) -> str:
+    """The label of an axis, with the share of the trajectory that it holds."""
+    text = axis_label(ds, axis)
+    if "explained" in ds:
+        text += f" ({100 * float(ds['explained'][number]):.0f} %)"
+    return text
+
+
+def _colour_bar(axes: Axes, filled: ScalarMappable, norm: LogNorm, ds: xr.Dataset) -> None:
     bar = axes.figure.colorbar(filled, ax=axes, shrink=0.8)
     ticks = np.geomspace(norm.vmin, norm.vmax, 5)
     bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.set_label("loss [nat]")
+    bar.set_label(loss_label({"": ds}))
 
 
 def surface_norm(losses: list[xr.DataArray]) -> LogNorm:
@@ -58,83 +125,34 @@ def surface_norm(losses: list[xr.DataArray]) -> LogNorm:
     return LogNorm(low, max(values.max(), low * 1.01))
 
 
-def mark_missing(axes: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
-    """Grey around the places x (N,) where y is not finite, or not computed yet."""
-    places = x.values.astype(float)
-    edges = np.concatenate([places[:1], (places[1:] + places[:-1]) / 2, places[-1:]])
-    text = "no finite loss"
-    for n in np.flatnonzero(~np.isfinite(y.values)):
-        new = text not in axes.get_legend_handles_labels()[1]
-        axes.axvspan(edges[n], edges[n + 1], color="0.8", lw=0, zorder=0, label=text * new)
+def draw_scan(results: Results, axes: Axes | None = None, view: str = "contour") -> Figure:
+    """1-D scans as lines, 2-D scans as filled contours or as a surface in space (`view`).
 
-
-def _axis_label(ds: xr.Dataset, axis: str) -> str:
-    units = ds[axis].attrs.get("units", "")
-    name = ds[axis].attrs.get("long_name", axis)
-    return f"{name} [{units}]" if units else name
-
-
-def draw_scan(results: Results, axes: Axes | None = None) -> Figure:
-    """1-D scans as lines with bands of one standard error, 2-D scans as surfaces."""
+    One colour range serves all panels. Raises InputError for scans over three axes, which are for
+    ParaView (`export`), and for an unknown view.
+    """
+    if view not in VIEWS:
+        raise unknown("--view", view, VIEWS)
+    if any(ds["loss"].ndim > 3 for ds in results.values()):
+        raise InputError("a scan over three axes is for ParaView: export it as .vts")
     planes = {k: ds for k, ds in results.items() if ds["loss"].ndim == 3}
     if not planes:
-        return _draw_lines(results, axes)
+        return draw_lines(results, axes)
     panels = [(k, ds, float(e)) for k, ds in planes.items() for e in ds["eps"]]
     norm = surface_norm([ds["loss"].sel(eps=e) for _, ds, e in panels])
     budgets = max(ds.sizes["eps"] for ds in planes.values())
     columns = min(3, budgets if len(planes) > 1 and budgets > 1 else len(panels))
     rows = -(-len(panels) // columns)
     figure, grid = plt.subplots(
-        rows, columns, figsize=(PAGE / 2 * columns, 2.7 * rows), layout="constrained", squeeze=False
-    )
+        rows, columns, figsize=(PAGE / 2 * columns, 2.7 * rows), layout="constrained",
+        squeeze=False, subplot_kw={"projection": "3d" if view == "space" else None},
+    )  # fmt: skip
     for place, (label, ds, eps) in zip(grid.flat, panels, strict=False):
-        draw_surface(ds, place, eps=eps, norm=norm, title=f"{label}, $\\epsilon$ = {eps:.3g}")
+        title = f"{label}, $\\epsilon$ = {eps:.3g}".removeprefix(", ")
+        VIEWS[view](ds, place, eps=eps, norm=norm, title=title)
     for place in list(grid.flat)[len(panels) :]:
         place.axis("off")
     return figure
-
-
-def _draw_lines(results: Results, axes: Axes | None) -> Figure:
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
-    number = 0
-    for label, ds in results.items():
-        axis = ds["loss"].dims[1]
-        for eps in ds["eps"].values:
-            here = ds.sel(eps=eps)
-            color = PALETTE[number % len(PALETTE)]
-            number += 1
-            axes.plot(here[axis], here["loss"], color=color, label=f"{label}, ε = {eps:.3g}")
-            mark_missing(axes, here[axis], here["loss"])
-            low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]
-            axes.fill_between(here[axis], low, high, color=color, alpha=0.2, lw=0)
-        axes.set_xlabel(_axis_label(ds, axis))
-    axes.axvline(0, color="0.7", lw=0.6, zorder=0)
-    units = {ds["loss"].attrs.get("units", "nat") for ds in results.values()} - {""}
-    axes.set(ylabel=f"loss [{', '.join(sorted(units))}]" if units else "loss", yscale="log")
-    axes.legend()
-    return axes.figure
-
-
-def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
-    """Loss along connecting curves (solid) and straight lines (dashed), ends and barrier marked."""
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
-    number = 0
-    for label, ds in results.items():
-        for subset in ds["subset"].values:
-            color = PALETTE[number % len(PALETTE)]
-            number += 1
-            for path, line in (("curve", "-"), ("line", "--")):
-                here = ds.sel(path=path, subset=subset)
-                text = f"{label} {path}, {subset}, barrier {float(here['barrier']):.2g}"
-                axes.plot(here["t"], here["loss"], line, color=color, label=text.strip())
-                mark_missing(axes, here["t"], here["loss"])
-                low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]
-                axes.fill_between(here["t"], low, high, color=color, alpha=0.15, lw=0)
-            ends = ds["loss"].sel(path="curve", subset=subset).isel(t=[0, -1])
-            axes.plot(ends["t"], ends, "o", color=color)
-    axes.set(xlabel="t along the path", ylabel="loss [nat]")
-    axes.legend()
-    return axes.figure
 
 
 def draw_similarity(results: Results, axes: Axes | None = None) -> Figure:

@@ -1,0 +1,114 @@
+"""Drawings along one coordinate: 1-D scans and connecting curves."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results
+
+
+def mark_missing(axes: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
+    """Grey around the places x (N,) where y is not finite, or not computed yet."""
+    places = x.values.astype(float)
+    edges = np.concatenate([places[:1], (places[1:] + places[:-1]) / 2, places[-1:]])
+    text = "no finite loss"
+    for n in np.flatnonzero(~np.isfinite(y.values)):
+        new = text not in axes.get_legend_handles_labels()[1]
+        axes.axvspan(edges[n], edges[n + 1], color="0.8", lw=0, zorder=0, label=text * new)
+
+
+def axis_label(ds: xr.Dataset, axis: str) -> str:
+    """The name of a coordinate, with its unit if it has one."""
+    units = ds[axis].attrs.get("units", "")
+    name = ds[axis].attrs.get("long_name", axis)
+    return f"{name} [{units}]" if units else name
+
+
+def loss_label(results: Results) -> str:
+    """The label of an axis of losses, with their unit if they have one."""
+    units = {ds["loss"].attrs.get("units", "nat") for ds in results.values()} - {""}
+    return f"loss [{', '.join(sorted(units))}]" if units else "loss"
+
+
+def draw_lines(results: Results, axes: Axes | None = None) -> Figure:
+    """Loss along one direction with a band of one standard error; accuracy dashed, on the right."""
+    axes = axes or plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")[1]
+    right, number = None, 0
+    for label, ds in results.items():
+        axis = ds["loss"].dims[1]
+        for eps in ds["eps"].values:
+            here = ds.sel(eps=eps)
+            color = PALETTE[number % len(PALETTE)]
+            number += 1
+            text = f"{label}, ε = {eps:.3g}".removeprefix(", ")
+            axes.plot(here[axis], here["loss"], color=color, label=text)
+            mark_missing(axes, here[axis], here["loss"])
+            low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]
+            axes.fill_between(here[axis], low, high, color=color, alpha=0.2, lw=0)
+            if here["accuracy"].notnull().any():
+                right = right or axes.twinx()
+                right.plot(here[axis], 100 * here["accuracy"], "--", color=color, lw=0.8)
+        axes.set_xlabel(axis_label(ds, axis))
+    axes.axvline(0, color="0.7", lw=0.6, zorder=0)
+    axes.set(ylabel=loss_label(results), yscale="log")
+    if right is not None:
+        right.set(ylabel="accuracy [%] (dashed)", ylim=(0, 100))
+        right.spines["right"].set_visible(True)
+    legend_below(axes)
+    return axes.figure
+
+
+def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
+    """Loss along connecting curves (solid) and straight lines (dashed) with their barriers.
+
+    Dots are the ends; where the barrier is above 0 a bar shows where it is and how high.
+    """
+    axes = axes or plt.subplots(figsize=(COLUMN, 2.8), layout="constrained")[1]
+    number = 0
+    for label, ds in results.items():
+        for eps in ds["eps"].values if "eps" in ds.dims else [None]:
+            level = ds if eps is None else ds.sel(eps=eps)
+            for subset in level["subset"].values:
+                color = PALETTE[number % len(PALETTE)]
+                number += 1
+                what = f"{label} {subset}" + ("" if eps is None else f", ε = {float(eps):.3g}")
+                for path, line in (("curve", "-"), ("line", "--")):
+                    _draw_path(axes, level.sel(path=path, subset=subset), line, color,
+                               f"{what.strip()}, {path}")  # fmt: skip
+                ends = level["loss"].sel(path="curve", subset=subset).isel(t=[0, -1])
+                axes.plot(ends["t"], ends, "o", color=color)
+    axes.set(xlabel="t along the path", ylabel=loss_label(results))
+    legend_below(axes)
+    return axes.figure
+
+
+def _draw_path(axes: Axes, here: xr.Dataset, line: str, color: tuple, what: str) -> None:
+    """One path: its loss with a band, and the bar of its barrier."""
+    barrier = float(here["barrier"])
+    error = float(here["barrier_se"]) if "barrier_se" in here else np.nan
+    height = f"{barrier:.2g}" + (f" ± {error:.1g}" if np.isfinite(error) else "")
+    axes.plot(here["t"], here["loss"], line, color=color, label=f"{what}: barrier {height}")
+    mark_missing(axes, here["t"], here["loss"])
+    low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]
+    axes.fill_between(here["t"], low, high, color=color, alpha=0.15, lw=0)
+    if "barrier_at" in here and barrier > 0:
+        at = float(here["barrier_at"])
+        top = float(here["loss"].sel(t=at))
+        axes.plot([at, at], [top - barrier, top], ":", color=color, lw=0.8)
+
+
+def legend_below(axes: Axes) -> None:
+    """The legend under the axes, where it hides no line; nothing if there is nothing to name."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        return
+    figure = axes.figure
+    if len(figure.axes) > 2:  # panels of a larger figure have no room below
+        axes.legend(handles, labels)
+        return
+    short = max(map(len, labels)) * len(handles) < 60
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) if short else 1)
