@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from ridgeline.models import MODELS, InputError, build_model
 from ridgeline.models.stages import CLASSIFIER, STEM, later, stages
-from ridgeline.train.attacks import KLPGD, PGD, parse_attack
-from ridgeline.train.data.examples import Batch
+from ridgeline.train.attacks import PGD, away_from_clean, parse_attack
 from ridgeline.train.data.noise import Noise, Purpose
 from ridgeline.train.evaluation import scores_of_networks
 from ridgeline.train.files.checkpoint import load_checkpoint
@@ -95,7 +94,7 @@ def test_the_kl_attack_climbs_the_divergence_of_a_linear_classifier():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).double()
     x = make_images(12).pixels
-    attack = KLPGD(eps=0.05, iterations=10)
+    attack = PGD(eps=0.05, iterations=10, loss="kl", keep_best=False)
     found = attack(network, x, torch.zeros(12, dtype=torch.long), 0)
     assert (found - x).abs().max() <= 0.05 + 1e-12
     weight = (network[1].weight[0] - network[1].weight[1]).view(1, 1, 6, 6)
@@ -785,9 +784,21 @@ def test_bad_input_is_one_line_and_nothing_on_disk(command, line, expected, refu
 
 def test_parse_of_the_kl_attack():
     attack = parse_attack("name=kl,threshold=8,step_size=2,iter_num=10,order=-1")
-    assert attack == KLPGD(eps=8 / 255, step_size=2 / 255, iterations=10)
+    assert attack == away_from_clean(PGD(eps=8 / 255, step_size=2 / 255, iterations=10))
+    assert attack.loss == "kl"
+    assert not attack.keep_best
     assert attack.at(4 / 255).step_size == pytest.approx(1 / 255)
-    batch = Batch(torch.rand(2, 1, 6, 6), torch.zeros(2, dtype=torch.long), torch.arange(2))
-    with pytest.raises(InputError, match="iter_num"):
-        KLPGD(eps=0.1, iterations=0)
-    assert Noise(0, batch.index).normal(batch.x).std() < 2
+
+
+def test_the_kl_attack_starts_beside_the_clean_image():
+    """With a step of nearly nothing, the start is what is left: x + 0.001 N(0, I)."""
+    x = torch.full((3, 1, 6, 6), 0.5)
+    attack = PGD(eps=0.1, iterations=1, step_size=1e-9, loss="kl", keep_best=False)
+    noise = Noise(0, torch.arange(3))
+    found = attack(make_mlp().float(), x, torch.zeros(3, dtype=torch.long), noise)
+    torch.testing.assert_close(found, x + 1e-3 * noise.normal(x), rtol=0, atol=1e-7)
+
+
+def test_trades_refuses_an_attack_on_another_loss():
+    with pytest.raises(InputError, match="leave loss_type out"):
+        Trades().inner(PGD(eps=0.1, iterations=1, loss="cw"))

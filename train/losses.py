@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,6 +25,16 @@ def divergence(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Tens
     """KL(softmax(target / T) || softmax(logits / T)) T^2 in nats, (N,), of logits (N, C)."""
     p, q = (F.log_softmax(z / temperature, dim=1) for z in (target, logits))
     return (p.exp() * (p - q)).sum(1) * temperature**2
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Largest wrong logit less the right one, (N,), of logits (N, C): positive where y is missed.
+
+    Its gradient does not fade where the network is confident, as that of the cross-entropy does.
+    """
+    right = logits.gather(1, y[:, None])
+    wrong = logits.scatter(1, y[:, None], -torch.inf)
+    return wrong.amax(1) - right[:, 0]
 
 
 def predicted(logits: Tensor) -> Tensor:
