@@ -46,6 +46,16 @@ def synthesise(coefficients: Tensor) -> Tensor:
     return torch.einsum("...ij,ijmn->...mn", coefficients, basis)
 
 
+def high_frequencies(size: int, device: torch.device | str = "cpu") -> Tensor:
+    """The high frequencies max(i, j) > K/2 of a K x K kernel, bool (K, K).
+
+    >>> high_frequencies(3).int().tolist()
+    [[0, 0, 1], [0, 0, 1], [1, 1, 1]]
+    """
+    i = torch.arange(size, device=device)
+    return torch.maximum(i[:, None], i[None, :]) > size / 2
+
+
 class DctConv2d(nn.Module):
     """A convolution with trainable DCT `coefficients` (out, in / groups, K, K), and its bias.
 
