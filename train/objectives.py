@@ -34,7 +34,7 @@ class Objective(ABC):
     ) -> Tensor:
         """Adversarial images of a batch, found on the network in eval mode.
 
-        With `train_mode` BatchNorm normalises by the batch during the attack, as some code does.
+        With `train_mode` BatchNorm normalises by the batch during the attack.
         """
         with undisturbed(network):
             network.train(train_mode)

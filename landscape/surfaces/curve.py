@@ -31,8 +31,8 @@ from ridgeline.train.undisturbed import undisturbed
 class Knots(nn.Module):
     """The control points of a curve as one module, to be trained and saved.
 
-    State-dict keys are those of Liu et al. 2020: `conv1.weight_0, conv1.weight_1, ...`, buffers
-    once under their own names. Fixed knots do not require gradients.
+    State-dict keys are `conv1.weight_0, conv1.weight_1, ...`, buffers once under their own names:
+    only to repeat released code (Liu et al. 2020). Fixed knots do not require gradients.
     """
 
     def __init__(self, knots: Sequence[Point], fixed: Sequence[bool], buffers: dict[str, Tensor]):

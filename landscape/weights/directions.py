@@ -13,7 +13,8 @@ from ridgeline.models.errors import unknown
 from ridgeline.train.data.noise import Purpose, stream
 
 NORMALIZATIONS = ("filter", "layer", "none")
-#: what a normalised random direction does to 1-D tensors (biases, BatchNorm)
+#: what a normalised random direction does to 1-D tensors (biases, BatchNorm); `elementwise`
+#: only to repeat released code (Liu et al. 2020)
 ONE_DIMENSIONAL = ("zero", "layer", "elementwise")
 
 

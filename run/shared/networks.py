@@ -33,7 +33,7 @@ from ridgeline.train.files.checkpoint import Checkpoint, load_checkpoint
 from ridgeline.train.files.recipe import Recipe, difference
 from ridgeline.train.specs import number, parse_spec
 
-#: what the reference's commands assume about a checkpoint without a recipe
+#: what is assumed about a checkpoint without a recipe
 FOREIGN = {"width": None, "bias": True}
 #: --precision -> dtype of the weights
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32}
@@ -190,8 +190,8 @@ def open_network(
 ) -> LoadedNetwork:
     """Load a checkpoint into its network: options win over its recipe, that over the defaults.
 
-    The default model is that of the reference's command. A model type of the form
-    package.module:factory is imported only if the user typed it, never because a file says so.
+    `default_model` is there only to repeat released code (Liu et al. 2020). A model type of the
+    form package.module:factory is imported only if the user typed it, never because a file says so.
     Constants of a normalisation that the file holds are used unless --normalize says otherwise.
     The network is tried on two images. `load=False` leaves the weights out (curve checkpoints).
     """

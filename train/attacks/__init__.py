@@ -20,8 +20,9 @@ ATTACKS: dict[str, type[Attack]] = {
     "autoattack": AutoAttack,
 }
 
-# the vocabulary of Liu et al. 2020 -> ours; the ignored keys had no effect there either
+# the words of Liu et al. 2020 -> ours
 _ALIASES = {"threshold": "eps", "iter_num": "iterations", "loss_type": "loss"}
+# keys without effect, there too: only to repeat released code (Liu et al. 2020)
 _IGNORED = {"alpha", "window_size_factor"}
 _BUDGETS = {"threshold", "step_size"}
 #: spec name -> the spec that it is short for

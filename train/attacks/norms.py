@@ -14,7 +14,10 @@ INF, L2 = math.inf, 2.0
 
 
 def check_order(order: float) -> float:
-    """Return inf (written inf or, as in the reference, -1) or 2; otherwise InputError."""
+    """Return inf or 2; otherwise InputError.
+
+    inf may be written -1, only to repeat released code (Liu et al. 2020).
+    """
     if order in (INF, -1):
         return INF
     if order == L2:

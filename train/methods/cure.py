@@ -34,6 +34,7 @@ class Variant:
     resum: bool = False  # the gradient is alpha g_nat + (1 - alpha) g_KL + gamma g_CR
 
 
+#: those named code_* are here only to repeat released code (Gowda et al. 2024)
 VARIANTS = {
     "paper": Variant("trades", "prominence"),
     "code_rgp": Variant("mixed", "total"),
