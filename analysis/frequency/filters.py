@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from ridgeline.analysis.statistics import jackknife
-from ridgeline.models import build_model
+from ridgeline.models import build_model, is_external
 from ridgeline.models.blocks import input_sizes
 from ridgeline.models.dct import high_frequencies
 from ridgeline.models.errors import InputError
@@ -36,7 +36,7 @@ def map_sizes(model: Mapping | None) -> dict[str, int]:
 
     Read from the `model` part of a recipe. Empty for unknown and external networks.
     """
-    if not model or ":" in model.get("model_type", ":"):
+    if not model or is_external(model.get("model_type", ":")):
         return {}
     with torch.random.fork_rng(devices=[]):
         network = build_model(model["model_type"], model["image_shape"], width=model["width"],

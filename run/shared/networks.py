@@ -19,6 +19,7 @@ from ridgeline.models import (
     build_model,
     check_model_type,
     code_of,
+    is_external,
     published_width,
     unknown,
 )
@@ -215,7 +216,7 @@ def open_network(
     model |= {k: v for k, v in given.items() if v is not None}
     if network.normalize is not None:
         model["normalize"] = normalization_of(network.normalize)
-    if ":" in model["model_type"] and network.model_type is None:
+    if is_external(model["model_type"]) and network.model_type is None:
         raise InputError(
             f"{model2load} names the external network {model['model_type']}; "
             f"pass --model_type {model['model_type']} yourself to import that code"
@@ -231,7 +232,7 @@ def open_network(
             add_normalization(module, **model["normalize"])
         module.load_state_dict(fitted.state)
     check_network(module, images)
-    if ":" in model["model_type"]:
+    if is_external(model["model_type"]):
         known = recipe.get("model", {}).get("code")
         model["code"] = code_of(module)
         if known not in (None, model["code"]):
