@@ -39,7 +39,7 @@ class Network:
     data_dir: DataDir = None
     model_type: Annotated[
         str | None,
-        "lenet, ..., torchvision:NAME, package.module:factory or file.py:factory; None: as recorded",
+        "lenet, ..., torchvision:NAME, package.module:factory or file.py:factory; None: recorded",
     ] = None
     width: Annotated[int | None, "width factor w; None: the recorded one"] = None
     bias: Annotated[bool | None, "biases of LeNet and VGG; None: as recorded"] = None
