@@ -103,15 +103,15 @@ def test_images_too_small_for_a_stem_are_one_line(offline):
         check_network(network, make_images(shape=SHAPE))
 
 
-def test_a_run_and_its_diagnostics_know_the_network_by_name(tmp_path, run_main, offline):
+def test_a_run_and_its_diagnostics_know_the_network_by_name(tmp_path, run_command, offline):
     """The name stands in the checkpoint: it is no code of others that only the user may name."""
     tiny_set(tmp_path)
-    run_main("train_normal", "--model_type", "torchvision:shufflenet_v2_x0_5", "--dataset",
+    run_command("train_normal", "--model_type", "torchvision:shufflenet_v2_x0_5", "--dataset",
              "tiny.npz", "--epoch_num", 1, "--batch_size", 10, "--subset_size", 20, "--out_folder",
-             "runs", "--model_name", "a")  # fmt: skip
-    said = run_main("test_ensemble", "--model2load", "runs/a.ckpt", "--subset_size", 5)
-    assert "clean" in said
-    run_main("calc_filter_spectrum", "--model2load", "runs/a.ckpt")
+             "runs", "--model_name", "a", check=True)  # fmt: skip
+    said = run_command("test_ensemble", "--model2load", "runs/a.ckpt", "--subset_size", 5)
+    assert "clean" in said.stdout
+    run_command("calc_filter_spectrum", "--model2load", "runs/a.ckpt", check=True)
 
 
 def test_torchvision_is_loaded_only_when_asked_for():
