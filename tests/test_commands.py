@@ -381,7 +381,7 @@ def test_bad_input_as_typed(name, workspace, run_process):
 
 def test_training_survives_kill_9(tmp_path, run_command, run_process):
     line = ["train_normal", "--out_folder", "runs", "--width", "1", "--epoch_num", "8",
-            "--subset_size", "600", "--eval_size", "20", "--batch_size", "10", "--attack", ATTACK,
+            "--subset_size", "300", "--eval_size", "20", "--batch_size", "10", "--attack", ATTACK,
             "--optim", "name=adam,lr=1e-3", "--model_name"]  # fmt: skip
     run_command(*line, "straight", check=True)
     process = subprocess.Popen(

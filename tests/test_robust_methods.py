@@ -624,20 +624,29 @@ METHODS = {
 }
 
 
+def short_run(method, folder, name: str, resume=None) -> list[dict]:
+    """Metrics of five epochs of two steps."""
+    whole, validation = images(60).split(0.3)
+    files = RunFiles(folder, "run", {"of": name})
+    return train(method, whole, epochs=5, files=files, resume=resume, validation=validation,
+                 state_seconds=0)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """By name of the method: a short run that nothing stopped, its metrics and its folder."""
+    found = {}
+    for name, method in METHODS.items():
+        folder, trained = tmp_path_factory.mktemp(name), method()
+        found[name] = trained, short_run(trained, folder, name), folder
+    return found
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("at", [5, 6, 9])
-def test_a_killed_run_resumes_to_the_same_numbers(name, at, tmp_path):
+def test_a_killed_run_resumes_to_the_same_numbers(name, at, tmp_path, straight):
     """Killed in the middle of an epoch, of a cycle and of relearning."""
-    data, epochs = images(60), 5
-    whole, validation = data.split(0.3)
-    options = {"validation": validation, "state_seconds": 0}
-
-    def run(method, folder, resume=None):
-        files = RunFiles(tmp_path / folder, "run", {"of": name})
-        return train(method, whole, epochs=epochs, files=files, resume=resume, **options)
-
-    expected = METHODS[name]()
-    lines = run(expected, "a")
+    expected, lines, folder = straight[name]
     victim = METHODS[name]()
     after, count = victim.after_step, 0
 
@@ -650,20 +659,20 @@ def test_a_killed_run_resumes_to_the_same_numbers(name, at, tmp_path):
 
     victim.after_step = dying
     with pytest.raises(Killed):
-        run(victim, "b")
+        short_run(victim, tmp_path / "b", name)
     resume = RunFiles(tmp_path / "b", "run", {"of": name}).prepare(False)
     again = METHODS[name]()
-    others = run(again, "b", resume)
+    others = short_run(again, tmp_path / "b", name, resume)
     assert same(expected.network.state_dict(), again.network.state_dict())
     for copied, state in expected.copies().items():
         assert same(state, again.copies()[copied])
     without = lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]  # noqa: E731
     assert without(lines) == without(others)
     release_all()
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
         p.name for p in (tmp_path / "b").iterdir()
     )
-    for path in (tmp_path / "a").glob("*.ckpt"):
+    for path in folder.glob("*.ckpt"):
         assert same(
             load_checkpoint(path).tensors, load_checkpoint(tmp_path / "b" / path.name).tensors
         )
