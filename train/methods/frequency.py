@@ -90,7 +90,11 @@ class Frequency(Method):
 
 
 def depth_rule(count: int, depth: float) -> int:
-    """floor(N / depth) + 1 layers, at most N: 3 gives a third and one more, 1 gives all."""
+    """floor(N / depth) + 1 layers, at most N: 3 gives a third and one more, 1 gives all.
+
+    >>> depth_rule(9, 3), depth_rule(9, 1)
+    (4, 9)
+    """
     if not depth > 0:
         raise InputError(f"--reg_depth must be positive, got {depth:g}")
     return min(int(count / depth) + 1, count)
