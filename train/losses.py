@@ -21,10 +21,10 @@ def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - F.one_hot(y, outputs.shape[1]).to(outputs)).square().sum(1)
 
 
-def divergence(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(softmax(target / T) || softmax(logits / T)) T^2 in nats, (N,), of logits (N, C)."""
-    p, q = (F.log_softmax(z / temperature, dim=1) for z in (target, logits))
-    return (p.exp() * (p - q)).sum(1) * temperature**2
+def divergence(target: Tensor, logits: Tensor) -> Tensor:
+    """KL(softmax(target) || softmax(logits)) in nats, (N,), of logits (N, C)."""
+    p, q = (F.log_softmax(z, dim=1) for z in (target, logits))
+    return (p.exp() * (p - q)).sum(1)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
