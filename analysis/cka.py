@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -11,6 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from ridgeline.analysis.statistics import jackknife
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.resume import Values
 from ridgeline.models.errors import InputError
@@ -91,7 +91,7 @@ def cka(
     )
     if names[0] == names[1]:
         ds["diagonal"] = ("layer", np.diag(values))
-        ds["diagonal_se"] = ("layer", _jackknife(parts))
+        ds["diagonal_se"] = ("layer", jackknife(_without_each(parts)))
         ds["mean_diagonal"] = float(np.diag(values).mean())
         ds = ds.assign_coords(layer=names[0])
     return ds
@@ -119,14 +119,10 @@ def _ratio(cross: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray
                                                 np.where(b > 0, b, np.nan)))  # fmt: skip
 
 
-def _jackknife(parts: list[np.ndarray]) -> np.ndarray:
-    count = len(parts[0])
-    if count < 2:
-        return np.full(parts[0].shape[1], math.nan)
-    without = np.stack([
-        np.diag(_ratio(*(np.delete(p, number, axis=0) for p in parts))) for number in range(count)
-    ])  # fmt: skip
-    return np.sqrt((count - 1) / count * ((without - without.mean(0)) ** 2).sum(0))
+def _without_each(parts: list[np.ndarray]) -> np.ndarray:
+    """The diagonal's CKA with one minibatch left out, (minibatches, layers)."""
+    rest = (tuple(np.delete(p, n, axis=0) for p in parts) for n in range(len(parts[0])))
+    return np.stack([np.diag(_ratio(*each)) for each in rest])
 
 
 def _grams(problem: Problem, predict, x: Tensor, names: Sequence[str]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ from ridgeline.landscape.problem import Problem
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.noise import Purpose, stream
+from ridgeline.train.statistics import error_of_share, mean_and_error
 
 GROUPS = ("noise", "blur", "weather", "digital")
 _SEEDED = ("impulse_noise", "glass_blur")  # take a seed; the others draw from numpy's global state
@@ -105,10 +105,10 @@ def corruption_scores(
         {
             "accuracy": (("corruption", "severity"), accuracy),
             "accuracy_se": (
-                ("corruption", "severity"), np.sqrt(accuracy * (1 - accuracy) / count)),
+                ("corruption", "severity"), error_of_share(accuracy, count)),
             "clean_accuracy": clean.scores().accuracy,
             "mean_accuracy": accuracy.mean(),
-            "mean_accuracy_se": by_example.std().item() / math.sqrt(count),
+            "mean_accuracy_se": mean_and_error(by_example)[1],
         },
         coords={"corruption": list(names), "severity": list(severities)},
     )  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ridgeline.analysis.perturbations import similarity
-from ridgeline.landscape.curvature.density import mean_and_error
+from ridgeline.train.statistics import mean_and_error
 
 #: what is measured of two perturbations of an example
 MEASURES = {

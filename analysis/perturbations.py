@@ -16,6 +16,7 @@ from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack
 from ridgeline.train.data.noise import another_seed
 from ridgeline.train.losses import predicted
+from ridgeline.train.statistics import mean_and_error
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,7 @@ class Similarity:
 
         A NaN among them is no reason to leave an example out: the mean is NaN.
         """
-        valid = values[~self.zero]
-        if not len(valid):
-            return math.nan, math.nan
-        error = (valid.std() / math.sqrt(len(valid))).item() if len(valid) > 1 else math.nan
-        return valid.mean().item(), error
+        return mean_and_error(values[~self.zero])
 
 
 def similarity(a: Tensor, b: Tensor) -> Similarity:

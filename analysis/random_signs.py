@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ridgeline.analysis.perturbations import similarity
-from ridgeline.landscape.curvature.density import mean_and_error
 from ridgeline.train.data.noise import Noise, Purpose
+from ridgeline.train.statistics import mean_and_error
 
 _PAIRS = 8  # drawn for every image
 

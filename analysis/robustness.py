@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import scipy  # its parts are loaded when used
 import xarray as xr
 from torch import Tensor, nn
 
+from ridgeline.analysis.statistics import wilson
 from ridgeline.analysis.training.overfitting import nrr
 from ridgeline.landscape.problem import Problem
 from ridgeline.models.errors import InputError
@@ -83,12 +83,11 @@ def robustness(
 
 
 def _row(scores: Scores) -> dict[str, float]:
-    hits, count = int(scores.correct.sum()), len(scores.correct)
-    interval = scipy.stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    low, high = wilson(int(scores.correct.sum()), len(scores.correct))
     return {
         "accuracy": scores.accuracy,
-        "accuracy_low": interval.low,
-        "accuracy_high": interval.high,
+        "accuracy_low": low,
+        "accuracy_high": high,
         "loss": scores.loss,
         "loss_se": scores.loss_se,
     }

@@ -20,7 +20,6 @@ from ridgeline.analysis.perturbation_pairs import MEASURES, compare
 from ridgeline.analysis.probes import probe_directions
 from ridgeline.analysis.random_signs import cosine_null, sign_null
 from ridgeline.landscape.batchnorm import POLICIES, statistics_at
-from ridgeline.landscape.curvature.density import mean_and_error
 from ridgeline.landscape.gradient import loss_gradient
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import stamp
@@ -32,6 +31,7 @@ from ridgeline.train.attacks import check_budget
 from ridgeline.train.data.noise import another_seed
 from ridgeline.train.files.integrity import tensors_digest
 from ridgeline.train.losses import unit_of
+from ridgeline.train.statistics import mean_and_error
 
 #: which perturbations are compared: (at theta, at the place)
 PAIRS = {

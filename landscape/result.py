@@ -131,8 +131,9 @@ def held(path: Path, recipe: Recipe, overwrite: bool = False) -> xr.Dataset | No
 
 
 def result_path(out_file: str | Path) -> Path:
-    """The path with the suffix .nc; the reference's .pkl and .json are replaced."""
+    """The path with the suffix .nc, which replaces .pkl and .json."""
     path = Path(out_file)
+    # only to repeat released code (Liu et al. 2020), whose commands name such files
     if path.suffix in (".pkl", ".json"):
         return path.with_suffix(".nc")
     return path if path.suffix == ".nc" else path.with_name(path.name + ".nc")

@@ -16,6 +16,7 @@ from ridgeline.models.preact import MnistPreActResNet18, PreActResNet18
 from ridgeline.models.resnet import CifarResNet18
 from ridgeline.models.resnet9 import MnistResNet9, ResNet9
 from ridgeline.models.resnet20 import CifarResNet20
+from ridgeline.models.torchvision_networks import PREFIX, check_torchvision, torchvision_network
 from ridgeline.models.vgg import CifarVGG16
 
 #: (model_type, image shape) -> network; the state-dict keys are those of Liu et al. 2020.
@@ -32,20 +33,30 @@ MODELS: dict[tuple[str, tuple[int, int, int]], Callable[..., nn.Module]] = {
     ("efficientnet_b0", (3, 32, 32)): cifar_efficientnet_b0,
 }
 
+#: how networks outside MODELS are named
+_OTHERS = {"torchvision:NAME", "package.module:factory"}
+
 __all__ = [
     "MODELS", "InputError", "Normalize", "add_normalization", "build_model", "check_model_type",
-    "code_of",
-    "normalization_in", "published_width", "unknown",
+    "code_of", "is_external", "normalization_in", "published_width", "unknown",
 ]  # fmt: skip
+
+
+def is_external(model_type: str) -> bool:
+    """Whether `model_type` names code that Ridgeline does not know: it runs only if typed."""
+    return ":" in model_type and not model_type.startswith(PREFIX)
 
 
 def check_model_type(model_type: str, image_shape: Sequence[int]) -> None:
     """Raise InputError unless `model_type` exists for images of shape (C, H, W)."""
     shape = tuple(image_shape)
-    if ":" in model_type or (model_type, shape) in MODELS:
+    if model_type.startswith(PREFIX):
+        check_torchvision(model_type, image_shape)
+        return
+    if is_external(model_type) or (model_type, shape) in MODELS:
         return
     if model_type not in {name for name, _ in MODELS}:
-        raise unknown("model_type", model_type, {n for n, _ in MODELS} | {"package.module:factory"})
+        raise unknown("model_type", model_type, {n for n, _ in MODELS} | _OTHERS)
     fits = sorted(name for name, s in MODELS if s == shape) or ["package.module:factory"]
     raise InputError(
         f"model_type {model_type!r} does not take images of shape "
@@ -56,7 +67,7 @@ def check_model_type(model_type: str, image_shape: Sequence[int]) -> None:
 def published_width(model_type: str, image_shape: Sequence[int]) -> int | None:
     """The width factor that a network was published with: the default of its own constructor.
 
-    None for external networks, whose factories know best. Raises InputError as `check_model_type`.
+    None for external networks and torchvision's. Raises InputError as `check_model_type`.
     """
     check_model_type(model_type, image_shape)
     if ":" in model_type:
@@ -86,7 +97,11 @@ def build_model(
         )
     if width is not None and width < 1:
         raise InputError(f"width must be at least 1, got {width}")
-    if ":" in model_type:
+    if model_type.startswith(PREFIX):
+        network = torchvision_network(
+            model_type, image_shape, width=width, bias=bias, num_classes=num_classes
+        )
+    elif is_external(model_type):
         chosen = {} if width is None else {"width": width}
         network = external(
             model_type, **chosen, bias=bias, num_classes=num_classes, in_channels=image_shape[0]

@@ -20,7 +20,8 @@ from ridgeline.models.errors import InputError, unknown
 
 #: how a layer computes: kernels from coefficients, or a fixed basis convolution and a 1x1 one
 KINDS = ("WD", "SD")
-#: initial coefficients: those of the layer that is replaced, or drawn as in the paper's code
+#: initial coefficients: those of the layer that is replaced; the others
+#: only to repeat released code (Lukasik et al. 2023)
 INITS = ("same", "kaiming_uniform", "kaiming_normal", "signal")
 
 
@@ -44,6 +45,16 @@ def synthesise(coefficients: Tensor) -> Tensor:
     """Kernels (..., K, K) of coefficients (..., i, j)."""
     basis = dct_basis(coefficients.shape[-1]).to(coefficients)
     return torch.einsum("...ij,ijmn->...mn", coefficients, basis)
+
+
+def high_frequencies(size: int, device: torch.device | str = "cpu") -> Tensor:
+    """The high frequencies max(i, j) > K/2 of a K x K kernel, bool (K, K).
+
+    >>> high_frequencies(3).int().tolist()
+    [[0, 0, 1], [0, 0, 1], [1, 1, 1]]
+    """
+    i = torch.arange(size, device=device)
+    return torch.maximum(i[:, None], i[None, :]) > size / 2
 
 
 class DctConv2d(nn.Module):
@@ -149,7 +160,7 @@ def plain_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _initial(plain: nn.Conv2d, init: str) -> Tensor:
-    """Initial coefficients; all but "same" are those of the paper's code, for comparison."""
+    """Initial coefficients (out, in / groups, K, K) by a name of INITS."""
     weight = plain.weight.detach()
     if init == "same":
         return analyse(weight)

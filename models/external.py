@@ -37,7 +37,7 @@ def external(model_type: str, **options: object) -> nn.Module:
     source, _, call = model_type.partition(":")
     name, _, text = call.partition(",")
     factory = _factory(source, name, model_type)
-    given = _options(text, model_type)
+    given = options_in(text, model_type)
     try:
         known = inspect.signature(factory).parameters
     except ValueError:  # a class written in C tells nothing
@@ -47,7 +47,7 @@ def external(model_type: str, **options: object) -> nn.Module:
         if key not in known and not takes_any:
             raise unknown(f"option of {source}:{name}", key, known)
     own = {key: value for key, value in options.items() if key in known}
-    network = _in_one_line(lambda: factory(**{**own, **given}), f"{source}:{name} failed")
+    network = in_one_line(lambda: factory(**{**own, **given}), f"{source}:{name} failed")
     if not isinstance(network, nn.Module):
         raise InputError(
             f"model_type {model_type!r} returned a {type(network).__name__}, not a torch.nn.Module"
@@ -75,7 +75,7 @@ def materialise(network: nn.Module, image_shape: Sequence[int]) -> nn.Module:
         training = network.training
         with torch.no_grad():
             blank = torch.zeros(1, *image_shape)
-            _in_one_line(lambda: network.eval()(blank), "the network's lazy modules got no size")
+            in_one_line(lambda: network.eval()(blank), "the network's lazy modules got no size")
         network.train(training)
     return network
 
@@ -85,7 +85,7 @@ def _factory(source: str, name: str, model_type: str) -> Callable[..., Any]:
     if not (source and name.isidentifier()):
         raise InputError(f"{what}: write package.module:factory or file.py:factory")
     read = _from_file if source.endswith(".py") else _from_module
-    module = _in_one_line(lambda: read(source), what)
+    module = in_one_line(lambda: read(source), what)
     factory = getattr(module, name, None)
     if factory is None:
         file = getattr(module, "__file__", None) or "a package without a file"
@@ -131,7 +131,7 @@ def _searched(folder: str) -> Iterator[None]:
         sys.path[:] = before
 
 
-def _in_one_line(act: Callable[[], Any], what: str) -> Any:
+def in_one_line(act: Callable[[], Any], what: str) -> Any:
     """The result of the user's code; whatever it raises becomes an InputError."""
     try:
         try:
@@ -145,7 +145,7 @@ def _in_one_line(act: Callable[[], Any], what: str) -> Any:
         raise InputError(f"{what}: {reason_of(error)}") from None
 
 
-def _options(text: str, model_type: str) -> dict[str, Any]:
+def options_in(text: str, model_type: str) -> dict[str, Any]:
     """Typed options of a factory, written as in a call; a bare word is a string."""
     try:
         call = ast.parse(f"f({text})", mode="eval").body

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -105,18 +108,35 @@ def tiny_set(folder: Path) -> None:
     np.savez(folder / "tiny.npz", **arrays)
 
 
-def call(line: str) -> tuple[int, str, str]:
-    """Run a command line in this process: exit status, stdout, stderr. Errors pass through."""
+class Done(NamedTuple):
+    """What a command came to; the names are those of `subprocess.CompletedProcess`."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def call(line: str | Sequence[object], folder: Path | str = ".") -> Done:
+    """Run a command line, or its words, in this process and folder. Errors pass through.
+
+    A process of its own costs seconds of imports: tests start one only where it is the point.
+    """
     launch = importlib.import_module("ridgeline.run.shared.launch").launch
-    command, *argv = line.split()
+    command, *argv = line.split() if isinstance(line, str) else map(str, line)
     main = importlib.import_module(f"ridgeline.run.{command}").main
     said, error, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(said):
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stderr(error),
+        contextlib.redirect_stdout(said),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", [f"{command}.py"])
         try:
             launch(main, argv)
         except SystemExit as stop:
             status = stop.code
-    return status, said.getvalue(), error.getvalue()
+    return Done(status, said.getvalue(), error.getvalue())
 
 
 class Precision(TorchDispatchMode):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from ridgeline.train.data.examples import Images
-from tests.commands import Precision, run_chain
+from tests.commands import Done, Precision, call, run_chain
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)  # the problems are tiny: more threads only wait for each other
@@ -69,17 +68,29 @@ def images() -> Images:
 
 @pytest.fixture
 def run_command(tmp_path):
-    """Run a command of run/ in an empty folder; returns the completed process."""
+    """Run a command in this process, in an empty folder; returns what it came to."""
 
-    def run(command: str, *options: str, check: bool = False, cwd: Path = tmp_path, **kwargs):
+    def run(command: str, *options: object, check: bool = False) -> Done:
+        done = call((command, *options), tmp_path)
+        if check:
+            assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def run_process(tmp_path):
+    """Run a command of run/ as a user does, in a process of its own, in an empty folder."""
+
+    def run(command: str, *options: object, check: bool = False):
         done = subprocess.run(
             [sys.executable, str(ROOT / "run" / f"{command}.py"), *map(str, options)],
-            cwd=cwd,
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=300,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PAGER": "false"},
-            **kwargs,
         )
         if check:
             assert done.returncode == 0, done.stderr
@@ -89,26 +100,19 @@ def run_command(tmp_path):
 
 
 @pytest.fixture
-def refuse(tmp_path, monkeypatch, capsys):
+def refuse(tmp_path):
     """Run a command in this process, which must refuse; returns its one line on stderr.
 
     Bad input is turned away before anything is computed or written: both are checked.
     """
 
-    def run(command: str, *options: str) -> str:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [f"{command}.py", *map(str, options)])
-        launch = importlib.import_module("ridgeline.run.shared.launch").launch
-        main = importlib.import_module(f"ridgeline.run.{command}").main
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            launch(main)
-        said = capsys.readouterr()
-        assert stop.value.code == 2
-        assert said.err.count("\n") == 1
-        assert not said.out
+    def run(command: str, *options: object) -> str:
+        done = call((command, *options), tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert not done.stdout
         assert not list(tmp_path.iterdir())
-        return said.err
+        return done.stderr
 
     return run
 
@@ -125,18 +129,3 @@ def chain_noted(tmp_path_factory):
 def every_result(chain_noted):
     """A folder with results of every command; do not write into it."""
     return chain_noted[0]
-
-
-@pytest.fixture
-def run_main(tmp_path, monkeypatch, capsys):
-    """Run a command in this process, in an empty folder; returns what it printed."""
-
-    def run(command: str, *options: str) -> str:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [f"{command}.py", *map(str, options)])
-        launch = importlib.import_module("ridgeline.run.shared.launch").launch
-        capsys.readouterr()
-        launch(importlib.import_module(f"ridgeline.run.{command}").main)
-        return capsys.readouterr().out
-
-    return run

@@ -14,7 +14,7 @@ from ridgeline.train.attacks import ATTACKS, FGSM, PGD, mixture, parse_attack
 from ridgeline.train.attacks.norms import row_norm, steepest
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.evaluation import evaluate
-from ridgeline.train.losses import divergence
+from ridgeline.train.losses import divergence, margin
 from ridgeline.train.undisturbed import undisturbed
 from tests.conftest import make_conv_bn, make_images, make_mlp
 
@@ -22,6 +22,7 @@ SPECS = {
     "pgd": "name=pgd,threshold={e},iter_num=8,order={o},restarts=2",
     "fgsm": "name=fgsm,threshold={e},order={o}",
     "kl": "name=kl,threshold={e},iter_num=8,order={o}",
+    "cw": "name=pgd,threshold={e},iter_num=8,order={o},loss_type=cw",
     "apgd": "name=apgd,threshold={e},iter_num=8,order={o},rho=0.75,loss_type=ce,restarts=2",
     "square": "name=square,threshold={e},iter_num=60,order={o},window_size_factor=0",
     "autoattack": "name=autoattack,threshold={e},order={o}",
@@ -51,7 +52,9 @@ def margin_lost(predict, x, y):
 
 
 def test_every_registered_attack_is_tested():
-    assert set(SPECS) == set(ATTACKS)
+    assert {type(parse_attack(text.format(e=0.1, o=-1))) for text in SPECS.values()} == {
+        *ATTACKS.values()
+    }
 
 
 @pytest.mark.parametrize("order", [-1, 2])
@@ -66,7 +69,7 @@ def test_ball_range_loss_and_determinism(name, order):
     assert found.max() <= 1
     away = lambda predict, z, _: divergence(predict(x), predict(z)).detach()  # noqa: E731
     # what the attack itself maximises
-    harm = {"square": margin_lost, "kl": away}.get(name, losses)
+    harm = {"square": margin_lost, "cw": margin_lost, "kl": away}.get(name, losses)
     assert (harm(network, found, y) >= harm(network, x, y) - 1e-6).all()
     assert harm(network, found, y).mean() > harm(network, x, y).mean()
     assert torch.equal(found, attack(network, x, y, Noise(1, index)))
@@ -113,6 +116,51 @@ def test_one_step_is_exact_on_a_linear_two_class_network(order):
     ):
         found = attack(network, x, y, 0)
         torch.testing.assert_close(losses(network, found, y), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [-1, 2])
+def test_a_margin_step_is_exact_on_a_linear_network(order):
+    """The gradient is the difference of two rows of weights: the rival's and the label's."""
+    network = linear(classes=5).double()
+    x, y, _ = next(make_images(12, classes=5).batches(12, dtype=torch.float64))
+    eps, weight = 0.03, network[1].weight.detach()
+    logits = network(x).detach()
+    rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
+    w = weight[rival] - weight[y]
+    unit = w.sign() if order == -1 else w / w.norm(dim=1, keepdim=True)
+    dual = w.abs().sum(1) if order == -1 else w.norm(dim=1)
+    attack = PGD(eps=eps, order=order, iterations=1, step_size=eps, random_start=False, loss="cw")
+    found = attack(network, x, y, 0)
+    torch.testing.assert_close(found, x + eps * unit.view_as(x), rtol=0, atol=1e-12)
+    expected = logits.gather(1, rival[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
+    pair = network(found).gather(1, torch.stack([rival, y], 1))
+    torch.testing.assert_close(pair[:, 0] - pair[:, 1], expected + eps * dual)
+    assert (margin(network(found), y) >= expected + eps * dual - 1e-12).all()
+
+
+def test_the_margin_moves_confident_examples_whose_cross_entropy_is_flat():
+    """At a margin of 200 the softmax is 1 in float32: no gradient of the cross-entropy is left."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    network[1].weight.data = torch.tensor([[400.0, 0.0], [0.0, 0.0]])
+    x, y = torch.full((1, 1, 1, 2), 0.5), torch.tensor([0])
+    options = {"eps": 0.1, "iterations": 1, "step_size": 0.1, "random_start": False}
+    assert torch.equal(PGD(**options)(network, x, y), x)
+    found = PGD(**options, loss="cw")(network, x, y)
+    torch.testing.assert_close(found, torch.tensor([[[[0.4, 0.5]]]]))
+
+
+def test_the_margin_is_that_of_the_best_wrong_class():
+    logits = torch.tensor([[3.0, 1.0, -2.0], [3.0, 1.0, -2.0], [3.0, 1.0, -2.0]])
+    assert margin(logits, torch.tensor([0, 1, 2])).tolist() == [-2, 2, 5]
+
+
+def test_recipes_of_attacks_on_the_cross_entropy_say_what_they_always_said():
+    attack = PGD(eps=0.1, iterations=3)
+    assert repr(attack) == (
+        "PGD(eps=0.1, order=inf, iterations=3, step_size=None, restarts=1, random_start=True, "
+        "keep_best=True)"
+    )
+    assert repr(PGD(eps=0.1, iterations=3, loss="cw")) == repr(attack)[:-1] + ", loss='cw')"
 
 
 def test_pgd_starts_uniformly_in_the_whole_ball_not_in_one_step():
@@ -232,7 +280,8 @@ def test_ensembles_are_attacked_through_their_mixture():
         if name == "kl":  # it moves away from the clean prediction, whatever the label
             assert (divergence(predict(x), predict(found)) > 0).all()
         else:
-            assert losses(predict, found, y).mean() > losses(predict, x, y).mean()
+            harm = margin_lost if name == "cw" else losses
+            assert harm(predict, found, y).mean() > harm(predict, x, y).mean()
 
 
 def test_mixture_stays_finite_where_probabilities_underflow():
@@ -268,6 +317,10 @@ def test_pgd_is_as_strong_as_foolbox():
         ("name=pgd,threshold=-0.1,iter_num=3", "negative"),
         ("name=pgd,threshold=8,step_size=2/255,iter_num=3", "mixed units"),
         ("name=apgd,threshold=0.1,loss_type=mse", "loss_type"),
+        ("name=pgd,threshold=0.1,iter_num=3,loss_type=dlr", "allowed: ce, cw, kl"),
+        ("name=pgd,threshold=0.1,iter_num=3,loss_type=kl,random_start=0", "random_start=True"),
+        ("name=kl,threshold=0.1,iter_num=3,loss_type=ce", "'loss_type' is given twice"),
+        ("name=kl,threshold=0.1", "needs iter_num"),
     ],
 )
 def test_malformed_attacks_are_refused(spec, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from ridgeline.landscape.result import load_result, save_result, stamp
 from ridgeline.landscape.weights.point import point_of
 from ridgeline.models import InputError
 from ridgeline.train.files.checkpoint import load_checkpoint
+from tests.commands import call
 from tests.conftest import ROOT, make_conv_bn, make_images, make_mlp
 
 WANTED = Measures(topk=3, probes=2, steps=12, trace_products=6)
@@ -107,10 +109,17 @@ def test_anchors_fail_when_a_batch_is_weighted_wrongly(name, monkeypatch):
     assert not all(f.passed for f in findings)
 
 
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("untrained")
+    line = "train_normal --model_name net --epoch_num 0 --width 1 --out_folder runs"
+    assert call(line, folder).returncode == 0
+    return folder / "runs"
+
+
 @pytest.fixture
-def checkpoint(tmp_path, run_command):
-    run_command("train_normal", "--model_name", "net", "--epoch_num", "0", "--width", "1",
-                "--out_folder", "runs", check=True)  # fmt: skip
+def checkpoint(untrained, tmp_path):
+    shutil.copytree(untrained, tmp_path / "runs")
     return tmp_path / "runs" / "net.ckpt"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 
 import numpy as np
@@ -227,23 +226,19 @@ def test_what_cannot_be_had_is_refused_before_computing(tiny, refuse, options, s
     assert size in said
 
 
-def test_results_in_float64_stay_so_and_say_how_they_were_made(tiny, tmp_path, monkeypatch, capsys):
+def test_results_in_float64_stay_so_and_say_how_they_were_made(tiny, tmp_path, run_command):
     """Eigenvectors cut to float32; the asymmetry, the reasons and the estimator left unsaid."""
-    monkeypatch.chdir(tmp_path)
-    main = importlib.import_module("ridgeline.run.calc_hessian").main
-    launch = importlib.import_module("ridgeline.run.shared.launch").launch
     options = ["--precision", "float64", "--blocks", "conv1.*,*.bias", "--topk", "2", "--out_file",
                "h.nc", "--trace_products", "24", "--trace_estimator", "hutchpp"]  # fmt: skip
-    launch(main, ["--model2load", str(tiny), *FEW, *options])
+    done = run_command("calc_hessian", "--model2load", tiny, *FEW, *options, check=True)
     ds = load_result(tmp_path / "h.nc", "hessian")
     assert float(ds["asymmetry"].max()) < 1e-10
     assert "|u'Hv - v'Hu|" in ds["asymmetry"].attrs["long_name"]
     assert set(ds["reason"].values.ravel()) <= {"converged", UNSURE}
     assert set(ds["trace_estimator"].values.ravel()) == {"hutchpp"}
     assert "kernels" in ds["evaluation"].values.ravel()[0]
-    said = capsys.readouterr().out
-    assert said.count("converged") == 4
-    assert "(hutchpp)" in said
+    assert done.stdout.count("converged") == 4
+    assert "(hutchpp)" in done.stdout
     vector = load_checkpoint(min(tmp_path.glob("h_*_vec0.ckpt"))).tensors
     assert {t.dtype for t in vector.values()} == {torch.float64}
     assert norm(vector) == pytest.approx(1, abs=1e-14)

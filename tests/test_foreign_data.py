@@ -161,14 +161,15 @@ def test_a_network_that_does_not_fit_is_one_line(model, options, message, elsewh
     assert re.search(message, refuse("test_ensemble", "--model2load", path, *options))
 
 
-def test_fewer_classes_in_the_data_than_in_the_network_are_fine(elsewhere, run_main):
+def test_fewer_classes_in_the_data_than_in_the_network_are_fine(elsewhere, run_command):
     """Sees a part of the classes build a smaller network, into which the weights do not fit."""
     path = write_network(elsewhere / "a.ckpt")
     data = write(elsewhere / "d.npz", test_images=np.zeros((2, 28, 28), np.uint8))
-    assert "clean" in run_main("test_ensemble", "--model2load", path, "--dataset", data)
+    done = run_command("test_ensemble", "--model2load", path, "--dataset", data, check=True)
+    assert "clean" in done.stdout
 
 
-def test_a_stored_normalisation_is_used_and_recorded(elsewhere, run_main):
+def test_a_stored_normalisation_is_used_and_recorded(elsewhere, run_command, tmp_path):
     """Sees a network trained on normalised images measured on raw ones.
 
     The logits are linear in the images: mean 0.5, std 0.01 changes every loss.
@@ -186,10 +187,10 @@ def test_a_stored_normalisation_is_used_and_recorded(elsewhere, run_main):
     losses = []
     for number, options in enumerate(((), ("--normalize", "mean=0.5,std=0.01"),
                                       ("--normalize", "mean=0,std=1"))):  # fmt: skip
-        run_main("test_ensemble", "--model2load", elsewhere / "a.pt", "--dataset", "mnist5k",
+        run_command("test_ensemble", "--model2load", elsewhere / "a.pt", "--dataset", "mnist5k",
                  "--model_type", f"{elsewhere / 'fe_linear.py'}:net", "--subset_size", 20,
-                 "--out_file", f"{number}.nc", *options)  # fmt: skip
-        ds = xr.load_dataset(f"{number}.nc", engine="h5netcdf")
+                 "--out_file", f"{number}.nc", *options, check=True)  # fmt: skip
+        ds = xr.load_dataset(tmp_path / f"{number}.nc", engine="h5netcdf")
         losses.append(float(ds["loss"].sel(condition="clean")))
         assert '"mean": [' in ds.attrs["recipe"]
     assert losses[0] == losses[1] != losses[2]
@@ -199,7 +200,7 @@ def test_a_stored_normalisation_is_used_and_recorded(elsewhere, run_main):
     assert losses[0] == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_perturb_param_moves_a_tied_network_as_far_as_it_says(elsewhere, run_main):
+def test_perturb_param_moves_a_tied_network_as_far_as_it_says(elsewhere, run_command):
     """Sees "moved by 3" said of a file whose network, once loaded, has not moved by 3."""
     (elsewhere / "fe_tied.py").write_text(
         "from torch import nn\n"
@@ -212,13 +213,14 @@ def test_perturb_param_moves_a_tied_network_as_far_as_it_says(elsewhere, run_mai
     name = f"{elsewhere / 'fe_tied.py'}:net"
     network = build_model(name, (1, 28, 28))
     torch.save(network.state_dict(), elsewhere / "a.pt")
-    out = run_main("perturb_param", "--model2load", elsewhere / "a.pt", "--model_type", name,
-                   "--dataset", "mnist5k", "--vec_scale", 3, "--model_name", "moved")  # fmt: skip
+    run = lambda *words: run_command(*words, check=True).stdout  # noqa: E731
+    out = run("perturb_param", "--model2load", elsewhere / "a.pt", "--model_type", name,
+              "--dataset", "mnist5k", "--vec_scale", 3, "--model_name", "moved")  # fmt: skip
     again = build_model(name, (1, 28, 28))
     load_checkpoint(elsewhere / "moved.ckpt").load_into(again)
     pairs = zip(network.parameters(), again.parameters(), strict=True)
     squares = sum(float(((p - q) ** 2).sum().detach()) for p, q in pairs)
     assert "moved by 3 " in out and squares**0.5 == pytest.approx(3, rel=1e-5)
-    out = run_main("calc_param_distance", "--ckpt_file1", elsewhere / "a.pt", "--ckpt_file2",
-                   elsewhere / "moved.ckpt")  # fmt: skip
+    out = run("calc_param_distance", "--ckpt_file1", elsewhere / "a.pt", "--ckpt_file2",
+              elsewhere / "moved.ckpt")  # fmt: skip
     assert "2.weight is tied to 3.weight" in out and "distance     3.0000" in out

@@ -46,24 +46,10 @@ def free():
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Run a command in this process in an empty folder: its exit status, stdout and stderr."""
-
-    def run(name: str, *options: object) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, options)])
-        capsys.readouterr()
-        status = 0
-        try:
-            importlib.import_module("ridgeline.run.shared.launch").launch(
-                importlib.import_module(f"ridgeline.run.{name}").main
-            )
-        except SystemExit as stop:
-            status = stop.code
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
+def command(tmp_path, monkeypatch, run_command):
+    """`run_command`, and the working folder is its."""
+    monkeypatch.chdir(tmp_path)
+    return run_command
 
 
 def small_run(folder: Path, name: str = "a", width: int = 1, data: str = "d.npz") -> None:

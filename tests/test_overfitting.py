@@ -16,7 +16,6 @@ from ridgeline.analysis.figures import draw
 from ridgeline.analysis.figures.training import draw_weights
 from ridgeline.analysis.training.overfitting import (
     best_and_last,
-    mean_and_interval,
     networks_in,
     nrr,
     overfitting,
@@ -224,7 +223,6 @@ def test_seeds_and_networks_are_told_apart():
     assert float(at["gap_ci"]) == pytest.approx(12.7062 * 0.1 / 2, rel=1e-4)
     assert np.isnan(ds.sel(label="FOMO")["gap_ci"])
     assert float(ds.sel(label="FOMO (stable)")["last"]) == 0.4
-    assert np.isnan(mean_and_interval(np.array([np.nan]))[0])
 
 
 def test_recovery_counts_epochs_until_the_old_accuracy_is_back():

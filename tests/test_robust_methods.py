@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from ridgeline.models import MODELS, InputError, build_model
 from ridgeline.models.stages import CLASSIFIER, STEM, later, stages
-from ridgeline.train.attacks import KLPGD, PGD, parse_attack
-from ridgeline.train.data.examples import Batch
+from ridgeline.train.attacks import PGD, away_from_clean, parse_attack
 from ridgeline.train.data.noise import Noise, Purpose
 from ridgeline.train.evaluation import scores_of_networks
 from ridgeline.train.files.checkpoint import load_checkpoint
@@ -88,14 +87,13 @@ def test_divergence_is_the_kl_of_torch():
     a, b = torch.randn(2, 5, 4, dtype=torch.float64)
     expected = F.kl_div(b.log_softmax(1), a.softmax(1), reduction="none").sum(1)
     torch.testing.assert_close(divergence(a, b), expected)
-    torch.testing.assert_close(divergence(a, b, 2.0), 4 * divergence(a / 2, b / 2))
 
 
 def test_the_kl_attack_climbs_the_divergence_of_a_linear_classifier():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).double()
     x = make_images(12).pixels
-    attack = KLPGD(eps=0.05, iterations=10)
+    attack = PGD(eps=0.05, iterations=10, loss="kl", keep_best=False)
     found = attack(network, x, torch.zeros(12, dtype=torch.long), 0)
     assert (found - x).abs().max() <= 0.05 + 1e-12
     weight = (network[1].weight[0] - network[1].weight[1]).view(1, 1, 6, 6)
@@ -625,20 +623,29 @@ METHODS = {
 }
 
 
+def short_run(method, folder, name: str, resume=None) -> list[dict]:
+    """Metrics of five epochs of two steps."""
+    whole, validation = images(60).split(0.3)
+    files = RunFiles(folder, "run", {"of": name})
+    return train(method, whole, epochs=5, files=files, resume=resume, validation=validation,
+                 state_seconds=0)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """By name of the method: a short run that nothing stopped, its metrics and its folder."""
+    found = {}
+    for name, method in METHODS.items():
+        folder, trained = tmp_path_factory.mktemp(name), method()
+        found[name] = trained, short_run(trained, folder, name), folder
+    return found
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("at", [5, 6, 9])
-def test_a_killed_run_resumes_to_the_same_numbers(name, at, tmp_path):
+def test_a_killed_run_resumes_to_the_same_numbers(name, at, tmp_path, straight):
     """Killed in the middle of an epoch, of a cycle and of relearning."""
-    data, epochs = images(60), 5
-    whole, validation = data.split(0.3)
-    options = {"validation": validation, "state_seconds": 0}
-
-    def run(method, folder, resume=None):
-        files = RunFiles(tmp_path / folder, "run", {"of": name})
-        return train(method, whole, epochs=epochs, files=files, resume=resume, **options)
-
-    expected = METHODS[name]()
-    lines = run(expected, "a")
+    expected, lines, folder = straight[name]
     victim = METHODS[name]()
     after, count = victim.after_step, 0
 
@@ -651,20 +658,20 @@ def test_a_killed_run_resumes_to_the_same_numbers(name, at, tmp_path):
 
     victim.after_step = dying
     with pytest.raises(Killed):
-        run(victim, "b")
+        short_run(victim, tmp_path / "b", name)
     resume = RunFiles(tmp_path / "b", "run", {"of": name}).prepare(False)
     again = METHODS[name]()
-    others = run(again, "b", resume)
+    others = short_run(again, tmp_path / "b", name, resume)
     assert same(expected.network.state_dict(), again.network.state_dict())
     for copied, state in expected.copies().items():
         assert same(state, again.copies()[copied])
     without = lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]  # noqa: E731
     assert without(lines) == without(others)
     release_all()
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
         p.name for p in (tmp_path / "b").iterdir()
     )
-    for path in (tmp_path / "a").glob("*.ckpt"):
+    for path in folder.glob("*.ckpt"):
         assert same(
             load_checkpoint(path).tensors, load_checkpoint(tmp_path / "b" / path.name).tensors
         )
@@ -785,9 +792,21 @@ def test_bad_input_is_one_line_and_nothing_on_disk(command, line, expected, refu
 
 def test_parse_of_the_kl_attack():
     attack = parse_attack("name=kl,threshold=8,step_size=2,iter_num=10,order=-1")
-    assert attack == KLPGD(eps=8 / 255, step_size=2 / 255, iterations=10)
+    assert attack == away_from_clean(PGD(eps=8 / 255, step_size=2 / 255, iterations=10))
+    assert attack.loss == "kl"
+    assert not attack.keep_best
     assert attack.at(4 / 255).step_size == pytest.approx(1 / 255)
-    batch = Batch(torch.rand(2, 1, 6, 6), torch.zeros(2, dtype=torch.long), torch.arange(2))
-    with pytest.raises(InputError, match="iter_num"):
-        KLPGD(eps=0.1, iterations=0)
-    assert Noise(0, batch.index).normal(batch.x).std() < 2
+
+
+def test_the_kl_attack_starts_beside_the_clean_image():
+    """With a step of nearly nothing, the start is what is left: x + 0.001 N(0, I)."""
+    x = torch.full((3, 1, 6, 6), 0.5)
+    attack = PGD(eps=0.1, iterations=1, step_size=1e-9, loss="kl", keep_best=False)
+    noise = Noise(0, torch.arange(3))
+    found = attack(make_mlp().float(), x, torch.zeros(3, dtype=torch.long), noise)
+    torch.testing.assert_close(found, x + 1e-3 * noise.normal(x), rtol=0, atol=1e-7)
+
+
+def test_trades_refuses_an_attack_on_another_loss():
+    with pytest.raises(InputError, match="leave loss_type out"):
+        Trades().inner(PGD(eps=0.1, iterations=1, loss="cw"))

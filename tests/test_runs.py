@@ -6,7 +6,6 @@ import errno
 import importlib
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.parts.phases import Cycles
 from ridgeline.train.parts.weight_average import Average
 from ridgeline.train.schedules import parse_schedule
+from tests import commands
 from tests.conftest import make_conv_bn, make_images
 
 ADAM = parse_optimizer("name=adam,lr=0.01")
@@ -246,7 +246,7 @@ def test_a_statistic_that_overflows_counts_as_divergence():
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
+def call(tmp_path, monkeypatch):
     """Run a training command here on 24 images: its exit status, output and lines on stderr."""
     rng = np.random.default_rng(0)
     arrays = {f"{part}_images": rng.integers(0, 256, (n, 28, 28)).astype(np.uint8)
@@ -254,24 +254,15 @@ def call(tmp_path, monkeypatch, capsys):
     arrays |= {f"{part}_labels": np.arange(n) % 3 for part, n in (("train", 24), ("test", 5))}
     np.savez(tmp_path / "d.npz", **arrays)
     monkeypatch.chdir(tmp_path)
-    launch = importlib.import_module("ridgeline.run.shared.launch").launch
 
     def run(command: str, *options: str) -> tuple[int, str, str]:
         line = ["--width", "1", "--batch_size", "12", "--epoch_num", "2", "--out_folder", "out",
                 "--dataset", "d.npz", "--model_type", "lenet"]  # fmt: skip
         given = [str(x) for x in options]
         pairs = [line[i : i + 2] for i in range(0, len(line), 2) if line[i] not in given]
-        argv = [x for pair in pairs for x in pair] + given
-        monkeypatch.setattr(sys, "argv", [f"{command}.py", *argv])
-        status = 0
-        capsys.readouterr()
-        try:
-            launch(importlib.import_module(f"ridgeline.run.{command}").main)
-        except SystemExit as stop:
-            status = stop.code
-        said = capsys.readouterr()
-        errors = [x for x in said.err.splitlines() if x.startswith(f"{command}.py:")]
-        return status, said.out, "\n".join(errors)
+        done = commands.call((command, *(x for pair in pairs for x in pair), *given))
+        errors = [x for x in done.stderr.splitlines() if x.startswith(f"{command}.py:")]
+        return done.returncode, done.stdout, "\n".join(errors)
 
     return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from ridgeline.train.data.examples import Batch, Data, Images
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.losses import Loss, correctness, cross_entropy, margins_of
 from ridgeline.train.precision import exact
+from ridgeline.train.statistics import mean_and_error
 from ridgeline.train.undisturbed import undisturbed
 
 
@@ -43,7 +43,7 @@ class Scores:
     @property
     def loss_se(self) -> float:
         """Standard error of the mean loss over examples (NaN for one example)."""
-        return (self.losses.std() / math.sqrt(len(self.losses))).item()
+        return mean_and_error(self.losses)[1]
 
     @property
     def accuracy(self) -> float:

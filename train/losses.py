@@ -26,10 +26,23 @@ def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - y.view_as(outputs)).square().flatten(1).sum(1)
 
 
-def divergence(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(softmax(target / T) || softmax(logits / T)) T^2 in nats, (N,), of logits (N, C)."""
-    p, q = (F.log_softmax(z / temperature, dim=1) for z in (target, logits))
-    return (p.exp() * (p - q)).sum(1) * temperature**2
+def divergence(target: Tensor, logits: Tensor) -> Tensor:
+    """KL(softmax(target) || softmax(logits)) in nats, (N,), of logits (N, C)."""
+    p, q = (F.log_softmax(z, dim=1) for z in (target, logits))
+    return (p.exp() * (p - q)).sum(1)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Largest wrong logit less the right one, (N,), of logits (N, C): positive where y is missed.
+
+    Its gradient does not fade where the network is confident, as that of the cross-entropy does.
+
+    >>> margin(torch.tensor([[3.0, 1.0], [3.0, 1.0]]), torch.tensor([0, 1])).tolist()
+    [-2.0, 2.0]
+    """
+    right = logits.gather(1, y[:, None])
+    wrong = logits.scatter(1, y[:, None], -torch.inf)
+    return wrong.amax(1) - right[:, 0]
 
 
 def predicted(logits: Tensor) -> Tensor:
@@ -51,9 +64,7 @@ def margins_of(outputs: Tensor, y: Tensor) -> Tensor:
     """The true logit less the largest other (N,), NaN where outputs are no logits (N, C)."""
     if not _classifies(outputs, y) or outputs.shape[1] < 2:
         return torch.full((len(outputs),), torch.nan, dtype=torch.float64)
-    own = outputs.gather(1, y[:, None])
-    others = outputs.scatter(1, y[:, None], -torch.inf)
-    return own[:, 0] - others.amax(1)
+    return -margin(outputs, y)
 
 
 def _classifies(outputs: Tensor, y: Tensor) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ridgeline.models.errors import InputError
-from ridgeline.train.attacks import KLPGD, Attack
+from ridgeline.train.attacks import Attack, away_from_clean
 from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.losses import divergence
@@ -34,7 +34,7 @@ class Objective(ABC):
     ) -> Tensor:
         """Adversarial images of a batch, found on the network in eval mode.
 
-        With `train_mode` BatchNorm normalises by the batch during the attack, as some code does.
+        With `train_mode` BatchNorm normalises by the batch during the attack.
         """
         with undisturbed(network):
             network.train(train_mode)
@@ -70,7 +70,7 @@ class Trades(Objective):
 
     def inner(self, attack: Attack) -> Attack:
         """PGD on the divergence, with the budget and steps of `attack`."""
-        return KLPGD.like(attack)
+        return away_from_clean(attack)
 
     def loss(self, network: nn.Module, batch: Batch, x: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of both terms."""

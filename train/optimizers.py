@@ -55,11 +55,12 @@ class OptimizerSpec:
         return OPTIMIZERS[self.name](parameters, lr=self.lr, **self.options)
 
 
-def parse_optimizer(text: str, what: str = "--optim") -> OptimizerSpec:
+def parse_optimizer(text: str) -> OptimizerSpec:
     """Build from a spec such as name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-4.
 
     `betas` is written 0.9:0.999. SGD's momentum defaults to 0.9. Raises InputError.
     """
+    what = "--optim"
     spec = parse_spec(text, what)
     name = spec.pop("name", "")
     if name not in OPTIMIZERS:

@@ -186,9 +186,9 @@ def build(
 ) -> Any:
     """Build the frozen dataclass `cls` from a spec, checking every key and type.
 
-    `aliases` maps the spec's vocabulary to field names, `ignored` are keys of the reference's
-    vocabulary that never had an effect, `beside` is the unit of the command's --attack. Fields with
-    metadata spec=False are not the user's to set. Missing and unknown keys raise InputError.
+    `aliases` maps the spec's vocabulary to field names, `ignored` are keys that have no effect,
+    `beside` is the unit of the command's --attack. Fields with metadata spec=False are not the
+    user's to set. Missing and unknown keys raise InputError.
     """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("spec", f.init)}
     hints = typing.get_type_hints(cls)

@@ -10,8 +10,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ridgeline.models import build_model
+from ridgeline.analysis.statistics import jackknife
+from ridgeline.models import build_model, is_external
 from ridgeline.models.blocks import input_sizes
+from ridgeline.models.dct import high_frequencies
 from ridgeline.models.errors import InputError
 from ridgeline.train.files.integrity import check_real
 from ridgeline.train.precision import exact
@@ -29,18 +31,12 @@ def convolutions(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: tensor.double().numpy() for name, tensor in kernels.items()}
 
 
-def is_high(size: int) -> np.ndarray:
-    """The high frequencies max(i, j) > K/2 of a K x K kernel, bool (K, K)."""
-    i = np.arange(size)
-    return np.maximum(i[:, None], i[None, :]) > size / 2
-
-
 def map_sizes(model: Mapping | None) -> dict[str, int]:
     """The smaller side of the map that enters each convolution's weight, in forward order.
 
     Read from the `model` part of a recipe. Empty for unknown and external networks.
     """
-    if not model or ":" in model.get("model_type", ":"):
+    if not model or is_external(model.get("model_type", ":")):
         return {}
     with torch.random.fork_rng(devices=[]):
         network = build_model(model["model_type"], model["image_shape"], width=model["width"],
@@ -115,13 +111,13 @@ def filter_spectrum(
 def _high_share(kernel: np.ndarray) -> float:
     """High-frequency share of the energy of one layer's kernels (out, in, K, K)."""
     energy = (scipy.fft.dctn(kernel, axes=(2, 3), norm="ortho") ** 2).sum((0, 1))
-    return energy[is_high(kernel.shape[-1])].sum() / energy.sum()
+    return energy[high_frequencies(kernel.shape[-1]).numpy()].sum() / energy.sum()
 
 
 def _summary(share: np.ndarray, per_filter: np.ndarray) -> dict[str, float]:
     """Scalars of one layer from energy shares (K, K) and energies per output filter (O, K, K)."""
     size = share.shape[0]
-    high = is_high(size)
+    high = high_frequencies(size).numpy()
     i = np.arange(size)
     radius = np.hypot(i[:, None], i[None, :])
     high_share = share[high].sum()
@@ -131,7 +127,9 @@ def _summary(share: np.ndarray, per_filter: np.ndarray) -> dict[str, float]:
     return {
         "kernel_size": size,
         "high_share": high_share,
-        "high_share_se": _jackknife(per_filter[:, high].sum(1), per_filter.sum((1, 2))),
+        "high_share_se": float(
+            jackknife(_without_each(per_filter[:, high].sum(1), per_filter.sum((1, 2))))
+        ),
         "high_to_low": ratio,
         "dc_share": share[0, 0],
         "centroid": (share * radius).sum(),
@@ -140,11 +138,7 @@ def _summary(share: np.ndarray, per_filter: np.ndarray) -> dict[str, float]:
     }
 
 
-def _jackknife(part: np.ndarray, whole: np.ndarray) -> float:
-    """Standard error of sum(part) / sum(whole) over its terms; NaN for fewer than 2."""
-    n = len(part)
-    if n < 2:
-        return np.nan
+def _without_each(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """sum(part) / sum(whole), (n,), with one of the n terms left out."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        left_out = (part.sum() - part) / (whole.sum() - whole)
-    return float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
+        return (part.sum() - part) / (whole.sum() - whole)

@@ -15,6 +15,7 @@ from ridgeline.landscape.problem import Problem
 from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.losses import predicted
+from ridgeline.train.statistics import error_of_share
 
 #: share of the Nyquist frequency that a filter keeps
 CUTOFFS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
@@ -79,12 +80,14 @@ def fourier_sensitivity(
     count = len(problem.images)
     error = wrong / count
     rows, columns = np.arange(height) - height // 2, np.arange(width) - width // 2
-    largest = np.maximum(abs(rows)[:, None] / height, abs(columns)[None, :] / width)
-    low, high = error[(largest <= 0.25) & (largest > 0)], error[largest > 0.25]
+    beyond = torch.fft.fftshift(above_half_nyquist(height, width)).numpy()
+    within = ~beyond
+    within[height // 2, width // 2] = False  # DC
+    low, high = error[within], error[beyond]
     return xr.Dataset(
         {
             "error": (("row", "column"), error, {"long_name": "error rate"}),
-            "error_se": (("row", "column"), np.sqrt(error * (1 - error) / count)),
+            "error_se": (("row", "column"), error_of_share(error, count)),
             "clean_error": clean / count,
             "low_high_ratio": low.mean() / high.mean() if high.mean() > 0 else math.nan,
             "strength": ((), strength, {"units": "[0,1], l_2 per channel"}),
@@ -126,7 +129,7 @@ def pass_curves(problem: Problem, cutoffs: Sequence[float] = CUTOFFS, tick=None)
     return xr.Dataset(
         {
             "pass_accuracy": (("filter", "cutoff"), accuracy),
-            "pass_accuracy_se": (("filter", "cutoff"), np.sqrt(accuracy * (1 - accuracy) / count)),
+            "pass_accuracy_se": (("filter", "cutoff"), error_of_share(accuracy, count)),
             "clean_accuracy": base,
             "half_low": half[0],
             "half_high": half[1],
@@ -144,6 +147,16 @@ def band(x: Tensor, share: float, *, high: bool = False) -> Tensor:
     kept = masks[0][:, None] & masks[1][None, :]
     spectrum = torch.fft.fft2(x) * (~kept if high else kept)
     return torch.fft.ifft2(spectrum).real.clamp(0, 1)
+
+
+def above_half_nyquist(height: int, width: int) -> Tensor:
+    """The high frequencies of an image's DFT, bool (H, W): above half of Nyquist either way.
+
+    >>> above_half_nyquist(4, 4).int().tolist()
+    [[0, 0, 1, 0], [0, 0, 1, 0], [1, 1, 1, 1], [0, 0, 1, 0]]
+    """
+    rows, columns = (torch.fft.fftfreq(size).abs() for size in (height, width))
+    return (rows[:, None] > 0.25) | (columns[None, :] > 0.25)
 
 
 def distinct_cells(shape: Sequence[int]) -> int:

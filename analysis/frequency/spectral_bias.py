@@ -12,6 +12,7 @@ from ridgeline.landscape.result import recipe_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.files.recipe import difference
+from ridgeline.train.statistics import error_of_share
 
 MEASURES = ("high_share", "centroid", "entropy")
 
@@ -101,4 +102,4 @@ def accuracy_of(result: xr.Dataset) -> tuple[float, float]:
                          f"not {kind!r}")  # fmt: skip
     row = result.isel(condition=-1)  # adversarial if there is an attack
     p = float(row["accuracy"])
-    return p, float(np.sqrt(p * (1 - p) / result.sizes["example"]))
+    return p, float(error_of_share(p, result.sizes["example"]))

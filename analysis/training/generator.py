@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 from torch.nn import functional as F
 
+from ridgeline.analysis.frequency.fourier import above_half_nyquist
 from ridgeline.landscape.problem import Problem
 from ridgeline.models.blocks import block_inputs
 from ridgeline.models.errors import InputError
@@ -21,6 +22,7 @@ from ridgeline.train.data.noise import Noise, Purpose
 from ridgeline.train.losses import predicted
 from ridgeline.train.parts.layer_inputs import reading_inputs
 from ridgeline.train.precision import exact
+from ridgeline.train.statistics import error_of_share, mean_and_error
 
 
 def study(
@@ -57,6 +59,7 @@ def study(
     like = next(iter(epochs.values()))
     first = next(like.images.batches(tiles, dtype=like.dtype)).x
     level = _levels(reference, like, generator.eps, strong)
+    white = above_half_nyquist(*like.images.image_shape[1:]).double().mean().item()
     ds = xr.Dataset(
         {
             **{name: ("epoch", [row[name] for row in rows]) for name in rows[0]},
@@ -64,7 +67,7 @@ def study(
             "image": (("tile", "channel", "row", "column"), first.numpy()),
             **level,
             "eps": generator.eps,
-            "white_high_share": _is_high(*like.images.image_shape[1:]).double().mean().item(),
+            "white_high_share": white,
         },
         coords={"epoch": list(epochs)},
     )
@@ -105,18 +108,13 @@ def speckle(found: Tensor) -> dict[str, float]:
     lag = [(centred[..., 1:, :] * centred[..., :-1, :]).mean() / power,
            (centred[..., 1:] * centred[..., :-1]).mean() / power]  # fmt: skip
     spectrum = torch.fft.fft2(centred).abs().square().mean((0, 1))
-    high = _is_high(*spectrum.shape)
+    high = above_half_nyquist(*spectrum.shape)
     total = spectrum.sum()
     return {
         "autocorrelation": (sum(lag) / 2).item(),
         "high_share": (spectrum[high].sum() / total).item() if total > 0 else math.nan,
         "zero_share": (found == 0).double().mean().item(),
     }
-
-
-def _is_high(height: int, width: int) -> Tensor:
-    rows, columns = (torch.fft.fftfreq(size).abs() for size in (height, width))
-    return (rows[:, None] > 0.25) | (columns[None, :] > 0.25)
 
 
 @exact()
@@ -145,9 +143,10 @@ def alignment(problem: Problem, eps: float) -> dict[str, float]:
             [_cosines(a.flatten(1), b.flatten(1)).cpu() for a, b in zip(*pairs, strict=True)]
         )  # fmt: skip
     image, *blocks = (torch.cat(parts) for parts in zip(*cosines, strict=True))
+    mean, error = mean_and_error(image)
     return {
-        "alignment": image.mean().item(),
-        "alignment_se": (image.std() / math.sqrt(max(len(image), 1))).item(),
+        "alignment": mean,
+        "alignment_se": error,
         "alignment_block": float(np.mean([b.mean().item() for b in blocks]))
         if blocks
         else math.nan,
@@ -217,4 +216,4 @@ def _hits(judge: Problem, problem: Problem, delta: Tensor) -> Tensor:
 
 def _accuracy(name: str, correct: Tensor) -> dict[str, float]:
     p = correct.double().mean().item()
-    return {name: p, f"{name}_se": math.sqrt(p * (1 - p) / len(correct))}
+    return {name: p, f"{name}_se": float(error_of_share(p, len(correct)))}

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy  # its parts are loaded when used
 import xarray as xr
 
 from ridgeline.models.errors import InputError
+from ridgeline.train.statistics import mean_and_interval
 
 #: what the table holds of every run
 COLUMNS = ("best_epoch", "best", "last", "gap", "clean_best", "clean_last", "nrr_last")
@@ -19,6 +19,9 @@ def nrr(clean: float, robust: float) -> float:
     """Natural-robustness ratio 2 N R / (N + R), the harmonic mean (Gowda et al. 2024, section 4).
 
     0 if either is: a network that is always wrong counts, in means over seeds too.
+
+    >>> nrr(0.9, 0.45), nrr(0.0, 0.0)
+    (0.6, 0.0)
     """
     return 2 * clean * robust / (clean + robust) if clean + robust else 0.0
 
@@ -127,11 +130,3 @@ def overfitting(runs: Mapping[str, Sequence[Sequence[dict]]]) -> xr.Dataset:
         mean, half = zip(*(mean_and_interval(row[: len(case)]) for row, case in seeds), strict=True)
         ds[column], ds[f"{column}_ci"] = ("label", list(mean)), ("label", list(half))
     return ds
-
-
-def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
-    """Mean of values (n,) and half width of its 95 % t interval; NaN if one of them is."""
-    if len(values) < 2:
-        return (float(values[0]) if len(values) else math.nan), math.nan
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean()), float(half)

@@ -10,7 +10,6 @@ import torch
 import xarray as xr
 
 from ridgeline.analysis.training.overfitting import best_and_last, course, networks_in
-from ridgeline.landscape.curvature.density import mean_and_error
 from ridgeline.landscape.curvature.measures import Measures, measure
 from ridgeline.landscape.curvature.operators import Hessian
 from ridgeline.landscape.problem import Problem
@@ -19,6 +18,7 @@ from ridgeline.landscape.weights.directions import random_direction
 from ridgeline.landscape.weights.paths import PolygonalChain
 from ridgeline.landscape.weights.point import Point, add, norm, subtract
 from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.statistics import mean_and_error
 
 
 def trajectory(

@@ -13,6 +13,7 @@ from ridgeline.landscape.curvature.memory import free_bytes
 from ridgeline.landscape.curvature.operators import Products
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import Purpose, stream
+from ridgeline.train.statistics import mean_and_error, mean_and_interval
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,11 @@ def density_dataset(quadrature: Quadrature, points: int = 400, sigma: float | No
     sigma = sigma or max((high - low) / 100, 1e-12 * max(abs(low), abs(high), 1e-12))
     grid = np.linspace(low - 5 * sigma, high + 5 * sigma, points)
     each = quadrature.density(grid, sigma)
-    probes = len(each)
-    band = np.full(points, np.nan)
-    if probes > 1:
-        band = scipy.stats.t.ppf(0.975, probes - 1) * each.std(0, ddof=1) / np.sqrt(probes)
+    mean, band = mean_and_interval(each)
     moments = [quadrature.mean(lambda v, m=m: v**m) for m in range(1, 5)]
     return xr.Dataset(
         {
-            "density": ("bin", each.mean(0), {"long_name": "spectral density"}),
+            "density": ("bin", mean, {"long_name": "spectral density"}),
             "density_band": ("bin", band, {"long_name": "half width of the 95 % band"}),
             "density_x": ("bin", grid, {"long_name": "eigenvalue"}),
             "ritz_value": (("probe", "step"), quadrature.values),
@@ -114,9 +112,3 @@ def density_dataset(quadrature: Quadrature, points: int = 400, sigma: float | No
             "order": np.arange(1, 5),
         }
     )
-
-
-def mean_and_error(samples: np.ndarray) -> tuple[float, float]:
-    """Mean of samples (n,) and its standard error, NaN for a single one."""
-    error = samples.std(ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.nan
-    return float(samples.mean()), float(error)

@@ -16,6 +16,7 @@ from ridgeline.models.copying import copy_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import Purpose, number_of, seeded
 from ridgeline.train.losses import loss_of
+from ridgeline.train.statistics import mean_and_error
 
 
 def _tool(operator: Hessian):
@@ -75,5 +76,4 @@ def pyhessian_trace(operator: Hessian, products: int, seed: int) -> Estimate:
     """PyHessian's Hutchinson samples, `products` of them, without its stopping rule."""
     with _quiet(seed):
         samples = np.array(_tool(operator).trace(maxIter=products, tol=0.0))
-    error = samples.std(ddof=1) / np.sqrt(len(samples))
-    return Estimate(samples.mean(), error, len(samples), "hutchinson")
+    return Estimate(*mean_and_error(samples), len(samples), "hutchinson")

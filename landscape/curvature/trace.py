@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ridgeline.landscape.curvature.density import mean_and_error
 from ridgeline.landscape.curvature.operators import Operator, dense
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.data.noise import Purpose, number_of, seeded
+from ridgeline.train.statistics import mean_and_error
 
 #: name -> (name of the estimator in curvlinops, products of one independent estimate)
 ESTIMATORS = {"hutchinson": ("hutchinson_trace", 1), "hutchpp": ("hutchpp_trace", 12),

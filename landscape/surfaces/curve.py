@@ -13,7 +13,6 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ridgeline.landscape.batchnorm import statistics_at
-from ridgeline.landscape.curvature.density import mean_and_error
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import empty_cells, stamp
 from ridgeline.landscape.surfaces.cell import VARIABLES, variables_of
@@ -29,14 +28,15 @@ from ridgeline.train.evaluation import Scores, evaluate
 from ridgeline.train.files.integrity import check_real
 from ridgeline.train.losses import unit_of
 from ridgeline.train.methods import Method, Step
+from ridgeline.train.statistics import mean_and_error
 from ridgeline.train.undisturbed import undisturbed
 
 
 class Knots(nn.Module):
     """The control points of a curve as one module, to be trained and saved.
 
-    State-dict keys are those of Liu et al. 2020: `conv1.weight_0, conv1.weight_1, ...`, buffers
-    once under their own names. Fixed knots do not require gradients.
+    State-dict keys are `conv1.weight_0, conv1.weight_1, ...`, buffers once under their own names:
+    only to repeat released code (Liu et al. 2020). Fixed knots do not require gradients.
     """
 
     def __init__(self, knots: Sequence[Point], fixed: Sequence[bool], buffers: dict[str, Tensor]):

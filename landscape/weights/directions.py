@@ -13,7 +13,8 @@ from ridgeline.models.errors import unknown
 from ridgeline.train.data.noise import Purpose, stream
 
 NORMALIZATIONS = ("filter", "layer", "none")
-#: what a normalised random direction does to 1-D tensors (biases, BatchNorm)
+#: what a normalised random direction does to 1-D tensors (biases, BatchNorm); `elementwise`
+#: only to repeat released code (Liu et al. 2020)
 ONE_DIMENSIONAL = ("zero", "layer", "elementwise")
 
 
@@ -69,7 +70,11 @@ def between(start: Point, end: Point) -> Point:
 
 
 def unit(direction: Point, length: float = 1.0) -> Point:
-    """The direction with Euclidean norm `length`."""
+    """The direction with Euclidean norm `length`.
+
+    >>> {n: d.tolist() for n, d in unit({"w": torch.tensor([3.0, 4.0])}, 10.0).items()}
+    {'w': [6.0, 8.0]}
+    """
     size = norm(direction)
     if size == 0:
         raise ValueError("a zero direction cannot be normalised")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ridgeline.landscape.weights.directions import random_direction
 from ridgeline.landscape.weights.point import Point
-from ridgeline.models.dct import analyse, synthesise
+from ridgeline.models.dct import analyse, high_frequencies, synthesise
 from ridgeline.models.errors import InputError, unknown
 
 BANDS = ("low", "high")
@@ -17,9 +17,7 @@ def band_of(kernels: Tensor, band: str) -> Tensor:
     """The part of kernels (..., K, K) with frequencies max(i, j) <= K/2 (low) or > K/2 (high)."""
     if band not in BANDS:
         raise unknown("band of frequencies", band, BANDS)
-    size = kernels.shape[-1]
-    i = torch.arange(size, device=kernels.device)
-    high = torch.maximum(i[:, None], i[None, :]) > size / 2
+    high = high_frequencies(kernels.shape[-1], kernels.device)
     return synthesise(analyse(kernels) * (high if band == "high" else ~high))
 
 

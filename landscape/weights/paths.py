@@ -86,7 +86,11 @@ class Plane(Path):
 
 @dataclass(frozen=True, repr=False)
 class Bezier(Path):
-    """The Bezier curve of degree K-1 through its first and last of K knots, t in [0,1]."""
+    """The Bezier curve of degree K-1 through its first and last of K knots, t in [0,1].
+
+    >>> Bezier([{}, {}, {}]).coefficients(0.5)
+    [0.25, 0.5, 0.25]
+    """
 
     def coefficients(self, t: float) -> list[float]:
         """Bernstein polynomials (Garipov et al. 2018, equation 5)."""
@@ -96,7 +100,11 @@ class Bezier(Path):
 
 @dataclass(frozen=True, repr=False)
 class PolygonalChain(Path):
-    """Straight segments between consecutive knots, t in [0,1] uniform over the segments."""
+    """Straight segments between consecutive knots, t in [0,1] uniform over the segments.
+
+    >>> PolygonalChain([{}, {}, {}]).coefficients(0.75)
+    [0.0, 0.5, 0.5]
+    """
 
     def coefficients(self, t: float) -> list[float]:
         """Linear interpolation between the two knots around t (Garipov et al. 2018, equation 3)."""

@@ -19,6 +19,7 @@ from ridgeline.models import (
     build_model,
     check_model_type,
     code_of,
+    is_external,
     published_width,
     unknown,
 )
@@ -33,7 +34,7 @@ from ridgeline.train.files.checkpoint import Checkpoint, load_checkpoint
 from ridgeline.train.files.recipe import Recipe, difference
 from ridgeline.train.specs import number, parse_spec
 
-#: what the reference's commands assume about a checkpoint without a recipe
+#: what is assumed about a checkpoint without a recipe
 FOREIGN = {"width": None, "bias": True}
 #: --precision -> dtype of the weights
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32}
@@ -190,8 +191,8 @@ def open_network(
 ) -> LoadedNetwork:
     """Load a checkpoint into its network: options win over its recipe, that over the defaults.
 
-    The default model is that of the reference's command. A model type of the form
-    package.module:factory is imported only if the user typed it, never because a file says so.
+    `default_model` is there only to repeat released code (Liu et al. 2020). A model type of the
+    form package.module:factory is imported only if the user typed it, never because a file says so.
     Constants of a normalisation that the file holds are used unless --normalize says otherwise.
     The network is tried on two images. `load=False` leaves the weights out (curve checkpoints).
     """
@@ -215,7 +216,7 @@ def open_network(
     model |= {k: v for k, v in given.items() if v is not None}
     if network.normalize is not None:
         model["normalize"] = normalization_of(network.normalize)
-    if ":" in model["model_type"] and network.model_type is None:
+    if is_external(model["model_type"]) and network.model_type is None:
         raise InputError(
             f"{model2load} names the external network {model['model_type']}; "
             f"pass --model_type {model['model_type']} yourself to import that code"
@@ -231,7 +232,7 @@ def open_network(
             add_normalization(module, **model["normalize"])
         module.load_state_dict(fitted.state)
     check_network(module, images)
-    if ":" in model["model_type"]:
+    if is_external(model["model_type"]):
         known = recipe.get("model", {}).get("code")
         model["code"] = code_of(module)
         if known not in (None, model["code"]):

@@ -39,7 +39,7 @@ class Network:
     data_dir: DataDir = None
     model_type: Annotated[
         str | None,
-        "lenet, vgg, ..., package.module:factory or file.py:factory; None: as recorded",
+        "lenet, ..., torchvision:NAME, package.module:factory or file.py:factory; None: recorded",
     ] = None
     width: Annotated[int | None, "width factor w; None: the recorded one"] = None
     bias: Annotated[bool | None, "biases of LeNet and VGG; None: as recorded"] = None
@@ -119,8 +119,8 @@ class Fresh:
     dataset: Annotated[str, "mnist5k, mnist, cifar10, cifar100, svhn or FILE.npz"] = "mnist5k"
     model_type: Annotated[
         str,
-        "lenet, vgg, resnet, preact, resnet9, resnet20, efficientnet_b0, package.module:factory "
-        "or file.py:factory",
+        "lenet, vgg, resnet, preact, resnet9, resnet20, efficientnet_b0, torchvision:NAME, "
+        "package.module:factory or file.py:factory",
     ] = "lenet"
     width: Annotated[int | None, "width factor w; None: the network's published one"] = None
     bias: Annotated[bool, "biases of LeNet and VGG"] = True

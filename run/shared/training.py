@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ridgeline.models import InputError, code_of, published_width, unknown
+from ridgeline.models import InputError, code_of, is_external, published_width, unknown
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import attack_of
@@ -254,7 +254,7 @@ def start(
     }
     network = networks.fresh_network(model, training.seed)
     check_network(network, trainer.images)
-    if ":" in fresh.model_type:
+    if is_external(fresh.model_type):
         model["code"] = code_of(network)
     check_batches(network, trainer.images, training.batch_size)
     return trainer, model, network

@@ -8,27 +8,28 @@ from ridgeline.models.errors import InputError
 from ridgeline.train.attacks.autoattack import APGD, AutoAttack, Square
 from ridgeline.train.attacks.base import Attack, Predict
 from ridgeline.train.attacks.ensemble import mixture
-from ridgeline.train.attacks.kl import KLPGD
-from ridgeline.train.attacks.pgd import FGSM, PGD
+from ridgeline.train.attacks.pgd import FGSM, PGD, away_from_clean
 from ridgeline.train.specs import Unit, build_named, parse_spec, unit_of
 
 #: spec name -> attack
 ATTACKS: dict[str, type[Attack]] = {
     "pgd": PGD,
     "fgsm": FGSM,
-    "kl": KLPGD,
     "apgd": APGD,
     "square": Square,
     "autoattack": AutoAttack,
 }
 
-# the vocabulary of Liu et al. 2020 -> ours; the ignored keys had no effect there either
+# the words of Liu et al. 2020 -> ours
 _ALIASES = {"threshold": "eps", "iter_num": "iterations", "loss_type": "loss"}
+# keys without effect, there too: only to repeat released code (Liu et al. 2020)
 _IGNORED = {"alpha", "window_size_factor"}
 _BUDGETS = {"threshold", "step_size"}
+#: spec name -> the spec that it is short for
+_SHORT = {"kl": "name=pgd,loss_type=kl,keep_best=False"}
 
 __all__ = [
-    "ATTACKS", "FGSM", "KLPGD", "PGD", "Attack", "Predict", "check_budget", "mixture",
+    "ATTACKS", "FGSM", "PGD", "Attack", "Predict", "away_from_clean", "check_budget", "mixture",
     "parse_attack",
 ]  # fmt: skip
 
@@ -44,9 +45,14 @@ def check_budget(attack: Attack, eps: float, what: str) -> None:
 def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -> Attack:
     """Build an attack from its spec, e.g. name=pgd,step_size=2,threshold=8,iter_num=10,order=-1.
 
-    `beside` is the unit of another attack that settles it for the command. Raises InputError for
-    unknown names and keys, wrong types, unclear units, negative budgets and l_inf radii above 1.
+    `name=kl` is short for PGD with `loss_type=kl,keep_best=False`. `beside` is the unit of another
+    attack that settles it for the command. Raises InputError for unknown names and keys, wrong
+    types, unclear units, negative budgets and l_inf radii above 1.
     """
+    spec = parse_spec(text, what)
+    if spec.get("name") in _SHORT:
+        rest = [f"{key}={value}" for key, value in spec.items() if key != "name"]
+        text = ",".join([_SHORT[spec["name"]], *rest])
     attack = build_named(
         ATTACKS,
         text,
@@ -57,7 +63,6 @@ def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -
         ignored=_IGNORED,
         beside=beside,
     )
-    spec = parse_spec(text, what)
     unit, threshold = unit_of(spec, _BUDGETS, what), spec.get("threshold", "")
     if unit is Unit.GREY and unit_of(spec, {"threshold"}, what) is Unit.FRACTION:
         raise InputError(

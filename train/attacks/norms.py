@@ -14,7 +14,10 @@ INF, L2 = math.inf, 2.0
 
 
 def check_order(order: float) -> float:
-    """Return inf (written inf or, as in the reference, -1) or 2; otherwise InputError."""
+    """Return inf or 2; otherwise InputError.
+
+    inf may be written -1, only to repeat released code (Liu et al. 2020).
+    """
     if order in (INF, -1):
         return INF
     if order == L2:
@@ -32,7 +35,12 @@ def _columns(v: Tensor, like: Tensor) -> Tensor:
 
 
 def project(d: Tensor, eps: float, order: float) -> Tensor:
-    """The nearest perturbation with norm at most eps."""
+    """The nearest perturbation with norm at most eps.
+
+    >>> d = torch.tensor([[3.0, -4.0]])
+    >>> project(d, 1.0, INF).tolist(), project(d, 2.5, L2).tolist()
+    ([[1.0, -1.0]], [[1.5, -2.0]])
+    """
     if order == INF:
         return d.clamp(-eps, eps)
     norm = row_norm(d, L2).clamp_min(torch.finfo(d.dtype).tiny)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from ridgeline.models.errors import InputError
+from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.attacks.base import Attack, Predict
 from ridgeline.train.attacks.norms import project, random_start, steepest
 from ridgeline.train.data.noise import Noise
-from ridgeline.train.losses import Loss, cross_entropy
+from ridgeline.train.losses import Loss, cross_entropy, divergence, margin
+
+#: spec word -> loss of one example; None: the divergence from the clean prediction
+_LOSSES: dict[str, Loss | None] = {"ce": cross_entropy, "cw": margin, "kl": None}
 
 
 def ascend(
@@ -60,6 +63,11 @@ class PGD(Attack):
 
     Every restart begins uniformly in the whole ball (`random_start`) or at x. `step_size` defaults
     to 2.5 eps / iterations; `at(eps)` keeps the ratio of step and budget.
+
+    `loss` is what it ascends: `ce`, the cross-entropy; `cw`, the margin of the best wrong class
+    (the "C&W" columns of robustness tables: Carlini and Wagner 2017 by PGD); `kl`, the divergence
+    KL(p(x) || p(x')) from the clean prediction, whatever the label (Zhang et al. 2019, algorithm
+    1). The gradient of `kl` is zero at x: its random start is x + 0.001 N(0, I).
     """
 
     iterations: int
@@ -67,15 +75,28 @@ class PGD(Attack):
     restarts: int = 1
     random_start: bool = True
     keep_best: bool = True
+    loss: str = "ce"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.loss not in _LOSSES:
+            raise unknown("loss_type of attack pgd", self.loss, _LOSSES)
         if self.iterations < 1 or self.restarts < 1:
             raise InputError(
                 f"attack pgd: iter_num and restarts must be at least 1, "
                 f"got {self.iterations} and {self.restarts}"
             )
+        if self.loss == "kl" and not self.random_start:
+            raise InputError(
+                "attack pgd: loss_type=kl has no gradient at the clean image; "
+                "it needs random_start=True"
+            )
         _check_step(self)
+
+    def __repr__(self) -> str:
+        """As a dataclass; the loss only where it is not `ce`: recipes record this text."""
+        shown = (f for f in fields(self) if f.repr and (f.name != "loss" or self.loss != "ce"))
+        return f"PGD({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     @property
     def step(self) -> float:
@@ -88,26 +109,54 @@ class PGD(Attack):
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The best of all restarts, per example."""
+        loss = _LOSSES[self.loss] or _away_from(predict, x)
         best, best_loss = x, torch.full_like(x[:, 0, 0, 0], -torch.inf)
         for restart in range(self.restarts):
-            start = x
-            if self.random_start:
-                start = random_start(x, self.eps, self.order, noise, restart)
             found, losses = ascend(
                 predict,
                 x,
                 y,
-                start,
+                self._start(x, noise, restart),
                 eps=self.eps,
                 step_size=self.step,
                 iterations=self.iterations,
                 order=self.order,
                 keep_best=self.keep_best or self.restarts > 1,
+                loss=loss,
             )
             better = losses > best_loss
             best = torch.where(better.view(-1, 1, 1, 1), found, best)
             best_loss = torch.where(better, losses, best_loss)
         return best
+
+    def _start(self, x: Tensor, noise: Noise, restart: int) -> Tensor:
+        if not self.random_start:
+            return x
+        if self.loss == "kl":
+            small = project(1e-3 * noise.normal(x, restart), self.eps, self.order)
+            return (x + small).clamp(0, 1)
+        return random_start(x, self.eps, self.order, noise, restart)
+
+
+def away_from_clean(attack: Attack) -> PGD:
+    """The inner attack of TRADES: the last iterate of `loss` "kl", with a PGD's budget and steps.
+
+    Raises InputError for other attacks, and for a PGD that names a loss of its own.
+    """
+    if not isinstance(attack, PGD):
+        raise InputError("TRADES needs name=pgd (its budget, step_size and iter_num) to train")
+    if attack.loss == "cw":
+        raise InputError("TRADES ascends the divergence from the clean prediction: "
+                         "leave loss_type out of the attack that trains")  # fmt: skip
+    return PGD(eps=attack.eps, order=attack.order, iterations=attack.iterations,
+               step_size=attack.step_size, loss="kl", keep_best=False)  # fmt: skip
+
+
+def _away_from(predict: Predict, x: Tensor) -> Loss:
+    """The divergence from the prediction at x, whatever the label."""
+    with torch.no_grad():
+        clean = predict(x)
+    return lambda logits, _: divergence(clean, logits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,9 +144,9 @@ class Noise:
             rows.append((radius / np.linalg.norm(direction) * direction).astype(np.float32))
         return self._stack(rows, like).view_as(like)
 
-    def batch_seed(self, draw: int = 0) -> int:
+    def batch_seed(self) -> int:
         """One seed for the batch, for libraries that cannot take noise per example."""
-        return int(self._stream(self._indices()[0], draw).integers(2**31))
+        return int(self._stream(self._indices()[0], 0).integers(2**31))
 
     def _indices(self) -> list[int]:
         return self.index.tolist()

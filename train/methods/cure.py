@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.models.stages import CLASSIFIER, STEM, stages
-from ridgeline.train.attacks import KLPGD, Attack
+from ridgeline.train.attacks import Attack, away_from_clean
 from ridgeline.train.data.examples import Batch, Images
 from ridgeline.train.data.noise import Noise, Purpose, stream
 from ridgeline.train.evaluation import Scores, scores_of_networks
@@ -34,6 +34,7 @@ class Variant:
     resum: bool = False  # the gradient is alpha g_nat + (1 - alpha) g_KL + gamma g_CR
 
 
+#: those named code_* are here only to repeat released code (Gowda et al. 2024)
 VARIANTS = {
     "paper": Variant("trades", "prominence"),
     "code_rgp": Variant("mixed", "total"),
@@ -98,7 +99,7 @@ class Cure(Method):
         for what, value in (("trades_beta", beta), ("gamma", gamma), ("warmup", warmup)):
             if not value >= 0:
                 raise InputError(f"CURE: {what} must not be negative, got {value:g}")
-        self.network, self.attack, self.device = network, KLPGD.like(attack), device
+        self.network, self.attack, self.device = network, away_from_clean(attack), device
         self.judge, self.variant = judge or attack, VARIANTS[variant]
         self.alpha, self.beta, self.gamma, self.percent = alpha, beta, gamma, percent
         self.scope, self.strict, self.rate, self.decay = scope, strict, rate, decay

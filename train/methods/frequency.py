@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ridgeline.models.dct import DctConv2d, dct_layers, plain_state
+from ridgeline.models.dct import DctConv2d, dct_layers, high_frequencies, plain_state
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.attacks import Attack
 from ridgeline.train.data.examples import Batch, Images
@@ -90,7 +90,11 @@ class Frequency(Method):
 
 
 def depth_rule(count: int, depth: float) -> int:
-    """floor(N / depth) + 1 layers, at most N: 3 gives a third and one more, 1 gives all."""
+    """floor(N / depth) + 1 layers, at most N: 3 gives a third and one more, 1 gives all.
+
+    >>> depth_rule(9, 3), depth_rule(9, 1)
+    (4, 9)
+    """
     if not depth > 0:
         raise InputError(f"--reg_depth must be positive, got {depth:g}")
     return min(int(count / depth) + 1, count)
@@ -110,7 +114,7 @@ def penalty(coefficients: Tensor, kind: str, *, lowest: bool = False) -> Tensor:
     i = torch.arange(size, device=n.device)
     largest = torch.maximum(i[:, None], i[None, :])
     if kind == "highest":
-        total = (n * largest * (largest > size / 2)).sum()
+        total = (n * largest * high_frequencies(size, n.device)).sum()
     elif kind == "all":
         spared = largest < (1 if size == 3 else 2)
         total = (n * (i[:, None] ** 2 + i[None, :] ** 2) * ~spared).sum()

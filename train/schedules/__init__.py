@@ -79,7 +79,7 @@ def parse_schedule(
     )
 
 
-def parse_rate(text: str | None, lr: float, epochs: int, what: str = "--lr_schedule") -> Schedule:
+def parse_rate(text: str | None, lr: float, epochs: int) -> Schedule:
     """The learning rate of a run of `epochs` whose optimiser has `lr`; None: constant.
 
     What a spec leaves out comes from the run: where it starts or peaks (start_v, up_v) from `lr`,
@@ -88,6 +88,7 @@ def parse_rate(text: str | None, lr: float, epochs: int, what: str = "--lr_sched
     """
     if text is None:
         return Constant(start_v=lr)
+    what = "--lr_schedule"
     spec = parse_spec(text, what)
     if spec.get("name") in SCHEDULES:
         run = {"start_v": lr, "up_v": lr, "epochs": epochs, "cycle_freq": max(epochs, 1)}

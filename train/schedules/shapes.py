@@ -112,7 +112,12 @@ class Exponential(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Jump(Schedule):
-    """start_v * power ** n, with n drops: the first at min_jump_pt, then every jump_freq epochs."""
+    """start_v * power ** n, with n drops: the first at min_jump_pt, then every jump_freq epochs.
+
+    >>> rate = Jump(start_v=1.0, power=0.5, min_jump_pt=10, jump_freq=5)
+    >>> [rate(epoch) for epoch in (0, 9, 10, 15, 20)]
+    [1.0, 1.0, 0.5, 0.25, 0.125]
+    """
 
     start_v: float
     power: float
@@ -243,7 +248,12 @@ class CycleJump(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class CycleCosine(Schedule):
-    """Cosine ramp from eps_min to eps_max in every period (PAS, Liu et al. 2020, section 5)."""
+    """Cosine ramp from eps_min to eps_max in every period (PAS, Liu et al. 2020, section 5).
+
+    >>> budget = CycleCosine(eps_min=0.0, eps_max=0.5, ckpt_list=Cycle((0, 100)), max=0.4)
+    >>> [round(budget(epoch), 6) for epoch in (0, 50, 100)]
+    [0.0, 0.25, 0.4]
+    """
 
     eps_min: float
     eps_max: float

@@ -1,0 +1,29 @@
+"""Errors and intervals of numbers that are no plain means."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy  # its parts are loaded when used
+
+
+def jackknife(left_out: np.ndarray) -> np.ndarray:
+    """Standard error (...) of a statistic from its values (n, ...) with one sample left out each.
+
+    sqrt((n - 1) / n sum_i (t_i - mean t)^2): for the mean it is s / sqrt(n). NaN for fewer than 2
+    samples (Efron and Stein 1981).
+
+    >>> samples = np.array([1.0, 3.0, 8.0])
+    >>> without = (samples.sum() - samples) / 2
+    >>> bool(np.isclose(jackknife(without), samples.std(ddof=1) / np.sqrt(3)))
+    True
+    """
+    count = len(left_out)
+    if count < 2:
+        return np.full(left_out.shape[1:], np.nan)
+    return np.sqrt((count - 1) / count * ((left_out - left_out.mean(0)) ** 2).sum(0))
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of a share: `hits` of `count` examples."""
+    interval = scipy.stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    return interval.low, interval.high

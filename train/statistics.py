@@ -1,0 +1,45 @@
+"""Means with their errors: the one place where samples become a number and its uncertainty."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import scipy  # its parts are loaded when used
+from torch import Tensor
+
+
+def mean_and_error(samples: np.ndarray | Tensor) -> tuple[float, float]:
+    """Mean of samples (n,) and its standard error s / sqrt(n), with n - 1 in s.
+
+    The error is NaN for a single sample, both are NaN for none, and where a sample is NaN.
+
+    >>> mean_and_error(np.array([1.0, 3.0]))
+    (2.0, 1.0)
+    """
+    count = len(samples)
+    if count < 2:
+        return (float(samples[0]) if count else math.nan), math.nan
+    spread = samples.std() if isinstance(samples, Tensor) else samples.std(ddof=1)
+    return float(samples.mean()), float(spread / math.sqrt(count))
+
+
+def mean_and_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means over the first axis of samples (n, ...) and half widths of their 95 % t intervals.
+
+    The half widths are NaN for a single sample.
+    """
+    count = len(samples)
+    mean = samples.mean(0)
+    if count < 2:
+        return mean, np.full_like(mean, np.nan)
+    return mean, scipy.stats.t.ppf(0.975, count - 1) * samples.std(0, ddof=1) / math.sqrt(count)
+
+
+def error_of_share(share: float | np.ndarray, count: int) -> float | np.ndarray:
+    """Binomial standard error sqrt(p (1 - p) / n) of a share p of `count` examples.
+
+    >>> float(error_of_share(0.5, 100))
+    0.05
+    """
+    return np.sqrt(share * (1 - share) / count)
