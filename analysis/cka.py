@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from ridgeline.landscape.resume import Values
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Noise
+from ridgeline.train.options import Opt, Options
 
 LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d)
 
@@ -48,6 +51,15 @@ def hsic(k: Tensor, other: Tensor) -> Tensor:
     trace = k.flatten(1) @ other.flatten(1).T
     total = rows.sum(-1)[:, None] * others.sum(-1)[None, :] / ((n - 1) * (n - 2))
     return (trace + total - 2 / (n - 2) * rows @ others.T) / (n * (n - 3))
+
+
+@dataclass(frozen=True)
+class CkaOptions(Options):
+    """How CKA is estimated."""
+
+    minibatch: Annotated[
+        int, Opt("examples of one unbiased estimate, all in memory at a time", low=4)
+    ] = 200
 
 
 def cka(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ridgeline.landscape.problem import Problem
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.noise import Purpose, stream
+from ridgeline.train.options import Opt, Options
 from ridgeline.train.statistics import error_of_share, mean_and_error
 
 GROUPS = ("noise", "blur", "weather", "digital")
@@ -74,6 +76,24 @@ def corrupted(images: Images, name: str, severity: int, seed: int = 0) -> Images
     finally:
         np.random.set_state(state)  # noqa: NPY002
     return replace(images, pixels=torch.from_numpy(found).permute(0, 3, 1, 2).contiguous())
+
+
+@dataclass(frozen=True)
+class CorruptionOptions(Options):
+    """Which corruptions, how severe."""
+
+    corruptions: Annotated[
+        tuple[str, ...], Opt("common (15), all (19), noise, blur, weather, digital, or names")
+    ] = ("common",)
+    severities: Annotated[tuple[int, ...], Opt("severities, 1 to 5", low=1, high=5)] = (
+        1, 2, 3, 4, 5,
+    )  # fmt: skip
+
+    def check(self) -> None:
+        """Raise InputError for no severity, and for unknown names."""
+        if not self.severities:
+            raise InputError("--severities needs whole numbers from 1 to 5")
+        names_of(self.corruptions)
 
 
 def corruption_scores(

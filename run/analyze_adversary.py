@@ -9,18 +9,17 @@ from typing import Annotated
 import xarray as xr
 
 from ridgeline.analysis.perturbations import check_same_examples, similarity_matrix
+from ridgeline.analysis.reports import report
 from ridgeline.landscape.checksum import check_seal
 from ridgeline.landscape.result import (
-    claim,
     load_result,
     recipe_of,
     result_path,
-    save_result,
-    stamp,
 )
 from ridgeline.models import InputError
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
+from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 
 
@@ -55,23 +54,14 @@ def main(
     check_same_examples(sets)
     out = result_path(out_file or Path(folder) / "similarity.nc")
     recipe = {"command": "analyze_adversary", "sets": recipes, "only_correct": only_correct}
-    ds = claim(out, recipe, overwrite)
-    if ds is None:
-        ds = similarity_matrix(
-            sets, ("train", "test"), only_correct=only_correct, batch_size=batch_size
-        )
-        save_result(stamp(ds, "similarity", recipe, sets=json.dumps(list(sets))), out)
-    for subset in ds["subset"].values:
-        for i, a in enumerate(ds["set_a"].values):
-            for j, b in list(enumerate(ds["set_b"].values))[i:]:
-                row = ds.sel(subset=subset).isel(set_a=i, set_b=j)
-                print(
-                    f"{subset:5s} {a} / {b}{' (noise floor)' * (i == j)}: "
-                    f"cosine {float(row['cosine']):.4f} +- {float(row['cosine_se']):.4f}, "
-                    f"sign cosine {float(row['sign_cosine']):.4f} "
-                    f"+- {float(row['sign_cosine_se']):.4f}, zero perturbations {row['zeros']:.0f}"
-                )
-    print(f"result in {out}")
+
+    def compute(_keep, _tick):
+        options = {"only_correct": only_correct, "batch_size": batch_size}
+        return similarity_matrix(sets, ("train", "test"), **options)
+
+    ds = computed("similarity", out, recipe, compute, overwrite=overwrite,
+                  sets=json.dumps(list(sets)))  # fmt: skip
+    print(f"{report(ds)}\nresult in {out}")
 
 
 if __name__ == "__main__":

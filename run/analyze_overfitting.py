@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from ridgeline.analysis.reports import report
 from ridgeline.analysis.training.metrics import read_metrics
 from ridgeline.analysis.training.overfitting import overfitting, recovery
-from ridgeline.landscape.result import claim, result_path, save_result, stamp
+from ridgeline.landscape.result import result_path
 from ridgeline.models import InputError
 from ridgeline.run.shared import options as o
+from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 from ridgeline.train.files.recipe import file_digest
 
@@ -38,33 +40,21 @@ def main(
         raise InputError("--metrics names one run twice under one label: that is one seed")
     recipe = {"command": "analyze_overfitting", "labels": names, "metrics": digests}
     path = result_path(out_file)
-    ds = claim(path, recipe, overwrite)
-    if ds is None:
+
+    def compute(_keep, _tick):
         runs: dict[str, list] = {}
         for name, found in zip(names, lines, strict=True):
             runs.setdefault(name, []).append(found)
-        ds = stamp(overfitting(runs), "overfitting", recipe, metrics=",".join(map(str, paths)))
-        save_result(ds, path)
-    width = max(len(str(m)) for m in ds["label"].values)
-    print(f"{'method':{width}s}  robust best      last             gap              clean last  "
-          "NRR    seeds")  # fmt: skip
-    for method in ds["label"].values:
-        row = ds.sel(label=method)
-        shown = "  ".join(
-            f"{100 * float(row[c]):5.1f} +- {100 * float(row[f'{c}_ci']):5.1f}"
-            for c in ("best", "last", "gap")
-        )
-        seeds = int(row["best_by_seed"].notnull().sum())
-        print(f"{method!s:{width}s}  {shown}  {100 * float(row['clean_last']):5.1f}      "
-              f"{float(row['nrr_last']):.3f}  {seeds}")  # fmt: skip
-    if bool((ds["chosen_on_test_by_seed"] == 1).any()):
-        print("some best epochs were chosen on the test set: train with --val_fraction")
+        return overfitting(runs)
+
+    ds = computed("overfitting", path, recipe, compute, overwrite=overwrite,
+                  metrics=",".join(map(str, paths)))  # fmt: skip
     for name, found in zip(names, lines, strict=True):
         epochs = recovery(found)
         if len(epochs):
             print(f"{name}: epochs to regain 99 % after forgetting: "
                   + ", ".join(f"{e:g}" for e in epochs))  # fmt: skip
-    print(f"accuracies in %, +- the 95 % interval over seeds; result in {path}")
+    print(f"{report(ds)}; result in {path}")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,15 @@ from ridgeline.analysis.frequency.spectral_bias import (
     check_pairs,
     spectral_bias,
 )
+from ridgeline.analysis.reports import report
 from ridgeline.landscape.result import (
-    claim,
     load_result,
     recipe_of,
     result_path,
-    save_result,
-    stamp,
 )
 from ridgeline.models import InputError, unknown
 from ridgeline.run.shared import options as o
+from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 from ridgeline.train.data.noise import check_seed
 
@@ -55,16 +54,13 @@ def main(
         "robustness": [recipe_of(ds) for ds in right.values()],
     }  # fmt: skip
     path = result_path(out_file)
-    ds = claim(path, recipe, overwrite)
-    if ds is None:
+
+    def compute(_keep, _tick):
         scores = {n: accuracy_of(r) for n, r in right.items()}
-        ds = spectral_bias(left, scores, measure=measure, seed=seed)
-        save_result(stamp(ds, "spectral_bias", recipe), path)
-    print(
-        f"Spearman rho {float(ds['rho']):.2f} [{float(ds['rho_low']):.2f}, "
-        f"{float(ds['rho_high']):.2f}], p {float(ds['p_value']):.2g}, "
-        f"{ds.sizes['network']} networks; result in {path}"
-    )
+        return spectral_bias(left, scores, measure=measure, seed=seed)
+
+    ds = computed("spectral_bias", path, recipe, compute, overwrite=overwrite)
+    print(f"{report(ds)}; result in {path}")
 
 
 if __name__ == "__main__":

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ridgeline.analysis.cka import cka, layers_of
-from ridgeline.landscape.result import claim, save_result, stamp
-from ridgeline.landscape.resume import resumable
+from ridgeline.analysis.cka import CkaOptions, cka, layers_of
+from ridgeline.analysis.reports import report
 from ridgeline.models import InputError
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import attack_of
+from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.same_data import check_same_data
-from ridgeline.train.progress import progress
 
 Second = Annotated[str | None, "another checkpoint: compare networks; None: clean with adversarial"]
 
@@ -27,15 +26,13 @@ def main(
     attack: o.Attack = None,
     subset: o.Subset = "test",
     subset_size: o.SubsetSize = 1000,
-    minibatch: Annotated[int, "examples of one unbiased estimate, all in memory at a time"] = 200,
+    options: CkaOptions,
     out_file: o.OutFile = None,
 ) -> None:
     """Every layer with every other; the diagonal has a standard error over minibatches."""
     attacker = attack_of(attack)
     if second is None and attacker is None:
         raise InputError("name --attack (clean with adversarial features) or --second")
-    if minibatch < 4:
-        raise InputError(f"--minibatch must be at least 4, got {minibatch}")
     subjects = [networks.open_network(f, network) for f in (model2load, second) if f is not None]
     check_same_data(*subjects)
     images = subjects[0].images(subset, subset_size)
@@ -44,26 +41,20 @@ def main(
     problems = [s.problem(images, attacker, machine) for s in subjects]
     for problem in problems:
         layers_of(problem.network)
-    recipe = subjects[0].recipe("calc_cka", images, attacker, machine.seed)
-    recipe |= {"second": subjects[-1].checkpoint.sha256 if second else None,
-               "minibatch": minibatch}  # fmt: skip
+    recipe = subjects[0].recipe(
+        "calc_cka", images, attacker, machine.seed, options,
+        second=subjects[-1].checkpoint.sha256 if second else None,
+    )  # fmt: skip
+
+    def compute(keep, tick):
+        kept = [problem.resuming(keep) for problem in problems]
+        return cka(*kept, minibatch=options.minibatch, tick=tick)
+
     path = networks.output_path(out_file, model2load, "cka")
-    ds = claim(path, recipe, machine.overwrite)
-    if ds is None:
-        with progress(len(images), "cka", "image") as bar, resumable(path, recipe) as keep:
-            problems = [problem.resuming(keep) for problem in problems]
-            ds = cka(*problems, minibatch=minibatch, tick=bar.update)
-            views = ("clean", "adversarial") if second is None else (model2load, second)
-            stamp(ds, "cka", recipe, first=f"layer, {views[0]}", second=f"layer, {views[1]}")
-            save_result(ds, path)
-    if "diagonal" in ds:
-        for layer in ds["layer"].values:
-            row = ds.sel(layer=layer)
-            print(f"{layer:30s} {float(row['diagonal']):.4f} +- {float(row['diagonal_se']):.4f}")
-        none = int(ds["diagonal"].isnull().sum())
-        why = f" ({none} layers have no CKA: features all equal, or not finite)" if none else ""
-        print(f"mean over layers {float(ds['mean_diagonal']):.4f}{why}")
-    print(f"{ds.attrs['minibatches']} minibatches of {minibatch}; result in {path}")
+    views = ("clean", "adversarial") if second is None else (model2load, second)
+    ds = computed("cka", path, recipe, compute, overwrite=machine.overwrite, total=len(images),
+                  first=f"layer, {views[0]}", second=f"layer, {views[1]}")  # fmt: skip
+    print(f"{report(ds)} of {options.minibatch}; result in {path}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from ridgeline.analysis.frequency.filters import filter_spectrum, map_sizes
-from ridgeline.landscape.result import claim, result_path, save_result, stamp
+from ridgeline.analysis.reports import report
+from ridgeline.landscape.result import result_path
 from ridgeline.run.shared import options as o
+from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.networks import output_path
 from ridgeline.train.files.checkpoint import load_checkpoint
@@ -33,25 +35,14 @@ def main(
               "initial": before and before.sha256,
               "epoch": trained.get("epoch", trained.get("epochs"))}  # fmt: skip
     path = result_path(output_path(out_file, model2load, "spectrum"))
-    ds = claim(path, recipe, overwrite)
-    if ds is None:
-        ds = filter_spectrum(
-            checkpoint.tensors,
-            initial=before and before.tensors,
-            sizes=map_sizes(trained.get("model")),
-        )
-        save_result(stamp(ds, "spectrum", recipe, checkpoint=model2load), path)
-    for layer in ds["layer"].values:
-        row = ds.sel(layer=layer)
-        print(
-            f"{layer:40s} K={int(row['kernel_size'])}  high-frequency share "
-            f"{float(row['high_share']):.3f} +- {float(row['high_share_se']):.3f} "
-            f"(white {float(row['white_high_share']):.3f}"
-            + (f", initial {float(row['initial_high_share']):.3f}" if initial else "")
-            + f")  centroid {float(row['centroid']):.3f}"
-            + ("" if bool(row["seen"]) else "  MAP SMALLER THAN KERNEL")
-        )
-    print(f"result in {path}")
+
+    def compute(_keep, _tick):
+        initial_tensors = before and before.tensors
+        sizes = map_sizes(trained.get("model"))
+        return filter_spectrum(checkpoint.tensors, initial=initial_tensors, sizes=sizes)
+
+    ds = computed("spectrum", path, recipe, compute, overwrite=overwrite, checkpoint=model2load)
+    print(f"{report(ds)}\nresult in {path}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from ridgeline.analysis.distances import parameter_distance
-from ridgeline.landscape.result import claim, result_path, save_result, stamp
+from ridgeline.analysis.reports import report
+from ridgeline.landscape.result import result_path
 from ridgeline.models import InputError
 from ridgeline.run.shared import options as o
+from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 from ridgeline.train.files.checkpoint import load_checkpoint
 
@@ -24,24 +26,17 @@ def main(
     if len({(c.recipe or {}).get("kind") for c in (a, b)}) > 1:
         raise InputError("one file is a network and the other a direction: they have no distance")
     ties = [group for group in a.ties if group in b.ties]
-    ds = parameter_distance(a.tensors, b.tensors, ties)
     recipe = {"command": "calc_param_distance", "checkpoints": [a.sha256, b.sha256], "ties": ties}
-    if out_file is not None:
-        path = result_path(out_file)
-        if claim(path, recipe, overwrite) is None:
-            save_result(stamp(ds, "distance", recipe, pair=f"{ckpt_file1} {ckpt_file2}"), path)
-    for name in ds["parameter"].values:
-        row = ds.sel(parameter=name)
-        print(
-            f"{name:30s} distance {float(row['distance']):10.4f}  "
-            f"relative {float(row['relative']):8.4f}  cosine {float(row['cosine']):8.4f}"
-        )
+    path = None if out_file is None else result_path(out_file)
+
+    def compute(_keep, _tick):
+        return parameter_distance(a.tensors, b.tensors, ties)
+
+    pair = f"{ckpt_file1} {ckpt_file2}"
+    ds = computed("distance", path, recipe, compute, overwrite=overwrite, pair=pair)
     for first, *rest in ties:
         print(f"{first} is tied to {', '.join(rest)} and counts once")
-    print(
-        f"{'total':30s} distance {float(ds['total_distance']):10.4f}  "
-        f"relative {float(ds['total_relative']):8.4f}"
-    )
+    print(report(ds))
 
 
 if __name__ == "__main__":

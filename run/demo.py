@@ -17,8 +17,9 @@ from ridgeline.analysis.robustness import robustness
 from ridgeline.landscape.curvature.eigenpairs import eigenpairs_dataset, hessian_of, top_eigenpairs
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import claim, complete, held, save_result, stamp
+from ridgeline.landscape.surfaces.axes import grid
 from ridgeline.landscape.surfaces.curve import CurveTraining, scan_curve
-from ridgeline.landscape.surfaces.scan import grid, scan
+from ridgeline.landscape.surfaces.scan import scan
 from ridgeline.landscape.weights.directions import random_direction
 from ridgeline.landscape.weights.paths import Plane, straight
 from ridgeline.models import InputError

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from ridgeline.analysis.perturbations import adversaries
-from ridgeline.landscape.result import claim, save_result, stamp
-from ridgeline.landscape.resume import resumable
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import attack_of
+from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
-from ridgeline.train.progress import progress
+from ridgeline.train.options import Opt
+
+Draws = Annotated[int, Opt("attack seeds; two give the noise floor of similarities", low=1)]
 
 
 def main(
@@ -24,10 +25,9 @@ def main(
     ] = None,
     out_file: o.OutFile = None,
     attack: Annotated[str | None, "attack; None: the clean images, all perturbations zero"] = None,
-    draws: Annotated[int, "attack seeds; two give the noise floor of similarities"] = 2,
+    draws: Draws = 2,
 ) -> None:
     """Perturbations of train and test images under independent attack seeds, with predictions."""
-    networks.positive(draws=draws)
     attacker = attack_of(attack)
     subject = networks.open_network(model2load, network)
     problems = {
@@ -35,15 +35,17 @@ def main(
         for subset in ("train", "test")
     }
     train, test = (problem.images for problem in problems.values())
-    recipe = subject.recipe("generate_adversary", train, attacker, machine.seed)
-    recipe |= {"test": networks.data_recipe(test, subject.dataset), "draws": draws}
+    recipe = subject.recipe("generate_adversary", train, attacker, machine.seed, draws=draws,
+                            test=networks.data_recipe(test, subject.dataset))  # fmt: skip
+
+    def compute(keep, tick):
+        kept = {subset: problem.resuming(keep) for subset, problem in problems.items()}
+        return adversaries(kept, attacker, draws, tick)
+
     path = networks.output_path(out_file, model2load, "adversaries")
-    if claim(path, recipe, machine.overwrite) is None:
-        total = draws * sum(len(p.images) for p in problems.values())
-        with progress(total, "attack", "image") as bar, resumable(path, recipe) as keep:
-            problems = {subset: problem.resuming(keep) for subset, problem in problems.items()}
-            ds = adversaries(problems, attacker, draws, bar.update)
-            save_result(stamp(ds, "adversaries", recipe, checkpoint=model2load), path)
+    total = draws * sum(len(p.images) for p in problems.values())
+    computed("adversaries", path, recipe, compute, overwrite=machine.overwrite, total=total,
+             checkpoint=model2load)  # fmt: skip
     print(f"result in {path}")
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from ridgeline.landscape.batchnorm import POLICIES
 from ridgeline.landscape.result import claim, complete, not_finite, save_result, stamp
+from ridgeline.landscape.surfaces.axes import grid
 from ridgeline.landscape.surfaces.curve import check_fixed, knots_in, scan_curve
-from ridgeline.landscape.surfaces.scan import grid
 from ridgeline.landscape.weights.paths import curve
 from ridgeline.landscape.weights.point import point_of
 from ridgeline.models import InputError, unknown

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from ridgeline.landscape.batchnorm import POLICIES
 from ridgeline.landscape.result import claim, complete, not_finite, save_result, stamp
+from ridgeline.landscape.surfaces.axes import grid
 from ridgeline.landscape.surfaces.cell import ADVERSARIES
-from ridgeline.landscape.surfaces.scan import grid, scan
+from ridgeline.landscape.surfaces.scan import scan
 from ridgeline.landscape.weights.directions import random_direction
 from ridgeline.landscape.weights.frequency_bands import BANDS, band_direction
 from ridgeline.landscape.weights.paths import Plane

@@ -16,7 +16,7 @@ import xarray as xr
 
 from ridgeline.analysis import exact_checks
 from ridgeline.analysis.figures.curvature import draw_hessian
-from ridgeline.landscape.curvature.measures import Measures, blocks_of, measure
+from ridgeline.landscape.curvature.measures import SpectrumOptions, blocks_of, measure
 from ridgeline.landscape.curvature.operators import Hessian, Operator
 from ridgeline.landscape.curvature.product_log import ProductLog
 from ridgeline.landscape.problem import Problem
@@ -27,7 +27,7 @@ from ridgeline.train.files.checkpoint import load_checkpoint
 from tests.commands import call
 from tests.conftest import ROOT, make_conv_bn, make_images, make_mlp
 
-WANTED = Measures(topk=3, probes=2, steps=12, trace_products=6)
+WANTED = SpectrumOptions(topk=3, density_probes=2, density_steps=12, trace_products=6)
 
 
 def hessian() -> Hessian:

@@ -10,7 +10,7 @@ import torch
 
 from ridgeline.landscape.curvature.density import density_dataset, lanczos_quadrature
 from ridgeline.landscape.curvature.eigenpairs import ENDS, UNSURE, top_eigenpairs
-from ridgeline.landscape.curvature.measures import Measures
+from ridgeline.landscape.curvature.measures import SpectrumOptions
 from ridgeline.landscape.curvature.operators import Hessian, Matrix
 from ridgeline.landscape.curvature.trace import estimate_trace
 from ridgeline.landscape.problem import Problem
@@ -128,7 +128,7 @@ def test_a_tolerance_that_means_nothing_is_refused(tol):
     with pytest.raises(InputError, match="tol must lie in"):
         top_eigenpairs(quadratic(np.ones(9)), 1, tol=tol)
     with pytest.raises(InputError, match="tol must lie in"):
-        Measures(tol=tol)
+        SpectrumOptions(tol=tol)
 
 
 def test_a_reason_says_what_helps():

@@ -23,9 +23,10 @@ from ridgeline.landscape.result import (
     save_result,
     stamp,
 )
+from ridgeline.landscape.surfaces.axes import grid
 from ridgeline.landscape.surfaces.cell import variables_of
 from ridgeline.landscape.surfaces.curve import CurveTraining, Knots, knots_in, scan_curve
-from ridgeline.landscape.surfaces.scan import grid, scan
+from ridgeline.landscape.surfaces.scan import scan
 from ridgeline.landscape.weights.directions import between, random_direction, unit
 from ridgeline.landscape.weights.paths import Bezier, Plane, PolygonalChain, curve, straight
 from ridgeline.landscape.weights.point import add, buffers_of, dot, norm, point_of

@@ -170,11 +170,11 @@ def test_eigenvalues_of_a_regression_equal_pyhessian():
 
 
 def test_pyhessian_as_estimator_takes_the_loss_of_the_problem():
-    from ridgeline.landscape.curvature.measures import Measures
+    from ridgeline.landscape.curvature.measures import SpectrumOptions
 
     network, data, loss, *_ = cases()["regression"]
     problem = rl.Problem(network, data, loss=loss)
-    wanted = Measures(2, "LM", 1e-6, 2000, estimator="pyhessian")
+    wanted = SpectrumOptions(2, "LM", 1e-6, 2000, estimator="pyhessian")
     theirs = rl.spectrum(problem, wanted)["eigenvalue"].values
     ours = rl.top_eigenpairs(problem, 2, which="LM", tol=1e-8)["eigenvalue"].values
     np.testing.assert_allclose(theirs, ours, rtol=1e-3)

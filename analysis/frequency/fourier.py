@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,9 +14,11 @@ import xarray as xr
 from torch import Tensor
 
 from ridgeline.landscape.problem import Problem
+from ridgeline.models.errors import InputError
 from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.losses import predicted
+from ridgeline.train.options import Opt, Options
 from ridgeline.train.statistics import error_of_share
 
 #: share of the Nyquist frequency that a filter keeps
@@ -35,6 +39,22 @@ def plane_wave(height: int, width: int, row: int, column: int) -> Tensor:
         spectrum[i, j], spectrum[mirror] = 0.5 + 0.5j, 0.5 - 0.5j
     image = torch.fft.ifft2(spectrum).real
     return image / image.norm()
+
+
+@dataclass(frozen=True)
+class FourierOptions(Options):
+    """How strong the waves are, and what the filters keep."""
+
+    strength: Annotated[
+        float, Opt("l_2 norm of a plane wave per channel, [0,1] units", above=0)
+    ] = 4.0
+    cutoffs: Annotated[tuple[float, ...], Opt("shares of Nyquist that filters keep")] = CUTOFFS
+
+    def check(self) -> None:
+        """Raise InputError for cutoffs out of order or out of range."""
+        given = self.cutoffs
+        if not given or any(not 0 < c < 1 for c in given) or sorted(given) != list(given):
+            raise InputError("--cutoffs needs increasing shares between 0 and 1")
 
 
 def fourier_sensitivity(

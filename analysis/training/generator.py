@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,9 +22,18 @@ from ridgeline.train.attacks import Attack
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.noise import Noise, Purpose
 from ridgeline.train.losses import predicted
+from ridgeline.train.options import Opt, Options
 from ridgeline.train.parts.layer_inputs import reading_inputs
 from ridgeline.train.precision import exact
 from ridgeline.train.statistics import error_of_share, mean_and_error
+
+
+@dataclass(frozen=True)
+class StudyOptions(Options):
+    """What is looked at beside the test images."""
+
+    tiles: Annotated[int, Opt("images whose perturbations are kept for the picture", low=1)] = 4
+    ignore: Annotated[int, Opt("first epochs that cannot count as a collapse", low=0)] = 0
 
 
 def study(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
 import xarray as xr
 
 from ridgeline.analysis.training.overfitting import best_and_last, course, networks_in
-from ridgeline.landscape.curvature.measures import Measures, measure
+from ridgeline.landscape.curvature.measures import SpectrumOptions, measure
 from ridgeline.landscape.curvature.operators import Hessian
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.surfaces.scan import scan
@@ -18,7 +20,22 @@ from ridgeline.landscape.weights.directions import random_direction
 from ridgeline.landscape.weights.paths import PolygonalChain
 from ridgeline.landscape.weights.point import Point, add, norm, subtract
 from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.options import Opt, Options
 from ridgeline.train.statistics import mean_and_error
+
+
+@dataclass(frozen=True)
+class TrajectoryOptions(Options):
+    """How much is spent on every epoch, and how far flatness looks."""
+
+    trace_products: Annotated[int, Opt("products spent on each trace", low=2)] = 20
+    radius: Annotated[
+        float, Opt("length of random directions, relative to each filter", above=0)
+    ] = 0.1
+    ascent: Annotated[
+        float, Opt("length of the step up the gradient, relative to each tensor", above=0)
+    ] = 0.01
+    directions: Annotated[int, Opt("random directions", low=1)] = 5
 
 
 def trajectory(
@@ -65,7 +82,7 @@ def _epoch(
     frozen = problem.frozen()
     here = frozen.scores()  # on the images just found: the attack runs once
     hessian = Hessian(frozen)
-    found, *_ = measure(hessian, Measures(trace_products=trace_products), problem.seed)
+    found, *_ = measure(hessian, SpectrumOptions(trace_products=trace_products), problem.seed)
     tick(count)
     rises = []
     for number in range(directions):

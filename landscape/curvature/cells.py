@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,19 @@ import torch
 import xarray as xr
 
 from ridgeline.landscape.curvature.input_hessian import InputHessian
-from ridgeline.landscape.curvature.measures import Measures, frozen_at, measure, operator_of
+from ridgeline.landscape.curvature.measures import (
+    CurvatureOptions,
+    SpectrumOptions,
+    frozen_at,
+    measure,
+    operator_of,
+)
 from ridgeline.landscape.curvature.product_log import ProductLog
 from ridgeline.landscape.distributed import leader
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import held, save_result, stamp
+from ridgeline.landscape.weights.point import Point
+from ridgeline.models.errors import InputError
 from ridgeline.train.data.examples import Images
 from ridgeline.train.files.checkpoint import check_checkpoint, save_checkpoint
 from ridgeline.train.files.recipe import Recipe
@@ -22,11 +31,10 @@ from ridgeline.train.files.recipe import Recipe
 
 @dataclass(frozen=True)
 class Setting:
-    """What all cells share: the operator's kind, what its adversaries do, what is measured."""
+    """What all cells share: of which matrix, and what is measured of it."""
 
-    operator: str
-    adversary: str
-    measures: Measures
+    curvature: CurvatureOptions
+    spectrum: SpectrumOptions
 
 
 @dataclass(frozen=True)
@@ -57,18 +65,18 @@ class Cell:
         self, problem: Problem, frozen: Problem, setting: Setting, options: dict, bar
     ) -> xr.Dataset:
         """The numbers of this cell; eigenvectors and diagonal go to their files."""
-        if setting.operator == "input":
+        if setting.curvature.operator == "input":
             operator = InputHessian(frozen, self.example, options["buffers"], bar.update)
         else:
             operator = operator_of(
-                problem, frozen, setting.operator, setting.adversary, self.parameters,
-                tick=bar.update, **options,
+                problem, frozen, setting.curvature.operator, setting.curvature.adversary,
+                self.parameters, tick=bar.update, **options,
             )  # fmt: skip
         log = ProductLog(operator, self.part.with_suffix(".products"), self.recipe)
-        ds, vectors, diagonal = measure(log, setting.measures, problem.seed)
+        ds, vectors, diagonal = measure(log, setting.spectrum, problem.seed)
         points = []
         for (target, wanted), vector in zip(self.vectors, vectors.T, strict=False):
-            if setting.operator == "input":
+            if setting.curvature.operator == "input":
                 image = torch.from_numpy(vector).to(operator.dtype)
                 point = {"image": image.view(problem.images.image_shape)}
             else:
@@ -92,7 +100,7 @@ def cells_of(
     names: dict[str, list[str]],
 ) -> list[Cell]:  # fmt: skip
     """Budgets x blocks (examples, for the input Hessian), with the files of their eigenvectors."""
-    if setting.operator == "input":
+    if setting.curvature.operator == "input":
         blocks = {f"example {int(i)}": ([], n) for n, i in enumerate(images.index)}
     else:
         blocks = {block: (parameters, None) for block, parameters in names.items()}
@@ -105,9 +113,9 @@ def cells_of(
             own = {**recipe, "eps": eps, "block": block}
             vectors = [
                 (path.with_name(f"{stem}_vec{n}.ckpt"), {**own, "kind": "direction", "number": n})
-                for n in range(setting.measures.topk)
+                for n in range(setting.spectrum.topk)
             ]
-            wanted = ["diagonal", "diagonal_se"] if setting.measures.diagonal_products else []
+            wanted = ["diagonal", "diagonal_se"] if setting.spectrum.diagonal_products else []
             diagonals = [
                 (path.with_name(f"{stem}_{n}.ckpt"), {**own, "kind": "direction", "number": n})
                 for n in wanted
@@ -128,11 +136,25 @@ def compute_all(
             if at != cell.eps:
                 attack = problem.attack.at(cell.eps) if cell.eps else None
                 here = problem.under(attack)
-                frozen = frozen_at(here, setting.adversary, options["buffers"], bar.update)
+                frozen = frozen_at(
+                    here, setting.curvature.adversary, options["buffers"], bar.update
+                )
                 at = cell.eps
             part = cell.compute(here, frozen, setting, options, bar)
         parts.append(part)
     return parts
+
+
+def check_sizes(topk: int, operator: str, images: Images, origin: Point, names: dict) -> None:
+    """Raise InputError if a matrix has fewer rows than eigenpairs are asked for."""
+    if operator == "input":
+        sizes = {"pixels of an image": math.prod(images.image_shape)}
+    else:
+        sizes = {f"parameters of block {block}": sum(origin[n].numel() for n in parts)
+                 for block, parts in names.items()}  # fmt: skip
+    for what, size in sizes.items():
+        if topk > size:
+            raise InputError(f"--topk must lie in 1..{size}, the number of {what}, got {topk}")
 
 
 def finish(

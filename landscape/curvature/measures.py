@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Annotated
 
 import numpy as np
 import xarray as xr
 
+from ridgeline.landscape.batchnorm import POLICIES
 from ridgeline.landscape.curvature.density import density_dataset, lanczos_quadrature
 from ridgeline.landscape.curvature.eigenpairs import (
     ENDS,
@@ -24,7 +26,9 @@ from ridgeline.landscape.curvature.total_hessian import TotalHessian, refined
 from ridgeline.landscape.curvature.trace import ESTIMATORS, estimate_diagonal, estimate_trace
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.weights.point import Point
-from ridgeline.models.errors import InputError, unknown
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks import Attack
+from ridgeline.train.options import Opt, Options
 
 #: operator -> what its matrix is
 OPERATORS = {
@@ -34,6 +38,10 @@ OPERATORS = {
     "mc_fisher": "Monte-Carlo Fisher matrix",
     "input": "input Hessian of single examples",
 }
+#: who computes eigenpairs and traces
+TOOLS = ("ridgeline", "pyhessian")
+#: names of number formats
+PRECISIONS = ("float32", "float64", "tf32")
 #: what adversarial images do when the weights move
 ADVERSARIES = {
     "frozen": "adversarial images frozen",
@@ -43,54 +51,93 @@ ADVERSARIES = {
 
 
 @dataclass(frozen=True)
-class Measures:
-    """What to compute: eigenpairs, and density, trace and diagonal where their number is > 0."""
+class SpectrumOptions(Options):
+    """What to measure of an operator: eigenpairs, and density, trace, diagonal where asked for."""
 
-    topk: int = 1
-    which: str = "LA"
-    tol: float = 1e-4
-    max_iter: int | None = 50
-    probes: int = 0
-    steps: int = 80
-    trace_products: int = 0
-    trace_estimator: str = "hutchinson"
-    estimator: str = "ridgeline"
-    diagonal_products: int = 0
+    topk: Annotated[int, Opt("number of eigenpairs", low=0)] = 1
+    which: Annotated[str, Opt("end of the spectrum", choices=ENDS)] = "LA"
+    tol: Annotated[float, Opt("relative residual of a converged pair; 0: as rounding allows")] = (
+        1e-4
+    )
+    max_iter: Annotated[int | None, Opt("restarts of the Lanczos process", low=1)] = 50
+    density_probes: Annotated[int, Opt("probes of the spectral density; 0: none", low=0)] = 0
+    density_steps: Annotated[int, Opt("Lanczos steps per probe", low=1)] = 80
+    trace_products: Annotated[int, Opt("products spent on the trace; 0: none", low=0)] = 0
+    trace_estimator: Annotated[str, Opt("estimator of the trace", choices=tuple(ESTIMATORS))] = (
+        "hutchinson"
+    )
+    diagonal_products: Annotated[int, Opt("products spent on the diagonal; 0: none", low=0)] = 0
+    estimator: Annotated[
+        str, Opt("who computes; pyhessian is an independent check", choices=TOOLS)
+    ] = "ridgeline"
 
-    def __post_init__(self) -> None:
-        if self.which not in ENDS:
-            raise unknown("--which", self.which, ENDS)
-        if self.trace_estimator not in ESTIMATORS:
-            raise unknown("--trace_estimator", self.trace_estimator, ESTIMATORS)
-        if self.estimator not in ("ridgeline", "pyhessian"):
-            raise unknown("--estimator", self.estimator, ["ridgeline", "pyhessian"])
+    def check(self) -> None:
+        """Raise InputError for numbers that make no estimate."""
         check_tolerance(self.tol)
-        asked = (self.topk, self.probes, self.trace_products, self.diagonal_products)
-        if min(asked) < 0:
-            raise InputError(
-                "--topk, --density_probes, --trace_products, --diagonal_products must not be "
-                "negative"
-            )
-        if not any(asked):
+        if not any((self.topk, self.density_probes, self.trace_products, self.diagonal_products)):
             raise InputError(
                 "--topk must be at least 1 where none of --density_probes, --trace_products, "
                 "--diagonal_products asks for anything"
             )
         if self.diagonal_products == 1:
             raise InputError("--diagonal_products must be at least 2, for its error; got 1")
-        if self.probes and self.steps < 2:
-            raise InputError(f"--density_steps must be at least 2, got {self.steps}")
+        if self.density_probes and self.density_steps < 2:
+            raise InputError(f"--density_steps must be at least 2, got {self.density_steps}")
         least = 2 * ESTIMATORS[self.trace_estimator][1]
         if self.trace_products and self.trace_products < least:
             raise InputError(
                 f"--trace_products must be at least {least} for {self.trace_estimator} "
                 f"and its error, got {self.trace_products}"
             )
-        if self.estimator == "pyhessian" and (self.probes or self.which != "LM"):
+        if self.estimator == "pyhessian" and (self.density_probes or self.which != "LM"):
             raise InputError(
                 "--estimator pyhessian ranks by magnitude and has no density: "
                 "use --which LM --density_probes 0"
             )
+
+
+@dataclass(frozen=True)
+class CurvatureOptions(Options):
+    """Of which matrix, of which loss."""
+
+    adversary: Annotated[str, Opt("what adversarial images do", choices=ADVERSARIES)] = "frozen"
+    operator: Annotated[str, Opt("the matrix", choices=OPERATORS)] = "hessian"
+    blocks: Annotated[
+        str | None, Opt("globs 'a.*,b.*', each: every layer; None: all parameters as one")
+    ] = None
+    weight_decay: Annotated[float, Opt("add (weight_decay / 2) ||theta||^2 to the loss", low=0)] = (
+        0.0
+    )
+    batchnorm: Annotated[str, Opt("BatchNorm's statistics", choices=POLICIES)] = "keep"
+    precision: Annotated[
+        str, Opt("of all numbers; tf32: CUDA, faster, less exact", choices=PRECISIONS)
+    ] = "float32"
+    memory: Annotated[
+        float | None,
+        Opt("what the products may use; None: half of what is free", above=0, unit="GiB",
+            decides=False),
+    ] = None  # fmt: skip
+
+    def check(self) -> None:
+        """Raise InputError for parts of the weights' curvature asked of the images'."""
+        if self.operator == "input" and (self.blocks or self.weight_decay):
+            raise InputError("--operator input knows no --blocks and no --weight_decay")
+        if self.adversary == "total" and self.operator != "hessian":
+            raise InputError("--adversary total needs --attack and --operator hessian")
+
+    def check_beside(self, attack: Attack | None, spectrum: SpectrumOptions) -> None:
+        """Raise InputError if an attack is needed, or a measure is not there for this matrix."""
+        if self.adversary == "total" and attack is None:
+            raise InputError("--adversary total needs --attack and --operator hessian")
+        if self.adversary == "refined" and attack is None:
+            raise InputError("--adversary refined needs --attack")
+        if self.operator == "input" and spectrum.diagonal_products:
+            raise InputError("--operator input knows no --diagonal_products")
+
+    @property
+    def bytes(self) -> int | None:
+        """The memory that products may use."""
+        return None if self.memory is None else int(self.memory * 2**30)
 
 
 def blocks_of(origin: Point, patterns: str | None) -> dict[str, list[str]]:
@@ -136,7 +183,7 @@ def operator_of(
 
 
 def measure(
-    operator: Operator, wanted: Measures, seed: int
+    operator: Operator, wanted: SpectrumOptions, seed: int
 ) -> tuple[xr.Dataset, np.ndarray, list[Point]]:
     """The numbers asked for, the eigenvectors (P, k), and the diagonal with its error if asked."""
     diagonal: list[Point] = []
@@ -151,11 +198,11 @@ def measure(
             )
         vectors = pairs.vectors
         parts.append(eigenpairs_dataset(operator, pairs))
-    if wanted.probes:
+    if wanted.density_probes:
         quadrature = lanczos_quadrature(
-            operator, probes=wanted.probes, steps=wanted.steps, seed=seed
+            operator, probes=wanted.density_probes, steps=wanted.density_steps, seed=seed
         )
-        parts.append(density_dataset(quadrature).reindex(step=np.arange(wanted.steps)))
+        parts.append(density_dataset(quadrature).reindex(step=np.arange(wanted.density_steps)))
     if wanted.trace_products:
         if wanted.estimator == "pyhessian":
             trace = pyhessian_trace(operator, wanted.trace_products, seed)

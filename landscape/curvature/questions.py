@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from ridgeline.landscape.batchnorm import statistics_at
 from ridgeline.landscape.curvature.measures import (
     ADVERSARIES,
     OPERATORS,
-    Measures,
+    CurvatureOptions,
+    SpectrumOptions,
     blocks_of,
     frozen_at,
     measure,
@@ -43,7 +45,7 @@ def top_eigenpairs(
     `adversary` says otherwise. `curvature`: operator, adversary, blocks, batchnorm, weight_decay,
     memory, as for `spectrum`. Raises InputError.
     """
-    return spectrum(problem, Measures(k, which, tol, max_iter), **curvature)
+    return spectrum(problem, SpectrumOptions(k, which, tol, max_iter), **curvature)
 
 
 def spectral_density(
@@ -55,7 +57,9 @@ def spectral_density(
     width of its 95 % band, Ritz values and weights, and the moments tr H^m / P. `steps` Lanczos
     steps for each of `probes` starts. `curvature` as for `spectrum`. Raises InputError.
     """
-    return spectrum(problem, Measures(topk=0, probes=probes, steps=steps), **curvature)
+    return spectrum(
+        problem, SpectrumOptions(topk=0, density_probes=probes, density_steps=steps), **curvature
+    )
 
 
 def trace(
@@ -66,38 +70,32 @@ def trace(
     From `products` Hessian-vector products by the estimator hutchinson, hutchpp or xtrace.
     `curvature` as for `spectrum`. Raises InputError.
     """
-    wanted = Measures(topk=0, trace_products=products, trace_estimator=estimator)
+    wanted = SpectrumOptions(topk=0, trace_products=products, trace_estimator=estimator)
     return spectrum(problem, wanted, **curvature)
 
 
-def spectrum(
-    problem: Problem,
-    wanted: Measures,
-    *,
-    operator: str = "hessian",
-    adversary: str = "frozen",
-    blocks: str | None = None,
-    batchnorm: str = "keep",
-    weight_decay: float = 0.0,
-    memory: float | None = None,
-) -> xr.Dataset:
+def spectrum(problem: Problem, wanted: SpectrumOptions, **curvature: Any) -> xr.Dataset:
     """Several measures of one operator at a problem's weights, as `calc_hessian` computes them.
 
-    `operator` is in OPERATORS, `adversary` in ADVERSARIES. `blocks` (globs "a.*,b.*", or "each")
-    gives every block of the parameters a spectrum of its own, along a dimension `block`. `memory`
-    is how many GiB the products may use (None: half of what is free). Raises InputError.
+    `curvature` are the fields of `CurvatureOptions`: `operator` hessian, ggn, fisher or mc_fisher,
+    `adversary` frozen, refined or total, `weight_decay`, `batchnorm` keep or recalibrate, `memory`
+    in GiB; `blocks` (globs "a.*,b.*", or "each") gives every block of the parameters a spectrum of
+    its own, along a dimension `block`. The dtype is the problem's. Raises InputError.
     """
-    if operator not in OPERATORS or operator == "input":
-        raise unknown("operator", operator, OPERATORS.keys() - {"input"})
-    if adversary not in ADVERSARIES:
-        raise unknown("adversary", adversary, ADVERSARIES)
-    if adversary != "frozen" and problem.attack is None:
-        raise InputError(f"adversary {adversary!r} needs a problem under an attack")
-    names = blocks_of(problem.origin, blocks)
+    known = {f.name for f in fields(CurvatureOptions)} - {"precision"}
+    for name in curvature:
+        if name not in known:
+            raise unknown("option of a spectrum", name, known)
+    chosen = CurvatureOptions(**curvature)
+    chosen.check_beside(problem.attack, wanted)
+    if chosen.operator == "input":
+        raise unknown("operator", chosen.operator, OPERATORS.keys() - {"input"})
+    operator, adversary = chosen.operator, chosen.adversary
+    names = blocks_of(problem.origin, chosen.blocks)
     options: dict[str, Any] = {
-        "memory": None if memory is None else int(memory * 2**30),
-        "buffers": statistics_at(problem, problem.origin, batchnorm),
-        "weight_decay": weight_decay,
+        "memory": chosen.bytes,
+        "buffers": statistics_at(problem, problem.origin, chosen.batchnorm),
+        "weight_decay": chosen.weight_decay,
     }
     parts = []
     with progress(None, "curvature", "example") as bar:
@@ -118,10 +116,7 @@ def spectrum(
             parts, dim=xr.Variable("block", list(names)), data_vars="all", join="outer",
             combine_attrs="drop_conflicts",
         )  # fmt: skip
-    recipe = {
-        **problem.recipe(), "measures": repr(wanted), "operator": operator, "adversary": adversary,
-        "blocks": names, "bn": batchnorm, "weight_decay": weight_decay,
-    }  # fmt: skip
+    recipe = {**problem.recipe(), **wanted.recipe(), **chosen.recipe()}
     what = "clean loss" if problem.attack is None else ADVERSARIES[adversary]
     return stamp(ds, "hessian", recipe, hessian=f"{OPERATORS[operator]}, {what}")
 

@@ -10,13 +10,12 @@ import xarray as xr
 
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import Cell, empty_cells, fill, stamp
+from ridgeline.landscape.surfaces.axes import axes_of
 from ridgeline.landscape.surfaces.cell import ADVERSARIES, Coordinates, Places, variables_of
 from ridgeline.landscape.surfaces.shards import Shard, share
 from ridgeline.landscape.weights.paths import Path, Plane
 from ridgeline.landscape.weights.point import norm
 from ridgeline.models.errors import InputError, unknown
-
-_MOST_POINTS = 100_000  # along one axis
 
 
 def scan(
@@ -103,44 +102,3 @@ def scan(
         examples_per_cell=len(problem.data),
         description=description,
     )
-
-
-def axes_of(
-    path: Path, axes: int | Mapping[str, Sequence[float]], extent: float = 1.0
-) -> Mapping[str, Sequence[float]]:
-    """The coordinates of a grid over a path, by axis; InputError for a grid it does not have."""
-    if isinstance(axes, int):
-        if not 1 < axes <= _MOST_POINTS or not 0 < extent < np.inf:
-            raise InputError(
-                f"a scan needs 2 to {_MOST_POINTS:,} points per axis and a positive extent, "
-                f"got {axes}, {extent:g}"
-            )
-        low, high = (extent * end for end in path.ends)
-        points = np.linspace(low, high, axes)
-        points[np.abs(points) < 1e-9 * (high - low)] = 0.0
-        return dict.fromkeys(path.axes, points)
-    if len(axes) != len(path.axes):
-        raise InputError(f"{path!r} has {len(path.axes)} coordinates, the grid {len(axes)} axes")
-    return axes
-
-
-def grid(low: float, high: float, step: float, what: str) -> np.ndarray:
-    """low, low + step, ... up to high (included if within rounding), as one exact product each.
-
-    Raises InputError for a step that is not positive or an empty range.
-    """
-    if step <= 0 or high < low:
-        raise InputError(
-            f"{what}: needs min <= max and step > 0, got {low:g}..{high:g} by {step:g}"
-        )
-    count = int(np.floor((high - low) / step + 1e-6)) + 1
-    if count == 1 and high > low:
-        raise InputError(f"{what}: a step of {step:g} leaves one point of {low:g}..{high:g}")
-    if count > _MOST_POINTS:
-        raise InputError(f"{what}: {count} points are too many; allowed are {_MOST_POINTS:,}")
-    points = low + step * np.arange(count)
-    # 0 and the upper end are meant exactly where they are meant at all
-    points[np.abs(points) < 1e-9 * step] = 0.0
-    if abs(points[-1] - high) < 1e-6 * step:
-        points[-1] = high
-    return points

@@ -32,6 +32,7 @@ from ridgeline.train.data.network_check import check_network
 from ridgeline.train.data.noise import STREAMS, Purpose, check_seed, number_of, seeded
 from ridgeline.train.files.checkpoint import Checkpoint, load_checkpoint
 from ridgeline.train.files.recipe import Recipe, difference
+from ridgeline.train.options import Options
 from ridgeline.train.specs import number, parse_spec
 
 #: what is assumed about a checkpoint without a recipe
@@ -70,11 +71,6 @@ def use_precision(precision: str, device: torch.device) -> torch.dtype:
         raise InputError("--precision tf32 is for CUDA devices; use float32 or float64 here")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     return PRECISIONS[precision]
-
-
-def moved(problem: Problem, device: torch.device, dtype: torch.dtype) -> Problem:
-    """The problem on another device in another dtype."""
-    return problem.to(device, dtype)
 
 
 def say_clean(problem: Problem) -> None:
@@ -161,8 +157,11 @@ class LoadedNetwork:
             )
         return images
 
-    def recipe(self, command: str, images: Images, attack: Attack | None, seed: int) -> Recipe:
-        """The part of a recipe that all diagnostics of a network share."""
+    def recipe(
+        self, command: str, images: Images, attack: Attack | None, seed: int, *groups: Options,
+        **inputs: Any,
+    ) -> Recipe:  # fmt: skip
+        """The recipe of a diagnostic: what it is of, its options, and what else went in."""
         return {
             "command": command,
             "checkpoint": self.checkpoint.sha256,
@@ -171,7 +170,15 @@ class LoadedNetwork:
             "attack": None if attack is None else repr(attack),
             "seed": seed,
             "streams": STREAMS,
+            **{k: v for group in groups for k, v in group.recipe().items()},
+            **inputs,
         }
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that the checkpoint records."""
+        trained = self.checkpoint.recipe or {}
+        return trained.get("epoch", trained.get("epochs"))
 
     def problem(self, images: Images, attack: Attack | None, machine: o.Machine) -> Problem:
         """The problem a diagnostic looks at."""

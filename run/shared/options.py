@@ -92,6 +92,7 @@ class Training:
     overwrite: Overwrite = False
 
 
+PGD10 = "name=pgd,threshold=8/255,step_size=2/255,iter_num=10,order=-1"
 PGD20 = "name=pgd,threshold=8/255,step_size=2/255,iter_num=20,order=-1"
 #: how CURE and FOMO train on CIFAR-10: 200 epochs, rate divided by 10 after 100 and 150
 LONG_RUN = Training(

@@ -1,0 +1,222 @@
+"""Results in words: what commands print, by kind of result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import xarray as xr
+
+from ridgeline.models.errors import unknown
+
+
+def report(result: xr.Dataset) -> str:
+    """The numbers of a result as lines of text, with their errors; InputError for other kinds."""
+    kind = result.attrs.get("kind", "unknown")
+    if kind not in REPORTS:
+        raise unknown("kind of result to report", kind, REPORTS)
+    return "\n".join(REPORTS[kind](result))
+
+
+def _rows(ds: xr.Dataset, dim: str) -> Iterator[tuple[object, dict[str, float]]]:
+    """Every entry of a dimension with the single numbers it has."""
+    for value in ds[dim].values:
+        row = ds.sel({dim: value})
+        yield value, {k: float(v) for k, v in row.items() if v.ndim == 0 and v.dtype.kind in "fiub"}
+
+
+def hessian(ds: xr.Dataset) -> Iterator[str]:
+    """Every spectrum: eigenvalues with residuals, trace with its error."""
+    ds = ds.expand_dims([d for d in ("eps", "block") if d not in ds.dims])
+    several = ds.sizes["eps"] * ds.sizes["block"] > 1
+    for e in range(ds.sizes["eps"]):
+        for b in range(ds.sizes["block"]):
+            here = ds.isel(eps=e, block=b)
+            if several:
+                yield (f"eps {float(here['eps']):g}, {here['block'].item()} "
+                       f"({int(here['parameters'])} parameters)")  # fmt: skip
+            for rank in here["rank"].values if "rank" in here else []:
+                row = here.sel(rank=rank)
+                value, residual = float(row["eigenvalue"]), float(row["residual"])
+                odd = "" if bool(row["converged"]) else "NOT CONVERGED, "
+                yield (f"{rank:4d}  {value: .6e}  residual {residual:.1e}  "
+                       f"{odd}{row['reason'].item()}")  # fmt: skip
+            if "trace" in here:
+                error, by = float(here["trace_se"]), here["trace_estimator"].item()
+                yield f"trace {float(here['trace']):.6g} +- {error:.2g} ({by})"
+            if not np.isnan(float(here["share_regular"])):
+                share, rest = float(here["share_regular"]), float(here["stationarity"])
+                yield (f"{share:.1%} of the inner maxima settled and strict (the rest frozen), "
+                       f"gradient left there {rest:.2g} of the whole")  # fmt: skip
+
+
+def curve(ds: xr.Dataset) -> Iterator[str]:
+    """Barriers with their errors."""
+    levels = ds if "eps" in ds.dims else ds.expand_dims("eps")
+    for e in range(levels.sizes["eps"]):
+        for way in ds["path"].values:
+            for subset in ds["subset"].values:
+                here = levels.isel(eps=e).sel(path=way, subset=subset)
+                error = float(here["barrier_se"]) if "barrier_se" in here else np.nan
+                shown = f" +- {error:.4f}" if np.isfinite(error) else ""
+                eps = f" eps {float(here['eps']):g}" if "eps" in ds.dims else ""
+                lost = int((~np.isfinite(here["loss"])).sum())
+                odd = f" ({lost} of {here['loss'].size} cells hold no finite loss)" if lost else ""
+                barrier = f"{float(here['barrier']):.4f}{shown}"
+                yield f"{way:5s} {subset:5s}{eps} barrier {barrier} nat{odd}"
+
+
+def scan(ds: xr.Dataset) -> Iterator[str]:
+    """How much of the grid is there, and its range."""
+    lost = int((~np.isfinite(ds["loss"])).sum())
+    if lost:
+        yield f"{lost} of {ds['loss'].size} cells hold no finite loss"
+
+
+def trajectory(ds: xr.Dataset) -> Iterator[str]:
+    """Curvature, distance and flatness by epoch."""
+    for epoch, row in _rows(ds, "epoch"):
+        yield (f"epoch {epoch:4d}  robust loss {row['loss']:.3f}  lambda_max "
+               f"{row['lambda_max']:9.3f} (residual {row['residual']:.0e})  trace "
+               f"{row['trace']:9.1f} +- {row['trace_se']:.1f}  distance {row['distance']:.2f}  "
+               f"flatness {row['flatness']:.3f} +- {row['flatness_se']:.3f}  sharpness "
+               f"{row['sharpness']:.3f}")  # fmt: skip
+    if "barrier" in ds:
+        lost = " (a loss on the way is not finite)" if ds["barrier"].isnull() else ""
+        yield (f"barrier from best to last: {float(ds['barrier']):.3f} nat at t = "
+               f"{float(ds['barrier_at']):.1f}{lost}")  # fmt: skip
+
+
+def cka(ds: xr.Dataset) -> Iterator[str]:
+    """CKA of every layer with its error."""
+    if "diagonal" in ds:
+        for layer, row in _rows(ds, "layer"):
+            yield f"{layer:30s} {row['diagonal']:.4f} +- {row['diagonal_se']:.4f}"
+        none = int(ds["diagonal"].isnull().sum())
+        why = f" ({none} layers have no CKA: features all equal, or not finite)" if none else ""
+        yield f"mean over layers {float(ds['mean_diagonal']):.4f}{why}"
+    yield f"{ds.attrs['minibatches']} minibatches"
+
+
+def robustness(ds: xr.Dataset) -> Iterator[str]:
+    """Accuracy with its interval, loss with its error, by condition."""
+    for condition, row in _rows(ds, "condition"):
+        yield (
+            f"{condition:11s} accuracy {row['accuracy']:.4f} "
+            f"[{row['accuracy_low']:.4f}, {row['accuracy_high']:.4f}]  "
+            f"loss {row['loss']:.4f} +- {row['loss_se']:.4f}"
+            + (f"  NRR {row['nrr']:.4f}" if condition != "clean" else "")
+        )
+
+
+def fourier(ds: xr.Dataset) -> Iterator[str]:
+    """Error rates over frequencies, and where half of the accuracy is left."""
+    yield (
+        f"error rate: clean {float(ds['clean_error']):.3f}, low over high frequencies "
+        f"{float(ds['low_high_ratio']):.2f}; half of the accuracy at low-pass "
+        f"{float(ds['half_low']):.2f}, high-pass {float(ds['half_high']):.2f}"
+    )
+
+
+def generator(ds: xr.Dataset) -> Iterator[str]:
+    """Transfer, robustness and gap by epoch, and the reference."""
+    for epoch, row in _rows(ds, "epoch"):
+        yield (f"epoch {epoch:4d}  clean {row['clean']:.3f}  robust {row['robust']:.3f}  "
+               f"transfer {row['transfer']:.3f}  strength {row['strength']:.2f}  "
+               f"gap {row['gap']:.3f}  alignment {row['alignment']:.2f}")  # fmt: skip
+    yield (f"reference: random signs {float(ds['random']):.3f}, strong attack "
+           f"{float(ds['reference_strong']):.3f}; robust accuracy best {float(ds['best']):.3f}, "
+           f"last {float(ds['last']):.3f}, first collapse at epoch "
+           f"{float(ds['collapse_epoch']):g}")  # fmt: skip
+
+
+def similarity(ds: xr.Dataset) -> Iterator[str]:
+    """Cosines of every pair of networks, with the noise floor."""
+    for subset in ds["subset"].values:
+        for i, a in enumerate(ds["set_a"].values):
+            for j, b in list(enumerate(ds["set_b"].values))[i:]:
+                row = ds.sel(subset=subset).isel(set_a=i, set_b=j)
+                yield (
+                    f"{subset:5s} {a} / {b}{' (noise floor)' * (i == j)}: "
+                    f"cosine {float(row['cosine']):.4f} +- {float(row['cosine_se']):.4f}, "
+                    f"sign cosine {float(row['sign_cosine']):.4f} "
+                    f"+- {float(row['sign_cosine_se']):.4f}, zero perturbations {row['zeros']:.0f}"
+                )
+
+
+def corruptions(ds: xr.Dataset) -> Iterator[str]:
+    """Accuracy by corruption and severity, and the mean."""
+    for name in ds["corruption"].values:
+        row = ds["accuracy"].sel(corruption=name).values
+        yield f"{name:18s} " + " ".join(f"{value:.3f}" for value in row)
+    yield (f"clean {float(ds['clean_accuracy']):.3f}, mean under corruptions "
+           f"{float(ds['mean_accuracy']):.3f} +- {float(ds['mean_accuracy_se']):.3f}")  # fmt: skip
+
+
+def spectrum(ds: xr.Dataset) -> Iterator[str]:
+    """High-frequency share and centroid of every layer's filters."""
+    for layer in ds["layer"].values:
+        row = ds.sel(layer=layer)
+        before = "initial_high_share" in ds
+        yield (
+            f"{layer:40s} K={int(row['kernel_size'])}  high-frequency share "
+            f"{float(row['high_share']):.3f} +- {float(row['high_share_se']):.3f} "
+            f"(white {float(row['white_high_share']):.3f}"
+            + (f", initial {float(row['initial_high_share']):.3f}" if before else "")
+            + f")  centroid {float(row['centroid']):.3f}"
+            + ("" if bool(row["seen"]) else "  MAP SMALLER THAN KERNEL")
+        )
+
+
+def distance(ds: xr.Dataset) -> Iterator[str]:
+    """Distance of every parameter tensor, and of all."""
+    for name, row in _rows(ds, "parameter"):
+        yield (f"{name:30s} distance {row['distance']:10.4f}  relative {row['relative']:8.4f}  "
+               f"cosine {row['cosine']:8.4f}")  # fmt: skip
+    yield (f"{'total':30s} distance {float(ds['total_distance']):10.4f}  "
+           f"relative {float(ds['total_relative']):8.4f}")  # fmt: skip
+
+
+def spectral_bias(ds: xr.Dataset) -> Iterator[str]:
+    """The rank correlation with its interval."""
+    yield (f"Spearman rho {float(ds['rho']):.2f} [{float(ds['rho_low']):.2f}, "
+           f"{float(ds['rho_high']):.2f}], p {float(ds['p_value']):.2g}, "
+           f"{ds.sizes['network']} networks")  # fmt: skip
+
+
+def overfitting(ds: xr.Dataset) -> Iterator[str]:
+    """Best, last and gap of every method, in percent with their intervals over seeds."""
+    width = max(6, *(len(str(m)) for m in ds["label"].values))
+    yield (f"{'method':{width}s}  robust best      last             gap              clean last  "
+           "NRR    seeds")  # fmt: skip
+    for method in ds["label"].values:
+        row = ds.sel(label=method)
+        shown = "  ".join(
+            f"{100 * float(row[c]):5.1f} +- {100 * float(row[f'{c}_ci']):5.1f}"
+            for c in ("best", "last", "gap")
+        )
+        seeds = int(row["best_by_seed"].notnull().sum())
+        yield (f"{method!s:{width}s}  {shown}  {100 * float(row['clean_last']):5.1f}      "
+               f"{float(row['nrr_last']):.3f}  {seeds}")  # fmt: skip
+    if bool((ds["chosen_on_test_by_seed"] == 1).any()):
+        yield "some best epochs were chosen on the test set: train with --val_fraction"
+    yield "accuracies in %, +- the 95 % interval over seeds"
+
+
+#: kind of result -> its lines of text
+REPORTS: dict[str, Callable[[xr.Dataset], Iterator[str]]] = {
+    "hessian": hessian,
+    "scan": scan,
+    "curve": curve,
+    "trajectory": trajectory,
+    "cka": cka,
+    "robustness": robustness,
+    "fourier": fourier,
+    "generator": generator,
+    "similarity": similarity,
+    "corruptions": corruptions,
+    "spectrum": spectrum,
+    "distance": distance,
+    "spectral_bias": spectral_bias,
+    "overfitting": overfitting,
+}
