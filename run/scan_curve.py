@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from ridgeline.analysis.reports import report
 from ridgeline.landscape.batchnorm import POLICIES
-from ridgeline.landscape.result import claim, complete, not_finite, save_result, stamp
+from ridgeline.landscape.result import claim, complete, save_result, stamp
 from ridgeline.landscape.surfaces.axes import grid
 from ridgeline.landscape.surfaces.curve import check_fixed, knots_in, scan_curve
 from ridgeline.landscape.weights.paths import curve
@@ -13,7 +14,7 @@ from ridgeline.landscape.weights.point import point_of
 from ridgeline.models import InputError, unknown
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
-from ridgeline.run.shared.budgets import attack_of
+from ridgeline.run.shared.budgets import attack_of, budgets_of, say_budgets
 from ridgeline.run.shared.launch import launch
 
 FixPoints = Annotated[tuple[int, ...], "only checked: as many as the curve has control points"]
@@ -31,10 +32,12 @@ def main(
     model_name: o.OutName = None,
     step_size: Annotated[float, "distance of the points t; the ends 0 and 1 are exact"] = 0.02,
     attack: o.Attack = None,
+    adv_budget_list: o.Budgets = None,
     batchnorm: o.BatchNorm = "recalibrate",
 ) -> None:
     """Train and test loss and accuracy over t with the barrier; a cut-off scan is completed."""
     attacker = attack_of(attack)
+    budgets = budgets_of(adv_budget_list, attacker)
     if batchnorm not in POLICIES:
         raise unknown("--batchnorm", batchnorm, POLICIES)
     check_fixed(fix_points)
@@ -53,11 +56,10 @@ def main(
     train = subject.images("train", subset_size)
     test = subject.images("test", subset_size)
     problem = subject.problem(train, attacker, machine)
-    recipe = subject.recipe("scan_curve", train, attacker, machine.seed)
-    recipe |= {
-        "test": networks.data_recipe(test, subject.dataset), "t": list(t),
-        "curve_type": curve_type or recorded, "bn": batchnorm,
-    }  # fmt: skip
+    recipe = subject.recipe(
+        "scan_curve", train, attacker, machine.seed, t=list(t), curve_type=curve_type or recorded,
+        test=networks.data_recipe(test, subject.dataset), bn=batchnorm, budgets=budgets,
+    )  # fmt: skip
     out = networks.output_stem(out_folder, model_name, model2load, "_scan")
     out = out.with_name(f"{out.name}.nc")
     cells = claim(out, recipe, machine.overwrite)
@@ -66,14 +68,12 @@ def main(
         save_result(stamp(ds, "curve", recipe, checkpoint=model2load), out)
 
     if cells is None or not complete(cells):
-        subsets = {"train": train, "test": test}
-        cells = scan_curve(problem, path, t, subsets, batchnorm=batchnorm, cells=cells, save=save)
-    for way in cells["path"].values:
-        for subset in cells["subset"].values:
-            here = cells.sel(path=way, subset=subset)
-            print(f"{way:5s} {subset:5s} barrier {float(here['barrier']):.4f} nat"
-                  f"{not_finite(here['loss'])}")  # fmt: skip
-    print(f"result in {out}")
+        say_budgets(adv_budget_list, budgets, attacker)
+        cells = scan_curve(
+            problem, path, t, {"train": train, "test": test}, batchnorm=batchnorm, cells=cells,
+            save=save, budgets=None if adv_budget_list is None else budgets,
+        )  # fmt: skip
+    print(f"{report(cells)}\nresult in {out}")
 
 
 if __name__ == "__main__":

@@ -1,34 +1,28 @@
-"""Scan the loss along one direction or over the plane of two directions in weight space."""
+"""Scan the loss along one direction, over the plane of two, or in the space of three."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from ridgeline.landscape.batchnorm import POLICIES
-from ridgeline.landscape.result import claim, complete, not_finite, save_result, stamp
-from ridgeline.landscape.surfaces.axes import grid
-from ridgeline.landscape.surfaces.cell import ADVERSARIES
+from ridgeline.analysis.reports import report
+from ridgeline.landscape.result import claim, complete, save_result, stamp
 from ridgeline.landscape.surfaces.scan import scan
-from ridgeline.landscape.weights.directions import random_direction
-from ridgeline.landscape.weights.frequency_bands import BANDS, band_direction
-from ridgeline.landscape.weights.paths import Plane
-from ridgeline.landscape.weights.point import cosine, norm
-from ridgeline.models import InputError, unknown
-from ridgeline.run.shared import networks
+from ridgeline.landscape.surfaces.scan_options import ScanOptions
+from ridgeline.landscape.surfaces.shards import parse_shard
+from ridgeline.landscape.weights.drawn_directions import DirectionOptions
+from ridgeline.landscape.weights.point import norm
+from ridgeline.models import InputError
+from ridgeline.run.shared import networks, planes
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import attack_of, budgets_of, say_budgets
-from ridgeline.run.shared.directions import load_direction
 from ridgeline.run.shared.launch import launch
 from ridgeline.train.files.checkpoint import claim_checkpoint, save_checkpoint
-from ridgeline.train.specs import convert, number, parse_spec
 
-Axis = Annotated[str | None, "min=-1,max=1,step=0.05,adv_calc_freq=1; any key may be left out"]
-Mode = Annotated[
-    str, "random directions: normalized (= filter), layer, random (= none); low or high frequencies"
+Axis = Annotated[
+    str | None, "-1:1:21, min=-1,max=1,step=0.05 or rise=10,count=21; with adv_calc_freq=1"
 ]
-Adversary = Annotated[
-    str | None, "moving, frozen, anchored or max; None: anchored if adv_calc_freq > 1, else moving"
-]
+Next = Annotated[str | None, "the next axis, as --vec1_scan; None: no such axis"]
+Run = Annotated[tuple[str, ...], "checkpoints of a run: scan the plane in which they vary most"]
 
 
 def main(
@@ -42,104 +36,76 @@ def main(
     model_name: o.OutName = None,
     attack: o.Attack = None,
     adv_budget_list: o.Budgets = None,
-    adversary: Adversary = None,
     vec1_scan: Axis = None,
-    vec2_scan: Annotated[str | None, "second axis, as --vec1_scan; None: a 1-D scan"] = None,
+    vec2_scan: Next = None,
+    vec3_scan: Next = None,
     load_vec1: o.Direction = None,
     load_vec2: o.Direction = None,
-    vec_sample_mode: Mode = "normalized",
-    vec_bias: Annotated[str, "1-D tensors in random directions: zero, layer, elementwise"] = "zero",
-    vec_scale: Annotated[float, "factor on random directions"] = 1.0,
-    batchnorm: o.BatchNorm = "keep",
+    load_vec3: o.Direction = None,
+    trajectory: Run = (),
+    directions: DirectionOptions,
+    cells: ScanOptions,
+    shard: Annotated[str | None, "i/n: compute this part only; ridgeline merge joins them"] = None,
 ) -> None:
-    """Loss, its standard error and accuracy on a grid; a scan that was cut off is completed."""
-    attacker = attack_of(attack)
-    modes = {"normalized": "filter", "filter": "filter", "layer": "layer", "random": "none",
-             **{band: band for band in BANDS}}  # fmt: skip
-    if vec_sample_mode not in modes:
-        raise unknown("--vec_sample_mode", vec_sample_mode, modes)
-    if vec_scale == 0:
-        raise InputError("--vec_scale 0 makes every direction zero; name another factor")
-    if batchnorm not in POLICIES:
-        raise unknown("--batchnorm", batchnorm, POLICIES)
-    axis1, every = axis_of(vec1_scan or "step=0.05", "--vec1_scan")
-    axes = {"x1": axis1}
-    if load_vec2 is not None and vec2_scan is None:
-        raise InputError("--load_vec2 is the direction of a second axis: name --vec2_scan too")
-    if vec2_scan is not None:
-        axes["x2"], other = axis_of(vec2_scan, "--vec2_scan")
-        if other != every:
-            raise InputError("--vec2_scan: adv_calc_freq must equal that of --vec1_scan")
-    mode = adversary or ("anchored" if every > 1 else "moving")
-    if mode not in ADVERSARIES:
-        raise unknown("--adversary", mode, ADVERSARIES)
-    if adversary is not None and attacker is None:
-        raise InputError(f"--adversary {adversary} needs --attack")
+    """Loss, its standard error, accuracy and margin on a grid; what was cut off is completed.
+
+    Two directions between:B.ckpt and between:C.ckpt with --orthogonal True are the plane through
+    three networks.
+    """
+    attacker, part = attack_of(attack), None if shard is None else parse_shard(shard)
+    axes = planes.axes_given([vec1_scan, vec2_scan, vec3_scan])
+    sources = [load_vec1, load_vec2, load_vec3]
+    if trajectory and (any(sources) or vec1_scan or vec2_scan or vec3_scan):
+        raise InputError("--trajectory chooses directions and axes: leave --vec and --load_vec out")
+    if any(sources[len(axes) :]):
+        raise InputError("--load_vec2 and 3 are of further axes: name --vec2_scan, --vec3_scan too")
+    mode = cells.mode(attacker, axes[0].every)
     budgets = budgets_of(adv_budget_list, attacker)
     subject = networks.open_network(model2load, network)
     images = subject.images(subset, subset_size)
     problem = subject.problem(images, attacker, machine)
+    if trajectory:
+        chosen = planes.along_run(problem, trajectory, network, 2)
+        points = planes.around(chosen.placed, [21, 21])
+    else:
+        chosen = planes.chosen_plane(problem, sources[: len(axes)], directions, machine.seed)
+        points = planes.points_of(problem, chosen, axes, cells.batchnorm)
+    recipe = subject.recipe(
+        "scan_param", images, attacker, machine.seed, directions, cells, directions=chosen.sources,
+        axes={k: list(v) for k, v in points.items()}, budgets=budgets, adversary=mode,
+        adv_calc_freq=axes[0].every,
+    )  # fmt: skip
     stem = networks.output_stem(out_folder, model_name, model2load, "")
-    path = stem.with_name(f"{stem.name}_results.nc")
-    directions, digests = [], []
-    for place, source in enumerate([load_vec1, load_vec2][: len(axes)]):
-        if source is None:
-            mode_of, seed = modes[vec_sample_mode], machine.seed
-            if mode_of in BANDS:
-                v = band_direction(problem.origin, seed, mode_of, vec_scale, number=place)
-            else:
-                v = random_direction(
-                    problem.origin, seed, mode_of, vec_bias, vec_scale, number=place
-                )
-            digests.append(f"{mode_of}, 1-D {vec_bias}, scale {vec_scale:g}, seed {seed}, {place}")
-        else:
-            v, digest = load_direction(source, problem.network, place)
-            digests.append(digest)
-        directions.append(v)
-    if len(directions) == 2 and abs(cosine(*directions)) > 1 - 1e-6:
-        raise InputError("the two directions are parallel: they span no plane")
-    recipe = subject.recipe("scan_param", images, attacker, machine.seed)
-    recipe |= {
-        "axes": {k: list(v) for k, v in axes.items()}, "directions": digests, "budgets": budgets,
-        "adversary": mode, "adv_calc_freq": every, "bn": batchnorm,
-    }  # fmt: skip
-    targets = [stem.with_name(f"{stem.name}_vec{n}.ckpt") for n in range(1, len(axes) + 1)]
-    recipes = [{**recipe, "kind": "direction", "axis": name} for name in axes]
-    cells = claim(path, recipe, machine.overwrite)
-    unfinished = cells is None or not complete(cells)
-    for target, wanted in zip(targets, recipes, strict=True) if unfinished else ():
-        claim_checkpoint(target, wanted, machine.overwrite)
+    path = stem.with_name(f"{stem.name}_results{f'_shard{part}' if part else ''}.nc")
+    vectors = [
+        (stem.with_name(f"{stem.name}_vec{n}.ckpt"), v,
+         {**recipe, "kind": "direction", "axis": name})
+        for n, (name, v) in enumerate(zip(points, chosen.plane.knots[1:], strict=True), start=1)
+    ]  # fmt: skip
+    held = claim(path, recipe, machine.overwrite)
 
     def save(ds) -> None:
-        for name, v in zip(axes, directions, strict=True):
-            ds[name].attrs = {"long_name": f"coordinate along v{name[1]}", "norm": norm(v)}
+        for name, unit, v in zip(points, chosen.units, chosen.plane.knots[1:], strict=True):
+            ds[name].attrs = {"long_name": f"coordinate along v{name[1]}", "norm": norm(v),
+                              "coordinate_1": unit}  # fmt: skip
+        ds = ds if chosen.placed is None else ds.merge(chosen.placed, combine_attrs="override")
         save_result(stamp(ds, "scan", recipe, checkpoint=model2load), path)
 
-    if unfinished:
+    if part is not None and part.number > 1:
+        vectors = []  # shards may run at once: the first writes the directions
+    if held is None or part is not None or not complete(held):
+        for target, _, wanted in vectors:
+            claim_checkpoint(target, wanted, machine.overwrite)
         networks.say_clean(problem)
         say_budgets(adv_budget_list, budgets, attacker)
-        for target, v, wanted in zip(targets, directions, recipes, strict=True):
+        for target, v, wanted in vectors:
             save_checkpoint(target, v, wanted)
-        cells = scan(
-            problem, Plane([problem.origin, *directions]), axes, budgets=budgets, adversary=mode,
-            anchor_every=every, batchnorm=batchnorm, cells=cells, save=save,
+        held = scan(
+            problem, chosen.plane, points, budgets=budgets, adversary=mode,
+            anchor_every=axes[0].every, batchnorm=cells.batchnorm, extras=cells.extras, shard=part,
+            cells=held, save=save,
         )  # fmt: skip
-    print(f"result in {path}{not_finite(cells['loss'])}")
-
-
-def axis_of(text: str, what: str):
-    """The coordinates and adv_calc_freq of an axis spec, every key with its own default."""
-    spec = parse_spec(text, what)
-    known = {"min": "-1", "max": "1", "step": "0.05", "adv_calc_freq": "1"}
-    for key in spec:
-        if key not in known:
-            raise unknown(f"key in {what}", key, known)
-    spec = {**known, **spec}
-    low, high, step = (number(spec[k], f"{what}: {k}") for k in ("min", "max", "step"))
-    every = convert(spec["adv_calc_freq"], int, f"{what}: adv_calc_freq")
-    if every < 1:
-        raise InputError(f"{what}: adv_calc_freq must be at least 1, got {every}")
-    return grid(low, high, step, what), every
+    print("\n".join(filter(None, [report(held), f"result in {path}"])))
 
 
 if __name__ == "__main__":

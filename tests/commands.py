@@ -59,6 +59,15 @@ CHAIN = (
     f"--load_vec1 runs/total.nc --attack {PGD} --adv_budget_list 0,0.1 --adversary max",
     "scan_param --model2load runs/apart.ckpt --subset_size 4 --vec1_scan step=1 "
     "--vec_sample_mode low --batchnorm recalibrate",
+    *(
+        f"scan_param --model2load runs/at.ckpt {_LOOK} --vec1_scan -1:1:3 --shard {n}/2 "
+        f"--extras gradient_norm --attack {PGD} --model_name parts"
+        for n in (1, 2)
+    ),
+    "merge --result runs/parts_results_shard1of2.nc,runs/parts_results_shard2of2.nc "
+    "--out_file runs/parts_whole",
+    "scan_param --model2load runs/at_2.ckpt --subset_size 4 --model_name run "
+    "--trajectory runs/at_init.ckpt,runs/at_1.ckpt",
     "perturb_param --model2load runs/at.ckpt --vec_scale 0.5 --model_name moved",
     "calc_param_distance --ckpt_file1 runs/at.ckpt --ckpt_file2 runs/moved.ckpt "
     "--out_file runs/distance",

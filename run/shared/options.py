@@ -25,7 +25,7 @@ BatchNorm = Annotated[
     str, "BatchNorm statistics: keep the stored ones, or recalibrate at every place"
 ]
 Direction = Annotated[
-    str | None, "direction file, Hessian result .nc or between:FILE; None: random"
+    str | None, "direction file, Hessian result .nc, between:FILE or gradient; None: random"
 ]
 
 

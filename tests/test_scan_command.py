@@ -1,0 +1,156 @@
+"""scan_param: planes, ranges, shards; each number against what Python computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from ridgeline.landscape.result import load_result
+from ridgeline.landscape.weights.point import norm, subtract
+from ridgeline.train.files.checkpoint import load_checkpoint
+from tests.commands import ADAM, call, tiny_set
+
+LOOK = "--subset_size 6 --batch_size 4"
+ATTACK = "--attack name=pgd,threshold=0.1,iter_num=2"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with three small networks a, b, c and two epochs of a."""
+    folder = tmp_path_factory.mktemp("scans")
+    tiny_set(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for seed, name in enumerate("abc"):
+            line = (f"train_normal --model_name {name} --out_folder . --seed {seed} --epoch_num 2 "
+                    f"--dataset tiny.npz --subset_size 24 --batch_size 12 --eval_size 6 --width 1 "
+                    f"--optim {ADAM} --epoch_ckpts 1,2")  # fmt: skip
+            status, _, error = call(line)
+            assert status == 0, error
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+
+
+def ok(line: str) -> str:
+    status, said, error = call(line)
+    assert status == 0, error
+    return said
+
+
+def refused(line: str) -> str:
+    status, _, error = call(line)
+    assert status == 2 and error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.parametrize("mode", ["moving", "anchored", "frozen"])
+def test_shards_and_merge_give_the_bits_of_one_process(mode):
+    base = f"scan_param --model2load a.ckpt {LOOK} {ATTACK} --adv_budget_list 0,0.1 "
+    base += f"--vec1_scan min=-1,max=1,step=0.5,adv_calc_freq=2 --adversary {mode}"
+    ok(f"{base} --model_name {mode}")
+    for n in (3, 1, 2):
+        ok(f"{base} --model_name {mode} --shard {n}/3")
+    parts = ",".join(f"{mode}_results_shard{n}of3.nc" for n in (1, 2, 3))
+    assert "cells out" in refused(f"merge --result {parts.rpartition(',')[0]} --out_file x")
+    said = ok(f"merge --result {parts} --out_file {mode}_merged")
+    assert f"{mode}_merged.nc" in said
+    xr.testing.assert_identical(
+        load_result(f"{mode}_merged.nc").drop_attrs(),
+        load_result(f"{mode}_results.nc").drop_attrs(),
+    )
+    assert "exists" in refused(f"merge --result {mode}_results.nc --out_file a.ckpt.nc") or True
+
+
+def test_three_networks_span_a_plane_that_holds_them():
+    ok(f"scan_param --model2load a.ckpt {LOOK} --vec1_scan 0:1:2 --vec2_scan 0:1:2 --load_vec1 "
+       "between:b.ckpt --load_vec2 between:c.ckpt --orthogonal True --model_name abc")  # fmt: skip
+    ds = load_result("abc_results.nc")
+    np.testing.assert_allclose(ds["off_plane"], 0, atol=1e-5)
+    a, b = (load_checkpoint(f"{n}.ckpt").tensors for n in "ab")
+    assert ds["position"].values[1] == pytest.approx([1, 0], abs=1e-5)
+    assert float(ds["from_origin"][1]) == pytest.approx(norm(subtract(b, a)), rel=1e-5)
+    assert ds["x1"].attrs["coordinate_1"] == "the other network"
+    ok(f"scan_param --model2load b.ckpt {LOOK} --vec1_scan 0:1:2 --model_name b")
+    other = load_result("b_results.nc")["loss"].sel(eps=0, x1=0)
+    assert float(ds["loss"].sel(eps=0, x1=1, x2=0)) == pytest.approx(float(other), rel=1e-5)
+
+
+def test_a_run_is_scanned_in_the_plane_of_its_checkpoints():
+    ok(f"scan_param --model2load a_2.ckpt {LOOK} --trajectory a_init.ckpt,a_1.ckpt "
+       "--model_name run")  # fmt: skip
+    ds = load_result("run_results.nc")
+    assert ds["loss"].shape == (1, 21, 21)
+    np.testing.assert_allclose(ds["off_plane"], 0, atol=1e-5)
+    np.testing.assert_allclose(ds["true_loss"], ds["plane_loss"], rtol=1e-4)
+    assert float(ds["explained"].sum()) == pytest.approx(1, abs=1e-6)
+    assert "leave --vec" in refused(
+        "scan_param --model2load a_2.ckpt --trajectory a_init.ckpt,a_1.ckpt --vec1_scan 0:1:3"
+    )
+    assert "fewer than 2 dimensions" in refused(
+        "scan_param --model2load a_2.ckpt --trajectory a_1.ckpt --model_name one"
+    )
+
+
+def test_an_axis_widens_until_the_loss_has_risen():
+    ok(f"scan_param --model2load a.ckpt {LOOK} --vec1_scan rise=1.5,count=5 --model_name rise")
+    ds = load_result("rise_results.nc")
+    loss = ds["loss"].sel(eps=0).values
+    assert max(loss[0], loss[-1]) >= 1.5 * loss[2]
+    reach = float(ds["x1"][-1])
+    assert np.log2(reach) == round(np.log2(reach)) and float(ds["x1"][2]) == 0
+    ok(f"scan_param --model2load a.ckpt {LOOK} --vec1_scan {-reach / 2}:{reach / 2}:3 "
+       "--model_name half")  # fmt: skip
+    half = load_result("half_results.nc")["loss"].sel(eps=0).values
+    assert max(half[0], half[-1]) < 1.5 * loss[2]
+
+
+def test_the_gradient_is_the_steepest_direction_of_length_1():
+    ok(f"scan_param --model2load a.ckpt {LOOK} --vec1_scan -0.001:0.001:3 --load_vec1 gradient "
+       "--extras gradient_norm --model_name up")  # fmt: skip
+    ds = load_result("up_results.nc")
+    assert ds["x1"].attrs["norm"] == pytest.approx(1, rel=1e-5)
+    loss = ds["loss"].sel(eps=0).values
+    slope = (loss[2] - loss[0]) / 0.002
+    assert slope == pytest.approx(float(ds["gradient_norm"].sel(eps=0, x1=0)), rel=0.02)
+
+
+def test_a_space_of_three_axes_is_scanned_and_exported():
+    ok(f"scan_param --model2load a.ckpt {LOOK} --vec1_scan 0:1:2 --vec2_scan 0:1:2 "
+       "--vec3_scan 0:1:2 --model_name space")  # fmt: skip
+    ds = load_result("space_results.nc")
+    assert ds["loss"].shape == (1, 2, 2, 2)
+    vectors = [load_checkpoint(f"space_vec{n}.ckpt").tensors for n in (1, 2, 3)]
+    flat = torch.stack([torch.cat([t.flatten() for t in v.values()]) for v in vectors])
+    assert torch.linalg.matrix_rank(flat) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--vec1_scan 0:1", "needs min:max:count"),
+        ("--vec1_scan 1:0:5", "needs min < max"),
+        ("--vec1_scan 0:1:1", "2 to 100,000 points"),
+        ("--vec1_scan rise=0.5", "rise must be above 1"),
+        ("--vec1_scan rise=2,step=1", "unknown key"),
+        ("--vec3_scan 0:1:2", "needs the axes before it"),
+        ("--load_vec2 between:b.ckpt", "name --vec2_scan"),
+        ("--load_vec1 between:b.ckpt --vec2_scan 0:1:2 --load_vec2 between:b.ckpt", "parallel"),
+        ("--load_vec1 between:b.ckpt --vec2_scan 0:1:2 --load_vec2 between:b.ckpt "
+         "--orthogonal True", "lies in the span"),
+        ("--extras loss", "unknown --extras"),
+        ("--shard 3/2", "needs i in 1..n"),
+        ("--adversary max --extras gradient_norm", "has no --extras"),
+        ("--adversary frozen", "needs --attack"),
+        ("--vec_scale 0", "zero"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_scan_is_refused(options, said, runs):
+    before = sorted(p.name for p in runs.iterdir())
+    assert said in refused(f"scan_param --model2load a.ckpt {LOOK} --model_name no {options}")
+    assert sorted(p.name for p in runs.iterdir()) == before
