@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import nn
 
-from ridgeline.analysis.line_fit import line
+from ridgeline.analysis.line_fit import line, relative_line
 from ridgeline.analysis.perturbation_pairs import MEASURES, compare
 from ridgeline.analysis.probes import probe_directions
 from ridgeline.analysis.random_signs import cosine_null, sign_null
@@ -273,6 +273,13 @@ def test_the_line_and_its_errors():
     intercept, slope, *errors = line(x, y)
     assert (slope, intercept) == pytest.approx(tuple(coefficients))
     assert tuple(errors[::-1]) == pytest.approx(tuple(np.sqrt(np.diag(covariance))))
+    weights = 1 / y  # numpy's weights are those of residuals, not of their squares
+    coefficients, covariance = np.polyfit(x, y, 1, w=weights, cov=True)
+    intercept, slope, *errors = relative_line(x, y)
+    assert (slope, intercept) == pytest.approx(tuple(coefficients))
+    assert tuple(errors[::-1]) == pytest.approx(tuple(np.sqrt(np.diag(covariance))))
+    assert relative_line(x, 0 * x) == (0, 0, 0, 0)
+    assert relative_line(x, y - y[0]) == line(x, y - y[0])
     assert line(x[:2], y[:2])[2:] == pytest.approx((np.nan, np.nan), nan_ok=True)
     assert np.isnan(line(x[:1], y[:1])).all()
     assert np.isnan(line(x, np.where(x == 1, np.nan, y))).all()
