@@ -19,8 +19,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ridgeline.landscape.problem import Problem
-from ridgeline.landscape.weights.axes import Atom, NotFollowed, Term, atoms, constant, fix, free
-from ridgeline.landscape.weights.axes import joined as joined_axis
+from ridgeline.landscape.weights.axes import (
+    Atom,
+    NotFollowed,
+    Term,
+    atoms,
+    constant,
+    fix,
+    free,
+    joined,
+)
 from ridgeline.landscape.weights.axis_rules import Axes, Call, rule_of, without_rule
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import Purpose, stream
@@ -104,8 +112,8 @@ def symmetry_of(problem: Problem) -> Symmetry:
         out = twin.predict(twin.origin)(batch.x)
     try:
         fix(*trace.axes_of(out))
-        symmetry = _symmetry(twin, {name: trace.axes_of(t) for name, t in leaves.items()},
-                             {name for name, t in leaves.items() if id(t) in trace.used})  # fmt: skip
+        fix(*(a for t in leaves.values() if id(t) not in trace.used for a in trace.axes_of(t)))
+        symmetry = _symmetry(twin, {name: trace.axes_of(t) for name, t in leaves.items()})
     except NotFollowed as error:
         raise InputError(f"the units of {kind} cannot be followed: {error}") from None
     if not symmetry.groups:
@@ -124,7 +132,7 @@ class _Trace(TorchDispatchMode):
         self._alive: list[Tensor] = []  # an id is that of a tensor only while the tensor lives
         self._inside: list[tuple[str, nn.Module]] = []
         for tensor in leaves.values():
-            self._note(tensor, [t for n in tensor.shape for t in [free(n)]])
+            self._note(tensor, [free(n) for n in tensor.shape])
 
     def axes_of(self, tensor: Tensor) -> Axes:
         """The axes of a tensor; what no operation has made is a constant."""
@@ -186,10 +194,9 @@ class _Trace(TorchDispatchMode):
         return out
 
 
-def _symmetry(problem: Problem, axes: Mapping[str, Axes], used: set[str]) -> Symmetry:
+def _symmetry(problem: Problem, axes: Mapping[str, Axes]) -> Symmetry:
     """The groups of what is still free to move in a network's parameters."""
     names: dict[Atom, str] = {}
-    fix(*(t for name, terms in axes.items() if name not in used for t in terms))
     for name in problem.origin:
         for number, term in enumerate(axes[name]):
             for atom in atoms(term):
@@ -197,9 +204,7 @@ def _symmetry(problem: Problem, axes: Mapping[str, Axes], used: set[str]) -> Sym
                     names[atom] = _fresh(name if number == 0 else f"{name}[{number}]", names)
 
     def readable(term: Term) -> Axis:
-        return tuple(
-            tuple((names.get(a), a.size) for a in segment) for segment in joined_axis(term)
-        )
+        return tuple(tuple((names.get(a), a.size) for a in segment) for segment in joined(term))
 
     found = {name: tuple(map(readable, terms)) for name, terms in axes.items()}
     moving = {
