@@ -167,6 +167,8 @@ class _Trace(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if not isinstance(out, Tensor | list | tuple):
+            return out  # a number for Python; `_check` finds what it was used for
         names = [argument.name for argument in func._schema.arguments]
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         for argument in func._schema.arguments:
