@@ -87,7 +87,7 @@ def repairable(problem: Problem) -> Layers:
             f"{type(network).__name__} has BatchNorm: recalibrate its statistics along the path "
             "(batchnorm='recalibrate'); REPAIR is for networks without"
         )
-    layers = {n: m for n, m in network.named_modules() if any(_matrices(m))}
+    layers = {n: m for n, m in network.named_modules() if _has_matrix(m)}
     calls: list[str] = []
     with _watched(network, layers, lambda name, _: calls.append(name)), torch.no_grad():
         problem.predict(problem.origin)(_one(problem))
@@ -114,9 +114,9 @@ def _why_not(module: nn.Module, name: str, point: Point, calls: int) -> str:
     return "" if calls == 1 else f"it runs {calls} times in a pass"
 
 
-def _matrices(module: nn.Module) -> Iterator[Tensor]:
-    """The parameters of a module itself that have two or more axes."""
-    return (p for p in module.parameters(recurse=False) if p.ndim > 1)
+def _has_matrix(module: nn.Module) -> bool:
+    """Whether a module itself has a parameter of two or more axes."""
+    return any(p.ndim > 1 for p in module.parameters(recurse=False))
 
 
 def _outputs(module: nn.Module) -> int:
