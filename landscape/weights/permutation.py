@@ -8,7 +8,7 @@ it. One forward pass is watched, operation by operation; nothing is known about 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ from ridgeline.landscape.weights.axes import (
     joined,
 )
 from ridgeline.landscape.weights.axis_rules import Axes, Call, rule_of, without_rule
-from ridgeline.models.errors import InputError
+from ridgeline.models.errors import InputError, reason_of
 from ridgeline.train.data.noise import Purpose, stream
 
 #: group -> order of its units: place i holds what was unit order[i]
@@ -149,18 +149,21 @@ class _Trace(TorchDispatchMode):
     def modules_of(self, network: nn.Module) -> Iterator[None]:
         """Know inside which module of the network an operation is called."""
         hooks = []
+
+        def enter(name: str) -> Callable[..., None]:
+            return lambda module, _: self._inside.append((name, module))
+
+        def leave(*_: Any) -> None:
+            self._inside.pop()
+
         for name, module in network.named_modules():
-            enter = lambda m, _, name=name: self._inside.append((name, m))  # noqa: E731
-            hooks.append(module.register_forward_pre_hook(enter, prepend=True))
-            hooks.append(module.register_forward_hook(lambda *_: self._leave(), always_call=True))
+            hooks.append(module.register_forward_pre_hook(enter(name), prepend=True))
+            hooks.append(module.register_forward_hook(leave, always_call=True))
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
-
-    def _leave(self) -> None:
-        self._inside.pop()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -177,12 +180,13 @@ class _Trace(TorchDispatchMode):
         self.used |= {id(t) for t in call.tensors()}
         try:
             axes = (rule_of(func) or without_rule)(call)
-        except NotFollowed as error:
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            why = str(error) if isinstance(error, NotFollowed) else reason_of(error)
             name, module = self._inside[-1] if self._inside else ("", None)
             where = f"module {name} ({type(module).__name__})" if name else "the network's forward"
             raise InputError(
                 f"the units of the network cannot be followed through {call.name} in {where}: "
-                f"{error}; its permutation symmetry is not known"
+                f"{why}; its permutation symmetry is not known"
             ) from None
         if isinstance(out, Tensor):
             self._note(out, axes)
