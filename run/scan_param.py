@@ -59,7 +59,7 @@ def main(
         raise InputError("--trajectory chooses directions and axes: leave --vec and --load_vec out")
     for number in range(len(axes) + 1, 4):
         if sources[number - 1] is not None:
-            raise InputError(f"--load_vec{number} is of an axis of its own: name --vec{number}_scan")
+            raise InputError(f"--load_vec{number} is of one more axis: name --vec{number}_scan")
     mode = cells.mode(attacker, axes[0].every)
     budgets = budgets_of(adv_budget_list, attacker)
     subject = networks.open_network(model2load, network)

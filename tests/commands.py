@@ -68,6 +68,9 @@ CHAIN = (
     "--out_file runs/parts_whole",
     "scan_param --model2load runs/at_2.ckpt --subset_size 4 --model_name run "
     "--trajectory runs/at_init.ckpt,runs/at_1.ckpt",
+    f"analyze_scattering --model2load runs/at.ckpt --subset_size 4 --attack {PGD} "
+    "--distances 0,0.1 --directions random,gradient",
+    "align_network --model2load runs/swa.ckpt --to runs/at.ckpt",
     "perturb_param --model2load runs/at.ckpt --vec_scale 0.5 --model_name moved",
     "calc_param_distance --ckpt_file1 runs/at.ckpt --ckpt_file2 runs/moved.ckpt "
     "--out_file runs/distance",

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 import ridgeline as rl
 from ridgeline.analysis.training.trajectory import barrier
 from ridgeline.landscape.batchnorm import recalibrated
+from ridgeline.landscape.permutation.matching import match_weights
+from ridgeline.landscape.permutation.repair import repairable, repaired
+from ridgeline.landscape.permutation.symmetry import Symmetry, symmetry_of
 from ridgeline.landscape.result import load_result, recipe_of, save_result
-from ridgeline.landscape.weights.permutation import Symmetry, symmetry_of
 from ridgeline.landscape.weights.point import combine, dot, norm, point_of, subtract
-from ridgeline.landscape.weights.repair import repairable, repaired
-from ridgeline.landscape.weights.weight_matching import match_weights
 from ridgeline.models import InputError, build_model
 from ridgeline.models.copying import copy_of
 from ridgeline.models.dct import decompose

@@ -15,9 +15,9 @@ import xarray as xr
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from ridgeline.landscape.permutation.symmetry import Symmetry, symmetry_of
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import stamp
-from ridgeline.landscape.weights.permutation import Symmetry, symmetry_of
 from ridgeline.landscape.weights.point import (
     Point,
     buffers_of,

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ridgeline.landscape.weights import axis_shapes
-from ridgeline.landscape.weights.axes import (
+from ridgeline.landscape.permutation import shapes
+from ridgeline.landscape.permutation.axes import (
     NotFollowed,
     constant,
     equate,
@@ -23,7 +23,7 @@ from ridgeline.landscape.weights.axes import (
     is_fixed,
     product,
 )
-from ridgeline.landscape.weights.axis_calls import Axes, Call, broadcast, pointwise, same, still
+from ridgeline.landscape.permutation.calls import Axes, Call, broadcast, pointwise, same, still
 
 Rule = Callable[[Call], list]
 
@@ -188,21 +188,21 @@ _NAMES: dict[Rule, str] = {
     _sum_and_product: "addmm addmv baddbmm",
     _outer: "outer ger",
     _embedding: "embedding",
-    axis_shapes.reshaped: "view _unsafe_view _reshape_alias reshape",
-    axis_shapes.restrided: "as_strided",
-    axis_shapes.expanded: "expand",
-    axis_shapes.repeated: "repeat",
-    axis_shapes.permuted: "permute",
-    axis_shapes.transposed: "t transpose",
-    axis_shapes.unsqueezed: "unsqueeze",
-    axis_shapes.squeezed: "squeeze",
-    axis_shapes.selected: "select",
-    axis_shapes.sliced: "slice",
-    axis_shapes.split: "split split_with_sizes chunk unbind unsafe_split unsafe_split_with_sizes "
+    shapes.reshaped: "view _unsafe_view _reshape_alias reshape",
+    shapes.restrided: "as_strided",
+    shapes.expanded: "expand",
+    shapes.repeated: "repeat",
+    shapes.permuted: "permute",
+    shapes.transposed: "t transpose",
+    shapes.unsqueezed: "unsqueeze",
+    shapes.squeezed: "squeeze",
+    shapes.selected: "select",
+    shapes.sliced: "slice",
+    shapes.split: "split split_with_sizes chunk unbind unsafe_split unsafe_split_with_sizes "
     "unsafe_chunk",
-    axis_shapes.concatenated: "cat",
-    axis_shapes.stacked: "stack",
-    axis_shapes.padded: "constant_pad_nd",
+    shapes.concatenated: "cat",
+    shapes.stacked: "stack",
+    shapes.padded: "constant_pad_nd",
     _copy: "copy",
 }
 RULES: dict[str, Rule] = {name: rule for rule, names in _NAMES.items() for name in names.split()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ridgeline.landscape.weights.axes import (
+from ridgeline.landscape.permutation.axes import (
     NotFollowed,
     constant,
     extent,
@@ -14,7 +14,7 @@ from ridgeline.landscape.weights.axes import (
     part,
     product,
 )
-from ridgeline.landscape.weights.axis_calls import Axes, Call, broadcast, pointwise, same, still
+from ridgeline.landscape.permutation.calls import Axes, Call, broadcast, pointwise, same, still
 
 
 def reshaped(call: Call) -> Axes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ridgeline.landscape.weights.axes import Term, constant, equate, extent
+from ridgeline.landscape.permutation.axes import Term, constant, equate, extent
 
 Axes = list[Term]
 

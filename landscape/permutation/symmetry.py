@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ridgeline.landscape.problem import Problem
-from ridgeline.landscape.weights.axes import (
+from ridgeline.landscape.permutation.axes import (
     Atom,
     NotFollowed,
     Term,
@@ -29,7 +28,8 @@ from ridgeline.landscape.weights.axes import (
     free,
     joined,
 )
-from ridgeline.landscape.weights.axis_rules import Axes, Call, rule_of, without_rule
+from ridgeline.landscape.permutation.rules import Axes, Call, rule_of, without_rule
+from ridgeline.landscape.problem import Problem
 from ridgeline.models.errors import InputError, reason_of
 from ridgeline.train.data.noise import Purpose, stream
 
