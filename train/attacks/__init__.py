@@ -22,10 +22,11 @@ ATTACKS: dict[str, type[Attack]] = {
     "autoattack": AutoAttack,
 }
 
-# the vocabulary of Liu et al. 2020 -> ours; the ignored keys had no effect there either
+# the vocabulary of Liu et al. 2020, synonyms of ours; the ignored keys had no effect there either
 _ALIASES = {"threshold": "eps", "iter_num": "iterations", "loss_type": "loss"}
 _IGNORED = {"alpha", "window_size_factor"}
-_BUDGETS = {"threshold", "step_size"}
+_RADII = {"eps", "threshold"}
+_BUDGETS = {*_RADII, "step_size"}
 
 __all__ = [
     "ATTACKS", "FGSM", "KLPGD", "PGD", "Attack", "Predict", "check_budget", "mixture",
@@ -42,8 +43,9 @@ def check_budget(attack: Attack, eps: float, what: str) -> None:
 
 
 def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -> Attack:
-    """Build an attack from its spec, e.g. name=pgd,step_size=2,threshold=8,iter_num=10,order=-1.
+    """Build an attack from its spec, e.g. name=pgd,eps=8,step_size=2,iterations=10,order=-1.
 
+    `threshold` and `iter_num`, the words of Liu et al. 2020, are synonyms of eps and iterations.
     `beside` is the unit of another attack that settles it for the command. Raises InputError for
     unknown names and keys, wrong types, unclear units, negative budgets and l_inf radii above 1.
     """
@@ -58,10 +60,10 @@ def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -
         beside=beside,
     )
     spec = parse_spec(text, what)
-    unit, threshold = unit_of(spec, _BUDGETS, what), spec.get("threshold", "")
-    if unit is Unit.GREY and unit_of(spec, {"threshold"}, what) is Unit.FRACTION:
+    unit, key = unit_of(spec, _BUDGETS, what), "eps" if "eps" in spec else "threshold"
+    if unit is Unit.GREY and unit_of(spec, _RADII, what) is Unit.FRACTION:
         raise InputError(
-            f"{what}: step_size={spec['step_size']} is above 1 and threshold={threshold} is not: "
-            f"write threshold={threshold}/255, or step_size as a fraction of [0,1] too"
+            f"{what}: step_size={spec['step_size']} is above 1 and {key}={spec[key]} is not: "
+            f"write {key}={spec[key]}/255, or step_size as a fraction of [0,1] too"
         )
     return replace(attack, unit=unit)
