@@ -359,20 +359,9 @@ def test_a_new_method_passes_the_shared_tests(check, smooth, tmp_path, monkeypat
 
 def test_a_new_method_has_a_command_of_one_line(smooth, tmp_path, monkeypatch, capsys):
     assert refusals(Smooth, train_smooth, tmp_path, monkeypatch, capsys) == 4
-    small = [
-        "--width",
-        "1",
-        "--subset_size",
-        "20",
-        "--batch_size",
-        "10",
-        "--eval_size",
-        "5",
-        "--epoch_num",
-        "1",
-    ]
+    small = ["--width", "1", "--subset_size", "20", "--batch_size", "10", "--eval_size", "5"]
     where = ["--model_name", "s", "--out_folder", "runs", "--optim", "name=adam,lr=1e-3"]
-    line = [*small, *where, "--smoothing", "0.2"]
+    line = [*small, *where, "--epoch_num", "1", "--smoothing", "0.2"]
     launch(train_smooth, line)
     assert {p.name for p in (tmp_path / "runs").glob("*.ckpt")} == {
         "s.ckpt", "s_init.ckpt", "s_slow.ckpt",
