@@ -78,7 +78,7 @@ def readers_may_leave() -> Iterator[None]:
         sys.stdout.flush()  # here, for Python's own flush at the end cannot be caught
     except BrokenPipeError:
         try:
-            sys.stdout.flush()
+            print(flush=True)  # an empty line tells whose pipe broke
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)

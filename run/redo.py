@@ -30,9 +30,10 @@ def main(
     The second run writes into a temporary folder; the result and what is beside it stay as they
     are. Times, dates and versions are not compared.
     """
-    found = redo(Path(result), folder and Path(folder), model_type)
-    print("\n".join(line for compared in found for line in rows(compared, tolerance)))
-    if not all(same(compared, tolerance) for compared in found):
+    redone = redo(Path(result), folder and Path(folder), model_type)
+    print("\n".join(line for compared in redone.files for line in rows(compared, tolerance)))
+    if not all(same(compared, tolerance) for compared in redone.files):
+        print(f"around it: {redone.around or 'the same versions, source and threads'}")
         sys.exit(1)
 
 

@@ -8,11 +8,12 @@ import io
 import json
 import tempfile
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import xarray as xr
 
 from ridgeline.__main__ import commands
@@ -48,7 +49,12 @@ class Record:
 
     path: Path
     recipe: Recipe
-    call: dict[str, Any] | None
+    provenance: dict[str, Any]
+
+    @property
+    def call(self) -> dict[str, Any] | None:
+        """The call of a command that wrote it."""
+        return self.provenance.get("call")
 
     def differences(self, other: Record) -> int:
         """In how many places of their recipes two files differ."""
@@ -56,10 +62,18 @@ class Record:
         return sum(self.recipe.get(k) != other.recipe.get(k) for k in keys)
 
 
-def redo(result: Path, folder: Path | None, model_type: str | None) -> list[Compared]:
+@dataclass(frozen=True)
+class Redone:
+    """What a second run came to: its files, and what has changed around it (versions, threads)."""
+
+    files: list[Compared]
+    around: str
+
+
+def redo(result: Path, folder: Path | None, model_type: str | None) -> Redone:
     """Run the call that made `result` again in a temporary folder, and compare what it writes.
 
-    The first entry is `result` itself; the others are the files beside it that the same call wrote.
+    The first file is `result` itself; the others are the files beside it that the same call wrote.
     `folder` is where relative paths begin, by default where the call was made. `model_type` allows
     the external code of that name to run. Raises InputError if the file records no call, or a call
     that this version or this machine cannot make again.
@@ -84,14 +98,39 @@ def redo(result: Path, folder: Path | None, model_type: str | None) -> list[Comp
         values.pop("overwrite", None)
         try:
             _check_inputs(values, original.recipe)
-            with called(**call), contextlib.redirect_stdout(io.StringIO()):
+            with (
+                called(**call),
+                _as_many_threads(original.provenance),
+                contextlib.redirect_stdout(io.StringIO()),
+            ):
                 main(**bound(main, values))
         except InputError as error:
             raise InputError(f"{result} cannot be made again: {error}") from None
         finally:
             release_all()  # the locks stand in the temporary folder
-        written = list(_records(new))
-        return list(_pairs(original, written))
+        written = list(_records(new.rglob("*")))
+        files = list(_pairs(original, written))
+        return Redone(files, _around(original, written[0]))
+
+
+@contextlib.contextmanager
+def _as_many_threads(provenance: Mapping[str, Any]) -> Iterator[None]:
+    """Compute with as many threads as the first time: their number decides the last digits."""
+    before, wanted = torch.get_num_threads(), provenance.get("threads")
+    torch.set_num_threads(wanted if type(wanted) is int and 1 <= wanted <= 1024 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _around(first: Record, second: Record) -> str:
+    """What differs in the provenance, apart from the call and its time."""
+    one, two = (
+        {k: v for k, v in record.provenance.items() if k not in ("call", "command", "time")}
+        for record in (first, second)
+    )
+    return difference(one, two)
 
 
 def _pairs(original: Record, written: list[Record]) -> Iterator[Compared]:
@@ -108,7 +147,7 @@ def _pairs(original: Record, written: list[Record]) -> Iterator[Compared]:
     if path.suffix == ".ckpt":
         yield from _metrics(path, redone)
     own = path.with_suffix(nearest.path.suffix)
-    for record in _records(path.parent):
+    for record in _records(path.parent.iterdir()):
         if record.path == own or record.call != original.call:
             continue
         for other in written:
@@ -126,9 +165,8 @@ def _metrics(first: Path, second: Path) -> Iterator[Compared]:
         yield Compared(first, "", compare(first, second))
 
 
-def _records(folder: Path) -> Iterator[Record]:
-    for path in sorted(folder.rglob("*") if folder.name.startswith("ridgeline_redo_")
-                       else folder.iterdir()):  # fmt: skip
+def _records(paths: Iterable[Path]) -> Iterator[Record]:
+    for path in sorted(paths):
         if path.suffix in (".nc", ".ckpt") and path.is_file():
             with contextlib.suppress(InputError):
                 if (record := _record(path, whole=False)) is not None:
@@ -144,7 +182,7 @@ def _record(path: Path, *, whole: bool = True) -> Record | None:
         if not path.is_file():
             raise InputError(f"no such file of metrics: {path}")
         held = _record(path.with_suffix(".ckpt"))
-        return held and Record(path, held.recipe, held.call)
+        return held and Record(path, held.recipe, held.provenance)
     if path.suffix == ".nc":
         if whole:
             dataset = load_result(path)
@@ -154,12 +192,11 @@ def _record(path: Path, *, whole: bool = True) -> Record | None:
                     pass
             except Exception:  # HDF5 and its readers raise many kinds for a foreign file
                 return None
-        return Record(path, recipe_of(dataset), provenance_of(dataset).get("call"))
+        return Record(path, recipe_of(dataset), provenance_of(dataset))
     if whole:
         load_checkpoint(path)
     recipe = stored_recipe(path)
-    provenance = stored_provenance(path) or {}
-    return recipe and Record(path, recipe, provenance.get("call"))
+    return recipe and Record(path, recipe, stored_provenance(path) or {})
 
 
 def _is_call(call: Any) -> bool:

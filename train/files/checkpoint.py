@@ -128,7 +128,8 @@ def stored_recipe(path: Path) -> Recipe | None:
 
 def stored_provenance(path: Path) -> dict[str, Any] | None:
     """The provenance of one of our checkpoints without reading its tensors; None for others."""
-    return _stored(path, "provenance")
+    found = _stored(path, "provenance")
+    return found if isinstance(found, dict) else None
 
 
 def _stored(path: Path, note: str) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from ridgeline.models.errors import InputError
@@ -45,7 +46,7 @@ def called(command: str, options: Mapping[str, Any], folder: str) -> Iterator[No
 
 
 def provenance() -> dict[str, Any]:
-    """Command, time, versions and source commit of this process: recorded, never compared.
+    """Command, time, threads, versions and source commit of this process: recorded, never compared.
 
     Within a command also its `call`, from which `ridgeline redo` runs it again.
     """
@@ -56,6 +57,7 @@ def provenance() -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "threads": torch.get_num_threads(),  # sums depend on it in the last digits
         "commit": _commit(),
         **_versions(),
     }
