@@ -213,7 +213,7 @@ def _checked(
 ) -> tuple[Callable[..., None], dict[str, Any]]:
     """The command of a call and its options in their types; InputError if they are not ours."""
     if call["command"] not in commands():
-        raise unknown(f"command in {result}:", call["command"], commands())
+        raise InputError(f"{result}: {unknown('command', call['command'], commands())}")
     main = importlib.import_module(f"ridgeline.run.{call['command']}").main
     known = options_of(main)
     if not {"out_file", "out_folder"} & known.keys():
@@ -228,12 +228,13 @@ def _checked(
         if values[name] != (tuple(stored) if isinstance(stored, list) else stored):
             raise InputError(f"{result} was made with --{name} {stored!r}: it is now "
                              f"{known[name].type_name}")  # fmt: skip
-    named = values.get("model_type")
-    if named is not None and is_external(named) and named != model_type:
-        raise InputError(
-            f"{result} names the external network {named}; pass --model_type {named} yourself to "
-            "run that code"
-        )
+    for name, named in values.items():
+        code = name.endswith("model_type") and named is not None and is_external(named)
+        if code and named != model_type:
+            raise InputError(
+                f"{result} names the external network {named}; pass --model_type {named} yourself "
+                "to run that code"
+            )
     return main, values
 
 
