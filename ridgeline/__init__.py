@@ -35,6 +35,7 @@ PUBLIC = {
     "random_plane": "landscape.surfaces.planes",
     "plane": "landscape.surfaces.planes",
     "curve": "landscape.weights.paths",
+    "connect": "landscape.surfaces.connect",
     "scan": "landscape.surfaces.scan",
     "scan_curve": "landscape.surfaces.curve",
     "scattering": "analysis.scattering",
