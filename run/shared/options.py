@@ -12,7 +12,7 @@ from ridgeline.train.options import Opt, Options
 DataDir = Annotated[str | None, "folder of the torchvision sets; None: the user's cache folder"]
 SubsetSize = Annotated[int | None, "use a fixed random subset of this many examples; None: all"]
 Subset = Annotated[str, "train, test, or trained: the images the checkpoint was trained on"]
-Model2Load = Annotated[str, "checkpoint: ours, or a state dict of others"]
+Model2Load = Annotated[str, "checkpoint: ours, a state dict of others, or CURVE.ckpt@t"]
 Attack = Annotated[
     str | None, "e.g. name=pgd,step_size=0.01,threshold=0.1,iter_num=20,order=-1; None: clean"
 ]
