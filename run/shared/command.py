@@ -8,13 +8,18 @@ from typing import Any
 
 import xarray as xr
 
-from ridgeline.landscape.result import claim, save_result, stamp
+from ridgeline.landscape.distributed import leader
+from ridgeline.landscape.result import claim, complete, save_result, stamp
 from ridgeline.landscape.resume import Keep, resumable
 from ridgeline.train.files.recipe import Recipe
 from ridgeline.train.progress import progress
 
+Tick = Callable[[int], Any]
+Save = Callable[[xr.Dataset], None]
 #: compute(keep, tick): the result, its finished parts remembered by `keep`
-Compute = Callable[[Keep, Callable[[int], Any]], xr.Dataset]
+Compute = Callable[[Keep, Tick], xr.Dataset]
+#: complete(cells, save): the grid, of which `cells` are there already, saved now and then
+Complete = Callable[[xr.Dataset | None, Save], xr.Dataset]
 
 
 def computed(
@@ -24,22 +29,41 @@ def computed(
     compute: Compute,
     *,
     overwrite: bool = False,
-    total: int | None = None,
+    total: int | None = 0,
+    begin: Callable[[], None] = lambda: None,
+    saved: Callable[[], None] = lambda: None,
     **notes: str,
 ) -> xr.Dataset:
     """The result of a recipe: what its path already holds, or computed, stamped and saved.
 
-    `total` examples make a progress bar. Without a path nothing is kept. Raises InputError, before
-    anything is computed, if something else stands at the path.
+    `total` examples make a progress bar, None one without an end. `begin` is called before
+    anything is computed, `saved` once the result is on disk. Without a path nothing is kept.
+    Raises InputError, before anything is computed, if something else stands at the path. Under
+    torchrun one process writes.
     """
     found = None if path is None else claim(path, recipe, overwrite)
     if found is not None:
         return found
-    with (
-        progress(total, kind, "image", quiet=total is None) as bar,
-        resumable(path, recipe) as keep,
-    ):
-        ds = stamp(compute(keep, bar.update), kind, recipe, **notes)
-        if path is not None:
+    begin()
+    with resumable(path, recipe) as keep:
+        with progress(total, kind, "image", quiet=total == 0 or not leader()) as bar:
+            ds = stamp(compute(keep, bar.update), kind, recipe, **notes)
+        if path is not None and leader():
             save_result(ds, path)
+            saved()
     return ds
+
+
+def completed(
+    kind: str, path: Path, recipe: Recipe, complete_: Complete, *, overwrite: bool = False,
+    **notes: str,
+) -> xr.Dataset:  # fmt: skip
+    """The grid of a recipe: as its path holds it, or with the cells that are left computed.
+
+    What is there is saved now and then, so that a command that was cut off can go on. Raises
+    InputError, before anything is computed, if something else stands at the path.
+    """
+    cells = claim(path, recipe, overwrite)
+    if cells is not None and complete(cells):
+        return cells
+    return complete_(cells, lambda ds: save_result(stamp(ds, kind, recipe, **notes), path))

@@ -29,7 +29,7 @@ from ridgeline.train.attacks import Attack
 from ridgeline.train.data.datasets import SUBSETS, check_dataset, load_images, splits_of
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.network_check import check_network
-from ridgeline.train.data.noise import STREAMS, Purpose, check_seed, number_of, seeded
+from ridgeline.train.data.noise import STREAMS, Purpose, number_of, seeded
 from ridgeline.train.files.checkpoint import Checkpoint, load_checkpoint
 from ridgeline.train.files.recipe import Recipe, difference
 from ridgeline.train.options import Options
@@ -80,11 +80,6 @@ def say_clean(problem: Problem) -> None:
           f"{len(problem.images)} images of {problem.images.name}", flush=True)  # fmt: skip
 
 
-def unit_of(attack: Attack | None) -> int:
-    """How many neighbouring examples an attack must keep together."""
-    return 1 if attack is None or attack.chunk is None else attack.chunk
-
-
 def normalization_of(text: str | None) -> dict[str, list[float]] | None:
     """Parse --normalize mean=a:b:c,std=d:e:f."""
     if text is None:
@@ -130,7 +125,6 @@ class LoadedNetwork:
 
         `trained` are those the checkpoint's recipe was trained on; InputError if it cannot tell.
         """
-        positive(subset_size=size)
         if subset not in (*SUBSETS, "trained"):
             raise unknown("--subset", subset, (*SUBSETS, "trained"))
         images = self.first
@@ -180,17 +174,17 @@ class LoadedNetwork:
         trained = self.checkpoint.recipe or {}
         return trained.get("epoch", trained.get("epochs"))
 
-    def problem(self, images: Images, attack: Attack | None, machine: o.Machine) -> Problem:
-        """The problem a diagnostic looks at."""
-        positive(batch_size=machine.batch_size)
-        return Problem(
-            self.network,
-            images,
-            attack,
-            seed=check_seed(machine.seed),
-            batch_size=machine.batch_size,
-            device=device_of(machine.gpu),
-        )
+    def problem(
+        self, images: Images, attack: Attack | None, machine: o.Machine,
+        precision: str | None = None,
+    ) -> Problem:  # fmt: skip
+        """The problem a diagnostic looks at, in the numbers of --precision; None: its own."""
+        device = device_of(machine.gpu)
+        found = Problem(
+            self.network, images, attack, seed=machine.seed, batch_size=machine.batch_size,
+            device=device,
+        )  # fmt: skip
+        return found if precision is None else found.to(dtype=use_precision(precision, device))
 
 
 def open_network(
@@ -203,7 +197,6 @@ def open_network(
     Constants of a normalisation that the file holds are used unless --normalize says otherwise.
     The network is tried on two images. `load=False` leaves the weights out (curve checkpoints).
     """
-    positive(width=network.width)
     checkpoint = load_checkpoint(model2load, network.state_key)
     recipe = checkpoint.recipe or {}
     dataset = network.dataset or recipe.get("data", {}).get("dataset")
