@@ -5,20 +5,34 @@ from __future__ import annotations
 import numpy as np
 
 
-def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float, float]:
-    """Intercept and slope of the least-squares line through (x, y), and their standard errors.
+def line(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray | float = 1.0
+) -> tuple[float, float, float, float]:
+    """Intercept and slope of the weighted least-squares line, and their standard errors.
 
-    The errors come from the residuals: NaN for fewer than three points, as are the intercept and
-    the slope for fewer than two, and all for a y that is NaN.
+    Through points x, y (n,), `weights` (n,) proportional to 1 / variance. The errors come from the
+    residuals: NaN for fewer than three points. Intercept and slope are NaN for fewer than two, and
+    all are for a y that is not finite.
     """
     if len(x) < 2 or not np.isfinite(y).all():
         return (np.nan,) * 4
-    centred = x - x.mean()
-    spread = (centred**2).sum()
-    slope = (centred * y).sum() / spread
-    intercept = y.mean() - slope * x.mean()
+    weights = np.broadcast_to(weights, x.shape)
+    total = weights.sum()
+    centre = (weights * x).sum() / total
+    spread = (weights * (x - centre) ** 2).sum()
+    slope = (weights * (x - centre) * y).sum() / spread
+    intercept = (weights * y).sum() / total - slope * centre
     if len(x) < 3:
         return intercept, slope, np.nan, np.nan
-    variance = ((y - intercept - slope * x) ** 2).sum() / (len(x) - 2)
-    return (intercept, slope, np.sqrt(variance * (1 / len(x) + x.mean() ** 2 / spread)),
-            np.sqrt(variance / spread))  # fmt: skip
+    variance = (weights * (y - intercept - slope * x) ** 2).sum() / (len(x) - 2)
+    intercept_se = np.sqrt(variance * (1 / total + centre**2 / spread))
+    return intercept, slope, intercept_se, np.sqrt(variance / spread)
+
+
+def relative_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float, float]:
+    """`line` for positive y whose errors are a share of y: weights 1 / y^2.
+
+    Where distances span decades, equal weights would leave the intercept to the largest of them.
+    With a y that is not positive all weights are equal.
+    """
+    return line(x, y, 1 / y**2 if (y > 0).all() else 1.0)

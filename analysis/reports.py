@@ -203,6 +203,29 @@ def overfitting(ds: xr.Dataset) -> Iterator[str]:
     yield "accuracies in %, +- the 95 % interval over seeds"
 
 
+def scattering(ds: xr.Dataset) -> Iterator[str]:
+    """Similarity and scatter by direction and distance, beside the noise floor."""
+    for eps in ds["eps"].values:
+        level = ds.sel(eps=eps)
+        floor, gradient = float(level["floor_cosine"]), float(level["gradient_norm"])
+        yield (f"eps {eps:g}: cosine of two attack seeds at the weights {floor:.3f}, gradient "
+               f"{gradient:.3g}")  # fmt: skip
+        for name in ds["direction"].values:
+            here = level.sel(direction=name)
+            for n, far in enumerate(ds["distance"].values):
+                row, scatter = here.isel(distance=n), here["scatter"].isel(distance=n)
+                same = row.sel(pair="same_seed")
+                yield (f"{name:12s} distance {far:8.4g}  cosine {float(same['cosine']):.3f} +- "
+                       f"{float(same['cosine_se']):.3f}  flipped {float(same['flipped']):.3f}  "
+                       f"scatter {float(scatter.sel(part='total')):.3g} (frozen "
+                       f"{float(scatter.sel(part='frozen')):.3g}, moving "
+                       f"{float(scatter.sel(part='moving')):.3g})")  # fmt: skip
+            total = here.sel(part="total")
+            yield (f"{name:12s} scatter = {float(total['intercept']):.3g} +- "
+                   f"{float(total['intercept_se']):.2g} + ({float(total['slope']):.3g} +- "
+                   f"{float(total['slope_se']):.2g}) distance")  # fmt: skip
+
+
 #: kind of result -> its lines of text
 REPORTS: dict[str, Callable[[xr.Dataset], Iterator[str]]] = {
     "hessian": hessian,
@@ -219,4 +242,5 @@ REPORTS: dict[str, Callable[[xr.Dataset], Iterator[str]]] = {
     "distance": distance,
     "spectral_bias": spectral_bias,
     "overfitting": overfitting,
+    "scattering": scattering,
 }

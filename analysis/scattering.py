@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ridgeline.analysis.line_fit import line
+from ridgeline.analysis.line_fit import relative_line
 from ridgeline.analysis.perturbation_pairs import MEASURES, compare
 from ridgeline.analysis.probes import probe_directions
 from ridgeline.analysis.random_signs import cosine_null, sign_null
@@ -84,8 +84,8 @@ def scattering(
       eps: two attack seeds at theta. `gradient_norm` at theta, `gradient_cosine` of the gradients
       at theta and at the place. `loss` on the place's adversarial images, `loss_at_theta`.
     - `intercept` and `slope` of `scatter` against s, with standard errors from the residuals: least
-      squares over the distances above 0, up to `fit_to` (same unit as `distances`). The intercept
-      is what does not vanish for small steps.
+      squares of relative errors (`relative_line`) over the distances above 0, up to `fit_to` (same
+      unit as `distances`). The intercept is what does not vanish for small steps.
 
     With eps = 0 nothing is perturbed: cosines are NaN, `flipped` is 0, `moving` is exactly 0.
     Examples whose loss is not finite have no perturbation: what they enter is NaN. Gradients are
@@ -265,10 +265,13 @@ def _with_fit(ds: xr.Dataset, fit_to: float) -> xr.Dataset:
     """Least-squares lines of `scatter` over the distances in (0, fit_to]."""
     steps = ds["distance"].values
     used = (steps > 0) & (steps <= fit_to)
+
+    def fit(rows: np.ndarray) -> np.ndarray:
+        return np.apply_along_axis(lambda y: relative_line(steps[used], y[used]), -1, rows)
+
     lines = xr.apply_ufunc(
-        lambda rows: np.apply_along_axis(lambda row: line(steps[used], row[used]), -1, rows),
-        ds["scatter"], input_core_dims=[["distance"]], output_core_dims=[["number"]],
-    )  # fmt: skip
+        fit, ds["scatter"], input_core_dims=[["distance"]], output_core_dims=[["number"]]
+    )
     for place, name in enumerate(("intercept", "slope", "intercept_se", "slope_se")):
         ds[name] = lines.isel(number=place, drop=True)
         ds[name].attrs = {"fitted_distances": int(used.sum())}

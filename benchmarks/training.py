@@ -22,12 +22,8 @@ import torch
 from ridgeline.models import build_model
 from ridgeline.train.attacks import PGD
 from ridgeline.train.data.datasets import load_images
-from ridgeline.train.methods import Adversarial, Apart, Cure, Fomo, Standard, Step
-from ridgeline.train.objectives import Trades
+from ridgeline.train.methods import METHODS, Method, Setup, Step
 from ridgeline.train.optimizers import parse_optimizer
-from ridgeline.train.parts.phases import Cycles
-from ridgeline.train.parts.weight_average import Average
-from ridgeline.train.schedules.shapes import Constant
 
 BASES = ("PGD-10", "TRADES")
 
@@ -44,28 +40,25 @@ def main() -> None:
     network = build_model("preact", images.image_shape, width=options.width)
     eps = 8 / 255
     pgd = PGD(eps=eps, step_size=eps / 4, iterations=10, keep_best=False)
-    scalars = {"eps": eps, "rate": Constant(start_v=1e-7), "momentum": Constant(start_v=0.9)}
+    setup = Setup(images, pgd, epochs=3, augment=True, fresh=lambda seed: copy.deepcopy(network))
 
-    def apart(**parts) -> Apart:
-        return Apart(copy.deepcopy(network), images, pgd, augment=True, **scalars, **parts)
+    def method(name: str, /, **options) -> Method:
+        kind = METHODS[name]
+        return kind(copy.deepcopy(network), setup, kind.options_type(**options))
 
-    cycles = Cycles(3, warmup=0, relearn=1, consolidate=1)
-    fresh = lambda seed: copy.deepcopy(network)  # noqa: E731
+    trades = {"objective": "trades", "trades_beta": 5.0}
+    generator = {"max_lr_alpha": 1e-7, "cycle_momentum": False}
     methods = {
-        "plain": Standard(copy.deepcopy(network)),
-        "FGSM": apart(memory=False, block_noise=False, step=eps),
-        "APART": apart(),
-        "PGD-10": Adversarial(copy.deepcopy(network), pgd),
-        "TRADES": Adversarial(copy.deepcopy(network), pgd, objective=Trades(5.0)),
-        "TRADES + EMA": Adversarial(
-            other := copy.deepcopy(network), pgd, objective=Trades(5.0), average=Average(other)
-        ),
-        "CURE": Cure(copy.deepcopy(network), pgd),
-        "CURE without mask": Cure(copy.deepcopy(network), pgd, variant="none"),
-        "FOMO on TRADES": Fomo(
-            copy.deepcopy(network), pgd, cycles, fresh, objective=Trades(5.0),
-            consolidation="iter_all",
-        ),
+        "plain": method("standard"),
+        "FGSM": method("apart", method="fgsm", **generator),
+        "APART": method("apart", **generator),
+        "PGD-10": method("adversarial"),
+        "TRADES": method("adversarial", **trades),
+        "TRADES + EMA": method("adversarial", average="ema", **trades),
+        "CURE": method("cure"),
+        "CURE without mask": method("cure", cure_variant="none"),
+        "FOMO on TRADES": method("fomo", fomo_warmup=0, fomo_relearn=1,
+                                 fomo_consolidate="iter_all", **trades),
     }  # fmt: skip
     wanted = {"PGD-10", *options.only.split(",")} if options.only else set(methods)
     methods = {name: method for name, method in methods.items() if name in wanted}

@@ -27,6 +27,7 @@ PUBLIC = {
     "spectrum": "landscape.curvature.questions",
     "Hessian": "landscape.curvature.operators",
     "GaussNewton": "landscape.curvature.gauss_newton",
+    "align": "landscape.permutation.matching",
     "point_of": "landscape.weights.point",
     "random_direction": "landscape.weights.directions",
     "random_plane": "landscape.surfaces.planes",

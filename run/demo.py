@@ -34,7 +34,8 @@ from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.recipe import normal_form
 from ridgeline.train.files.run_files import DONE, RunFiles
 from ridgeline.train.loop import fit
-from ridgeline.train.methods import Adversarial, Method, Standard
+from ridgeline.train.methods import Adversarial, Method, Setup, Standard
+from ridgeline.train.methods.adversarial import AdversarialOptions
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.progress import progress
 from ridgeline.train.schedules.shapes import Cycle, CycleCosine
@@ -211,7 +212,10 @@ class Lab:
             ("PAS_2", ramp, another_seed(demo.seed, 1), demo.epoch_num),
         ):
             self.say(f"training: PGD-{demo.iter_num}, eps {demo.eps:g}, {name}")
-            method = Adversarial(networks.fresh_network(self.model, seed), self.attack, schedule)
+            method = Adversarial(
+                networks.fresh_network(self.model, seed), Setup(attack=self.attack, epochs=epochs),
+                AdversarialOptions(attack_threshold_schedule=schedule),
+            )  # fmt: skip
             metrics[name] = self.fit(name, method, epochs, seed)
         return metrics
 

@@ -57,8 +57,9 @@ def main(
     sources = [load_vec1, load_vec2, load_vec3]
     if trajectory and (any(sources) or vec1_scan or vec2_scan or vec3_scan):
         raise InputError("--trajectory chooses directions and axes: leave --vec and --load_vec out")
-    if any(sources[len(axes) :]):
-        raise InputError("--load_vec2 and 3 are of further axes: name --vec2_scan, --vec3_scan too")
+    for number in range(len(axes) + 1, 4):
+        if sources[number - 1] is not None:
+            raise InputError(f"--load_vec{number} is of one more axis: name --vec{number}_scan")
     mode = cells.mode(attacker, axes[0].every)
     budgets = budgets_of(adv_budget_list, attacker)
     subject = networks.open_network(model2load, network)

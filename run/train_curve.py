@@ -12,7 +12,7 @@ from ridgeline.models import InputError, unknown
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.launch import launch
-from ridgeline.run.shared.training import trainer_of
+from ridgeline.run.shared.training import Run, trainer_of
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.loop import check_batches
 
@@ -66,19 +66,17 @@ def main(
         [points.get(k, knot) for k, knot in enumerate(line)],
         fix_points,
         curve_type,
-        trainer.attack,
-        trainer.device,
+        trainer.setup.attack,
+        trainer.setup.device,
     )
-    recipe = {
-        "command": "train_curve",
-        "method": "curve",
+    extra = {
         "model": subject.model,
         "curve_type": curve_type,
         "fix_points": fix_points,
         "ends": {k: c.sha256 for k, c in loaded.items()},
     }
     folder = Path(out_folder or Path(model2load[0]).parent)
-    trainer.run(method, folder, model_name, recipe, clock="batch")
+    Run(trainer, method, folder, model_name, extra).train()
 
 
 if __name__ == "__main__":

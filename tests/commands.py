@@ -27,12 +27,13 @@ _LOOK = "--subset_size 8 --batch_size 5"
 #: command lines in an order in which each finds what it needs
 CHAIN = (
     f"train_normal --model_name at {_TRAIN} --val_fraction 0.25 --average ema --average_from 1 "
-    f"--awp_gamma 0.01 --judge None --objective trades --epoch_ckpts 1,2 --augment True",
+    f"--awp_gamma 0.01 --eval_attack None --objective trades --epoch_ckpts 1,2 --augment True",
     f"train_normal --model_name swa {_TRAIN} --average swa --seed 1",
-    f"train_cure --model_name cure {_TRAIN} --natural_epochs 1 --judge None --conserve strict",
-    f"train_cure --model_name blocks {_TRAIN} --natural_epochs 0 --judge None "
+    f"train_cure --model_name cure {_TRAIN} --natural_epochs 1 --eval_attack None "
+    "--conserve strict",
+    f"train_cure --model_name blocks {_TRAIN} --natural_epochs 0 --eval_attack None "
     "--cure_variant freeze --blocks 1",
-    f"train_fomo --model_name fomo {_TRAIN} --fomo_warmup 0 --fomo_relearn 1 --judge None "
+    f"train_fomo --model_name fomo {_TRAIN} --fomo_warmup 0 --fomo_relearn 1 --eval_attack None "
     "--fomo_select snip --fomo_cr_on both",
     f"train_apart --model_name apart {_TRAIN} --augment True --nocycle_momentum".replace(
         "lenet", "resnet9"
@@ -68,6 +69,9 @@ CHAIN = (
     "--out_file runs/parts_whole",
     "scan_param --model2load runs/at_2.ckpt --subset_size 4 --model_name run "
     "--trajectory runs/at_init.ckpt,runs/at_1.ckpt",
+    f"analyze_scattering --model2load runs/at.ckpt --subset_size 4 --attack {PGD} "
+    "--distances 0,0.1 --directions random,gradient",
+    "align_network --model2load runs/swa.ckpt --to runs/at.ckpt",
     "perturb_param --model2load runs/at.ckpt --vec_scale 0.5 --model_name moved",
     "calc_param_distance --ckpt_file1 runs/at.ckpt --ckpt_file2 runs/moved.ckpt "
     "--out_file runs/distance",

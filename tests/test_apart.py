@@ -20,9 +20,9 @@ from ridgeline.models.blocks import block_inputs
 from ridgeline.train.attacks import FGSM, PGD
 from ridgeline.train.data.augmentation import PADDING, Crop
 from ridgeline.train.files.checkpoint import load_checkpoint
-from ridgeline.train.files.run_files import RunFiles
 from ridgeline.train.loop import fit
-from ridgeline.train.methods import Apart, Step
+from ridgeline.train.methods import Apart, Setup, Step
+from ridgeline.train.methods.apart_options import ApartOptions
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.schedules.shapes import Triangle
 from tests.conftest import make_images, make_mlp
@@ -41,9 +41,10 @@ def network(seed: int = 0) -> nn.Module:
     return build_model("preact", (1, 28, 28), width=1, num_classes=4).double().train()
 
 
-def apart(net, images, **options) -> Apart:
-    options = {"eps": EPS, "rate": still(), "momentum": still(0.9), **options}
-    return Apart(net, images, PGD1, **options)
+def apart(net, images, *, augment=False, epochs=1, **options) -> Apart:
+    options = ApartOptions(**{"max_lr_alpha": 0.0, "cycle_momentum": False, **options})
+    setup = Setup(images=images, attack=PGD1, augment=augment, epochs=epochs)
+    return Apart(net, setup, options)
 
 
 def batch_of(images, dtype=torch.float64):
@@ -58,7 +59,7 @@ def images():
 def test_the_published_network_has_as_many_parameters_as_published():
     """11,172,180 with the 10 scalars of the generator."""
     net = build_model("preact", (3, 32, 32), width=16)
-    method = Apart(net, make_images(2, (3, 32, 32)), PGD1, eps=EPS, rate=still(), momentum=still())
+    method = apart(net, make_images(2, (3, 32, 32)))
     scalars = sum(s.numel() for s in method.scalars)
     assert scalars == 10
     assert sum(p.numel() for p in net.parameters()) + scalars == 11_172_180
@@ -126,7 +127,7 @@ def test_gradients_of_the_scalars_are_the_closed_forms(images):
 def test_without_a_generator_it_is_plain_training_with_two_batchnorm_updates(images):
     net = network()
     plain = copy.deepcopy(net)
-    method = apart(net, images, step=0.0, memory=False, block_noise=False)
+    method = apart(net, images, step=0.0, memory=False, layerwise=False)
     loss, logits = method.loss(batch_of(images), STEP)
     method.backward(loss)
     batch = batch_of(images)
@@ -143,7 +144,8 @@ def test_without_a_generator_it_is_plain_training_with_two_batchnorm_updates(ima
 @pytest.mark.parametrize("augment", [False, True])
 def test_perturbations_and_memory_stay_in_their_bounds(images, augment):
     net = network()
-    method = apart(net, images, rate=still(1e-3), weight_decay=0.0, augment=augment)
+    method = apart(net, images, weight_decay_alpha=0.0, augment=augment)
+    method.scalar_rate = still(1e-3)
     seen = []
     net.register_forward_pre_hook(lambda m, i: seen.append(i[0].detach()))
     for number in range(6):
@@ -180,9 +182,10 @@ def test_a_crop_taken_back_is_the_identity_and_moves_only_its_window():
 @pytest.mark.parametrize(("decay", "kept"), [(1200.0, 0.115), (400.0, 0.487)])
 def test_scalars_without_gradient_decay_as_in_the_published_schedule(images, decay, kept):
     """30 epochs of 391 steps; measured on the original (spec section 4)."""
-    method = apart(network(), images, weight_decay=decay, memory=False, block_noise=False,
-                   rate=Triangle(up_v=5e-8, cycle_freq=30),
-                   momentum=Triangle(low_v=0.9, up_v=0.8, cycle_freq=30))  # fmt: skip
+    setup = Setup(images=images, attack=PGD1, epochs=30,
+                  optimizer=parse_optimizer("name=sgd,lr=0.2"))  # fmt: skip
+    options = ApartOptions(weight_decay_alpha=decay, memory=False, layerwise=False)
+    method = Apart(network(), setup, options)
     with torch.no_grad():
         method.step_size.fill_(1.0)
     method.step_size.grad = torch.zeros(())
@@ -198,51 +201,13 @@ def test_the_first_step_changes_nothing_and_the_peak_is_in_the_middle(images):
     assert (momentum(0), momentum(15)) == pytest.approx((0.9, 0.8))
     net = network().float()
     before = copy.deepcopy(net.state_dict())
-    method = Apart(net, images, PGD1, eps=EPS, rate=Triangle(up_v=1.0, cycle_freq=1),
-                   momentum=still(0.9))  # fmt: skip
-    fit(method, images, images, epochs=1, batch_size=6, clock="batch",
+    method = apart(net, images, max_lr_alpha=1.0)
+    fit(method, images, images, epochs=1, batch_size=6,
         optimizer=parse_optimizer("name=sgd,lr=1,momentum=0.9"),
         lr_schedule=Triangle(up_v=1.0, cycle_freq=1), momentum_schedule=momentum)  # fmt: skip
     for name, p in net.named_parameters():
         assert torch.equal(p, before[name])
     assert method.step_size.item() == pytest.approx(1e-4)
-
-
-def test_a_killed_run_resumes_to_the_same_generator(images, tmp_path, monkeypatch):
-    def run(name, folder, epochs=3, resume=None):
-        net = network().float()
-        method = Apart(net, images, PGD1, eps=EPS, rate=still(1e-4), momentum=still(0.9),
-                       augment=True)  # fmt: skip
-        files = RunFiles(folder, name, {"n": 1})
-        fit(method, images, images, epochs=epochs, batch_size=4, clock="batch", files=files,
-            augment=True, resume=files.prepare(False), state_seconds=0,
-            optimizer=parse_optimizer("name=sgd,lr=0.01"))  # fmt: skip
-        return method
-
-    straight = run("a", tmp_path)
-    after, calls = Apart.backward, []
-
-    def dying(self, loss):
-        calls.append(1)
-        if len(calls) == 4:  # in the middle of the second epoch
-            raise RuntimeError("killed")
-        after(self, loss)
-
-    monkeypatch.setattr(Apart, "backward", dying)
-    with pytest.raises(RuntimeError, match="killed"):
-        run("b", tmp_path)
-    monkeypatch.undo()
-    resumed = run("b", tmp_path)
-    assert torch.equal(straight.memory, resumed.memory)
-    assert torch.equal(straight.noise_scales, resumed.noise_scales)
-    a, b = (load_checkpoint(tmp_path / f"{n}.ckpt").tensors for n in "ab")
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    lines = [[json.loads(x) for x in (tmp_path / f"{n}.jsonl").read_text().splitlines()]
-             for n in "ab"]  # fmt: skip
-    for one, two in zip(*lines, strict=True):
-        assert {k: v for k, v in one.items() if k != "seconds"} == {
-            k: v for k, v in two.items() if k != "seconds"
-        }
 
 
 def test_memory_belongs_to_the_example_whatever_the_batch(images):
@@ -254,7 +219,7 @@ def test_memory_belongs_to_the_example_whatever_the_batch(images):
 def test_a_network_without_blocks_is_refused_only_for_block_noise(images):
     with pytest.raises(InputError, match="block_inputs"):
         apart(make_mlp(784), images)
-    loss, _ = apart(make_mlp(784), images, block_noise=False).loss(batch_of(images), STEP)
+    loss, _ = apart(make_mlp(784), images, layerwise=False).loss(batch_of(images), STEP)
     assert loss.isfinite()
 
 
@@ -360,10 +325,10 @@ def test_commands_from_training_to_figures(run_command, tmp_path):
     ("line", "expected"),
     [
         (("--method", "pgd10"), "allowed: apart, fgsm, fgsm_plus, pgd"),
-        (("--epsilon", "0"), "must be positive"),
-        (("--epsilon", "2"), "in fractions of"),  # as the attack is
+        (("--eps", "0"), "must be positive"),
+        (("--eps", "2"), "in fractions of"),  # as the attack is
         (("--optim", "name=adam,lr=1e-3"), "--optim with momentum"),
-        (("--max_lr_alpha", "-1"), "must be positive"),
+        (("--max_lr_alpha", "-1"), "must not be negative"),
         (("--attack", "name=pgd,threshold=1/2,iter_num=2,order=2"), "l_inf"),
         (("--epoch_ckpts", "3"), "1..2"),
     ],

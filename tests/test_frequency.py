@@ -29,7 +29,7 @@ from ridgeline.models.dct import (
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.loop import fit
 from ridgeline.train.methods import Frequency
-from ridgeline.train.methods.frequency import depth_rule, norms, penalty
+from ridgeline.train.methods.frequency import FrequencyOptions, depth_rule, norms, penalty
 from ridgeline.train.optimizers import parse_optimizer
 from tests.conftest import make_images, make_mlp
 
@@ -142,10 +142,10 @@ def test_the_gradient_pulls_whole_frequencies_and_is_zero_at_zero():
     [("resnet9", 8, 3, 5), ("resnet20", 19, 7, 10), ("efficientnet_b0", 17, 6, 9)],
 )
 def test_published_networks_have_their_layers_and_depths(name, layers, third, half):
-    network = decompose(build_model(name, (3, 32, 32), width=1))
-    assert len(dct_layers(network)) == layers
+    plain = build_model(name, (3, 32, 32), width=1)
+    assert len(dct_layers(decompose(plain))) == layers
     assert [depth_rule(layers, depth) for depth in (3, 2, 1)] == [third, half, layers]
-    assert len(Frequency(network).penalised) == third
+    assert len(Frequency(plain).penalised) == third
 
 
 def test_published_networks_have_as_many_parameters_as_published():
@@ -177,8 +177,8 @@ def test_training_lowers_the_high_frequencies_of_the_penalised_layers():
 
     def trained(strength, kind="WD"):
         torch.manual_seed(0)
-        method = Frequency(decompose(build_model("resnet9", (3, 32, 32), width=1), kind),
-                           strength=strength)  # fmt: skip
+        options = FrequencyOptions(basis_filter=kind, l2_lambda=strength)
+        method = Frequency(build_model("resnet9", (3, 32, 32), width=1), options=options)
         fit(method, images, images.subset(8), epochs=12, batch_size=16,
             optimizer=parse_optimizer("name=adamw,lr=0.01,weight_decay=0.01"))  # fmt: skip
         return method, filter_spectrum(method.weights())["high_share"].values

@@ -29,7 +29,7 @@ from ridgeline.models import InputError, build_model
 from ridgeline.train.attacks import PGD
 from ridgeline.train.evaluation import evaluate
 from ridgeline.train.files.checkpoint import load_checkpoint
-from ridgeline.train.parts.chunks import chunks, forget_between, join, replayed
+from ridgeline.train.parts.chunks import LureOptions, chunks, forget_between, join, replayed
 from tests.conftest import make_conv_bn, make_images, make_mlp
 
 ATTACK = PGD(eps=0.1, iterations=3)
@@ -283,7 +283,7 @@ def test_rules_of_forgetting_change_what_they_say(rule):
     images = make_images(12, (3, 32, 32), classes=10)
     network = lenet(3)
     before = copy.deepcopy(network.state_dict())
-    count = forget_between(network, rule, images=images, fraction=0.2, fresh=lenet, seed=0,
+    count = forget_between(network, LureOptions(forget=rule), images=images, fresh=lenet, seed=0,
                            chunk=1)  # fmt: skip
     after = network.state_dict()
     changed = {n: int((after[n] != before[n]).sum()) for n in before}
@@ -370,13 +370,13 @@ def test_the_commands_of_overfitting(run_files, tmp_path):
         ("analyze_overfitting", ("--metrics", "no.jsonl"), "no such metrics file"),
         ("analyze_overfitting", ("--metrics", "a.jsonl", "--label", "a,b"), "one label per file"),
         ("train_lure", ("--dataset", "mnist5k", "--model_type", "lenet"), "chunks of 6250"),
-        ("train_lure", ("--snip_size", "20"), "0..1"),
+        ("train_lure", ("--snip_size", "20"), "above 0 and at most 1"),
         (
             "train_curve",
             ("--fix_points", "1,0,1", "--model2load", "a,,b", "--val_fraction", "0.1"),
             "--val_fraction is for networks",
         ),
-        ("train_lure", ("--forget", "some"), "one of snip"),
+        ("train_lure", ("--forget", "some"), "allowed: fc, llf"),
         ("train_lure", ("--attack", "name=fgsm,threshold=0.1"), "clean data"),
     ],
 )

@@ -18,18 +18,19 @@ from ridgeline.train.attacks import PGD, away_from_clean, parse_attack
 from ridgeline.train.data.noise import Noise, Purpose
 from ridgeline.train.evaluation import scores_of_networks
 from ridgeline.train.files.checkpoint import load_checkpoint
-from ridgeline.train.files.locks import release_all
 from ridgeline.train.files.run_files import RunFiles
 from ridgeline.train.loop import fit
 from ridgeline.train.losses import divergence
-from ridgeline.train.methods import Adversarial, Cure, Fomo, Step
-from ridgeline.train.methods.cure import VARIANTS
+from ridgeline.train.methods import Adversarial, Cure, Fomo, Setup, Step
+from ridgeline.train.methods.adversarial import AdversarialOptions
+from ridgeline.train.methods.cure import VARIANTS, CureOptions
+from ridgeline.train.methods.fomo import FomoOptions
 from ridgeline.train.objectives import Madry, Trades
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.parts.forgetting import draw_masks, forgettable, lowest
-from ridgeline.train.parts.freezing import train_only
+from ridgeline.train.parts.freezing import FreezeOptions, train_only
 from ridgeline.train.parts.gradient_mask import update_masks
-from ridgeline.train.parts.phases import Cycles, PhaseRate
+from ridgeline.train.parts.phases import PhaseRate, Phases
 from ridgeline.train.parts.saliency import snip
 from ridgeline.train.parts.weight_average import Average
 from ridgeline.train.parts.weight_perturbation import WeightPerturbation
@@ -51,6 +52,10 @@ def images(count: int = 40):
 def train(method, data, *, epochs=2, **options):
     return fit(method, data, data.subset(8), epochs=epochs, batch_size=20,
                optimizer=SGD, **options)  # fmt: skip
+
+
+def adversarial(network: nn.Module, **options) -> Adversarial:
+    return Adversarial(network, Setup(attack=ATTACK), AdversarialOptions(**options))
 
 
 def same(a: dict, b: dict) -> bool:
@@ -146,7 +151,7 @@ def test_training_with_weight_perturbation_descends_at_the_moved_weights():
     data = make_images(12)
     network = make_mlp().float()
     twin = copy.deepcopy(network)
-    method = Adversarial(network, ATTACK, awp=WeightPerturbation(network, 0.1))
+    method = adversarial(network, awp_gamma=0.1)
     batch = next(data.batches(12))
     loss, _ = method.loss(batch, Step(0, 0.0, 0, 0))
     method.backward(loss)
@@ -156,7 +161,7 @@ def test_training_with_weight_perturbation_descends_at_the_moved_weights():
     F.cross_entropy(twin(x), batch.y).backward()
     for p, q in zip(network.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
-    plain = Adversarial(make_mlp().float(), ATTACK)
+    plain = adversarial(make_mlp().float())
     plain.loss(batch, Step(0, 0.0, 0, 0))[0].backward()
     assert not torch.equal(next(plain.network.parameters()).grad, next(network.parameters()).grad)
 
@@ -201,8 +206,8 @@ def test_averages_follow_their_formulas_and_share_nothing():
 
 def test_ema_beside_training_equals_an_average_by_hand():
     data, network = images(), preact()
-    average = Average(network, 0.5)
-    method = Adversarial(network, ATTACK, average=average, average_from=1)
+    method = adversarial(network, average="ema", average_decay=0.5, average_from=1)
+    average = method.average
     by_hand = []
     original = method.after_step
 
@@ -232,39 +237,42 @@ def test_ema_beside_training_equals_an_average_by_hand():
 # FOMO
 
 
-def test_the_cycles_of_the_defaults():
-    cycles = Cycles(200)
-    assert cycles.count == 15
-    assert [cycles.at(e)[0] for e in (0, 104, 105, 109, 110, 111)] == [
+def test_the_phases_of_the_defaults():
+    phases = Phases(200)
+    assert phases.count == 15
+    assert [phases.at(e)[0] for e in (0, 104, 105, 109, 110, 111)] == [
         "learn", "learn", "relearn", "relearn", "consolidate", "relearn",
     ]  # fmt: skip
-    assert {cycles.at(e)[0] for e in range(195, 200)} == {"consolidate"}
-    forgets = [e for e in range(200) if cycles.at(e)[0] == "relearn" and cycles.at(e)[2] == 0]
+    assert {phases.at(e)[0] for e in range(195, 200)} == {"consolidate"}
+    forgets = [e for e in range(200) if phases.at(e)[0] == "relearn" and phases.at(e)[2] == 0]
     assert len(forgets) == 15
     assert forgets[-1] + 1 <= 200 - 6 + 1
-    assert cycles.kept() == {0, 7, 14}
+    assert phases.kept() == {0, 7, 14}
     with pytest.raises(InputError, match="no cycle of FOMO fits"):
-        Cycles(100)
-    rate = PhaseRate(lambda t: 0.1, cycles, 0.01, hold=True)
+        Phases(100)
+    rate = PhaseRate(lambda t: 0.1, phases, 0.01, hold=True)
     assert (rate(104), rate(105)) == (0.1, 0.01)
-    assert PhaseRate(lambda t: 0.1, cycles, 0.4, hold=False)(108) == pytest.approx(0.25)
+    assert PhaseRate(lambda t: 0.1, phases, 0.4, hold=False)(108) == pytest.approx(0.25)
 
 
-def fomo(network, cycles=None, **options):
-    defaults = {"seed": 3, "fraction": 0.1}
-    return Fomo(network, ATTACK, cycles or Cycles(4, 1, 2, 1), lambda seed: preact(seed),
-                **{**defaults, **options})  # fmt: skip
+def fomo(network, epochs=4, warmup=1, relearn=2, *, data=None, **options):
+    """FOMO with one epoch of consolidation; options without their prefix fomo_."""
+    plain = {"objective", "trades_beta"}
+    options = {k if k in plain else f"fomo_{k}": v for k, v in ({"rate": 0.1} | options).items()}
+    setup = Setup(images=data, attack=ATTACK, epochs=epochs, seed=3, fresh=preact)
+    return Fomo(network, setup, FomoOptions(fomo_warmup=warmup, fomo_relearn=relearn, **options))
 
 
 def test_switched_off_it_is_adversarial_training_bit_for_bit():
     data = images()
     plain, other = preact(), preact()
-    train(Adversarial(plain, ATTACK), data, epochs=4)
-    train(fomo(other, fraction=0.0, strength=0.0), data, epochs=4)
+    off = {"rate": 0.0, "lambda": 0.0}
+    train(adversarial(plain), data, epochs=4)
+    train(fomo(other, **off), data, epochs=4)
     assert same(plain.state_dict(), other.state_dict())
-    train(Adversarial(plain := preact(), ATTACK, objective=Trades(2.0)), data, epochs=4)
-    train(fomo(other := preact(), fraction=0.0, strength=0.0, objective=Trades(2.0)), data,
-          epochs=4)  # fmt: skip
+    trades = {"objective": "trades", "trades_beta": 2.0}
+    train(adversarial(plain := preact(), **trades), data, epochs=4)
+    train(fomo(other := preact(), **off, **trades), data, epochs=4)
     assert same(plain.state_dict(), other.state_dict())
 
 
@@ -303,7 +311,7 @@ def test_forgotten_entries_are_fresh_draws_of_the_initialiser():
     with torch.no_grad():
         for p in network.parameters():
             p.zero_()
-    method = fomo(network, Cycles(7, 1, 2, 1), fraction=1.0)
+    method = fomo(network, 7, rate=1.0)
     method.start_epoch(1)
     for name, w in method.weights_to_forget.items():
         bound = 1 / np.sqrt(w[0].numel())
@@ -317,7 +325,7 @@ def test_forgotten_entries_are_fresh_draws_of_the_initialiser():
 @pytest.mark.parametrize("init", ["zero", "rewind", "stable"])
 def test_other_values_for_forgotten_entries(init):
     network = preact()
-    method = fomo(network, fraction=1.0, init=init)
+    method = fomo(network, rate=1.0, init=init)
     method.start_epoch(1)
     rewound = preact(3).state_dict()
     for name, w in method.weights_to_forget.items():
@@ -337,7 +345,7 @@ def test_magnitude_and_snip_take_the_lowest():
         expected = g.abs() * p.detach().abs()
         torch.testing.assert_close(saliency[name], expected, rtol=1e-4, atol=1e-7)
     for select in ("magnitude", "snip"):
-        method = fomo(preact(), select=select, images=images())
+        method = fomo(preact(), select=select, data=images())
         before = copy.deepcopy(method.network.state_dict())
         method.start_epoch(1)
         w = method.weights_to_forget["classifier.weight"]
@@ -347,7 +355,7 @@ def test_magnitude_and_snip_take_the_lowest():
 @pytest.mark.parametrize("mode", ["iter_tail", "phase_end", "iter_all"])
 def test_the_stable_network_moves_when_it_should(mode):
     network = preact()
-    method = fomo(network, Cycles(5, 1, 2, 1), consolidation=mode, decay=0.5, fraction=0.5)
+    method = fomo(network, 5, consolidate=mode, ema_decay=0.5, rate=0.5)
     moved = {}
     original, state = method.end_epoch, {}
 
@@ -375,7 +383,7 @@ def test_the_stable_network_moves_when_it_should(mode):
 
 def test_the_consistency_is_added_to_the_objective():
     network = preact()
-    method = fomo(network, strength=2.0, both=True)
+    method = fomo(network, cr_on="both", **{"lambda": 2.0})
     method.start_epoch(1)
     batch = next(images(6).batches(6))
     x = Madry().adversary(network, ATTACK, batch, Noise(0, batch.index, 1, Purpose.TRAINING_ATTACK))
@@ -393,8 +401,8 @@ def test_the_consistency_is_added_to_the_objective():
 def test_forgetting_shifts_neither_order_nor_noise():
     """The losses of the learning phase are those of adversarial training."""
     data = images()
-    a = train(Adversarial(preact(), ATTACK), data, epochs=3)
-    b = train(fomo(preact(), Cycles(3, 1, 1, 1)), data, epochs=3)
+    a = train(adversarial(preact()), data, epochs=3)
+    b = train(fomo(preact(), 3, 1, 1), data, epochs=3)
     assert a[0]["train_loss"] == b[0]["train_loss"]
     assert a[1]["train_loss"] != b[1]["train_loss"]
 
@@ -403,7 +411,7 @@ def test_forgetting_shifts_neither_order_nor_noise():
 
 
 def cure(network, **options):
-    return Cure(network, ATTACK, **options)
+    return Cure(network, Setup(attack=ATTACK, epochs=2), CureOptions(**options))
 
 
 def one_step(method, batch, number=0):
@@ -423,22 +431,22 @@ def one_step(method, batch, number=0):
 def test_nothing_conserved_and_nothing_revised_is_trades():
     batch = next(images(10).batches(10))
     ours, other = preact(), preact()
-    _, gradients, _ = one_step(cure(ours, percent=0, gamma=0.0, beta=3.0), batch)
-    trades = Adversarial(other, ATTACK, objective=Trades(3.0))
+    _, gradients, _ = one_step(cure(ours, percentile=0, gamma=0.0, trades_beta=3.0), batch)
+    trades = adversarial(other, objective="trades", trades_beta=3.0)
     other.train()
     loss, _ = trades.loss(batch, Step(0, 0.0, 0, 0))
     loss.backward()
     for name, p in other.named_parameters():
         torch.testing.assert_close(gradients[name], p.grad, rtol=1e-5, atol=1e-7)
-    _, plain, _ = one_step(cure(preact(), variant="none"), batch)
-    _, none_masked, _ = one_step(cure(preact(), percent=0), batch)
+    _, plain, _ = one_step(cure(preact(), cure_variant="none"), batch)
+    _, none_masked, _ = one_step(cure(preact(), percentile=0), batch)
     assert same(plain, none_masked)  # bit for bit
 
 
 def test_masks_conserve_the_percentile_of_every_tensor():
     batch = next(images(10).batches(10))
-    _, full, _ = one_step(cure(preact(), percent=0), batch)
-    method = cure(preact(), percent=30)
+    _, full, _ = one_step(cure(preact(), percentile=0), batch)
+    method = cure(preact(), percentile=30)
     _, gradients, _ = one_step(method, batch)
     for name, g in gradients.items():
         if name.startswith("classifier"):
@@ -448,7 +456,7 @@ def test_masks_conserve_the_percentile_of_every_tensor():
         assert abs(conserved - 0.3) <= 1 / g.numel() + 1e-6, name
         assert (g[~method._masks[name]] == 0).all()
         assert torch.equal(g[method._masks[name]], full[name][method._masks[name]])
-    _, none, _ = one_step(cure(preact(), percent=100), batch)
+    _, none, _ = one_step(cure(preact(), percentile=100), batch)
     assert {n for n, g in none.items() if g.any()} == {"classifier.weight", "classifier.bias"}
 
 
@@ -495,7 +503,7 @@ def test_strict_conservation_restores_weights_and_momenta():
     for strict in (True, False):
         network = preact()
         before = copy.deepcopy(network.state_dict())
-        method = cure(network, strict=strict)
+        method = cure(network, conserve="strict" if strict else "gradient")
         _, _, optimizer = one_step(method, batch)
         held = [torch.equal(p[~method._masks[n]], before[n][~method._masks[n]])
                 for n, p in method.masked.items()]  # fmt: skip
@@ -511,19 +519,19 @@ def test_strict_conservation_restores_weights_and_momenta():
 
 def test_the_revision_model_follows_at_its_rate_and_is_never_shared():
     data = images()
-    still = cure(preact(), rate=0.0)
+    still = cure(preact(), ema_update_freq=0.0)
     train(still, data, epochs=1)
     start = preact().state_dict()
     moved = still.revision.network.state_dict()
     assert all(torch.equal(moved[n], start[n]) for n, _ in preact().named_parameters())
-    close = cure(preact(), rate=1.0, decay=0.0)
+    close = cure(preact(), ema_update_freq=1.0, ema_alpha=0.0)
     train(close, data, epochs=1)
     weights = dict(close.network.named_parameters())
     for name, p in close.revision.network.named_parameters():
         assert torch.equal(p, weights[name])
         assert p.data_ptr() != weights[name].data_ptr()
         assert p.grad is None
-    sometimes = cure(preact(), rate=0.5)
+    sometimes = cure(preact(), ema_update_freq=0.5)
     count = 0
     update = sometimes.revision.update
 
@@ -538,7 +546,7 @@ def test_the_revision_model_follows_at_its_rate_and_is_never_shared():
 
 
 def test_the_warm_up_of_the_revision_is_one_over_t_plus_one():
-    method = cure(preact(), rate=1.0)
+    method = cure(preact(), ema_update_freq=1.0)
     shares = []
     method.revision.update = shares.append
     for number in range(3):
@@ -549,7 +557,7 @@ def test_the_warm_up_of_the_revision_is_one_over_t_plus_one():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_trains_and_masks_what_it_says(variant):
     batch = next(images(10).batches(10))
-    method = cure(preact(), variant=variant)
+    method = cure(preact(), cure_variant=variant)
     loss, gradients, _ = one_step(method, batch)
     assert loss.isfinite()
     if variant == "none":
@@ -559,13 +567,15 @@ def test_every_variant_trains_and_masks_what_it_says(variant):
     else:
         assert not any(n.startswith("classifier") for n in method.masked)
         assert any("bn" in n for n in method.masked)
-        assert not any("bn" in n for n in cure(preact(), variant=variant, mask_bn=False).masked)
+        assert not any(
+            "bn" in n for n in cure(preact(), cure_variant=variant, mask_bn=False).masked
+        )
     assert all(g.isfinite().all() for g in gradients.values())
 
 
 def test_cure_eff_trains_naturally_first():
     data = images()
-    method = cure(preact(), warmup=1)
+    method = cure(preact(), epochs_warmup=1)
     metrics = train(method, data, epochs=2)
     assert "test_revision_target_accuracy" not in metrics[0]
     assert "test_revision_target_accuracy" in metrics[1]
@@ -575,11 +585,11 @@ def test_cure_eff_trains_naturally_first():
 
 def test_the_teacher_keeps_its_own_statistics():
     data = images()
-    method = cure(preact(), rate=0.0)
+    method = cure(preact(), ema_update_freq=0.0)
     start = method.revision.network.bn.running_mean.clone()
     train(method, data, epochs=1)
     assert not torch.equal(method.revision.network.bn.running_mean, start)
-    running = cure(preact(), rate=0.0, revision_bn="running")
+    running = cure(preact(), ema_update_freq=0.0, rev_bn="running")
     train(running, data, epochs=1)
     assert torch.equal(running.revision.network.bn.running_mean, start)
 
@@ -587,100 +597,29 @@ def test_the_teacher_keeps_its_own_statistics():
 def test_only_chosen_stages_train():
     network = preact()
     before = copy.deepcopy(network.state_dict())
-    train_only(network, ("2", "3"), reinitialise=True, seed=1)
+    train_only(network, FreezeOptions(("2", "3")), seed=1)
     drawn = {n for n, v in network.state_dict().items() if not torch.equal(v, before[n])}
     assert drawn == {n for n in before if n.startswith(("layer2", "layer3"))
                      and ("conv" in n or "shortcut" in n)}  # fmt: skip
     w = network.layer2[0].conv1.weight.detach()
     assert w.abs().max() <= np.sqrt(6 / (w.shape[0] * 9))
     before = copy.deepcopy(network.state_dict())
-    train(Adversarial(network, ATTACK), images(), epochs=1)
+    train(adversarial(network), images(), epochs=1)
     moved = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
     assert moved == {n for n, _ in network.named_parameters()
                      if n.startswith(("layer2", "layer3", "conv1"))}  # fmt: skip
-    train_only(network, (CLASSIFIER,), stem=False)
+    train_only(network, FreezeOptions((CLASSIFIER,), freeze_stem=True))
     assert network.classifier.weight.std().item() == pytest.approx(0.01, rel=0.2)
     with pytest.raises(InputError, match="allowed: 1, 2, 3, 4, classifier, stem"):
-        train_only(network, ("5",))
+        train_only(network, FreezeOptions(("5",)))
 
 
 # the loop
 
 
-class Killed(Exception):
-    pass
-
-
-METHODS = {
-    "fomo": lambda: fomo(preact(), Cycles(5, 1, 2, 1), consolidation="iter_all"),
-    "cure": lambda: cure(preact(), rate=0.5),
-    "ema": lambda: (lambda n: Adversarial(n, ATTACK, average=Average(n, 0.9)))(preact()),
-    "swa": lambda: (
-        lambda n: Adversarial(
-            n, ATTACK, average=Average(n, None), average_from=1, images=images(60)
-        )
-    )(preact()),
-}
-
-
-def short_run(method, folder, name: str, resume=None) -> list[dict]:
-    """Metrics of five epochs of two steps."""
-    whole, validation = images(60).split(0.3)
-    files = RunFiles(folder, "run", {"of": name})
-    return train(method, whole, epochs=5, files=files, resume=resume, validation=validation,
-                 state_seconds=0)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """By name of the method: a short run that nothing stopped, its metrics and its folder."""
-    found = {}
-    for name, method in METHODS.items():
-        folder, trained = tmp_path_factory.mktemp(name), method()
-        found[name] = trained, short_run(trained, folder, name), folder
-    return found
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("at", [5, 6, 9])
-def test_a_killed_run_resumes_to_the_same_numbers(name, at, tmp_path, straight):
-    """Killed in the middle of an epoch, of a cycle and of relearning."""
-    expected, lines, folder = straight[name]
-    victim = METHODS[name]()
-    after, count = victim.after_step, 0
-
-    def dying(step):
-        nonlocal count
-        count += 1
-        if count > at:
-            raise Killed
-        after(step)
-
-    victim.after_step = dying
-    with pytest.raises(Killed):
-        short_run(victim, tmp_path / "b", name)
-    resume = RunFiles(tmp_path / "b", "run", {"of": name}).prepare(False)
-    again = METHODS[name]()
-    others = short_run(again, tmp_path / "b", name, resume)
-    assert same(expected.network.state_dict(), again.network.state_dict())
-    for copied, state in expected.copies().items():
-        assert same(state, again.copies()[copied])
-    without = lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]  # noqa: E731
-    assert without(lines) == without(others)
-    release_all()
-    assert sorted(p.name for p in folder.iterdir()) == sorted(
-        p.name for p in (tmp_path / "b").iterdir()
-    )
-    for path in folder.glob("*.ckpt"):
-        assert same(
-            load_checkpoint(path).tensors, load_checkpoint(tmp_path / "b" / path.name).tensors
-        )
-
-
 def test_the_best_network_on_validation_is_kept(tmp_path):
     data, validation = images(60).split(0.3)
-    network = preact()
-    method = Adversarial(network, ATTACK, average=Average(network, 0.9))
+    method = adversarial(preact(), average="ema", average_decay=0.9)
     files = RunFiles(tmp_path, "run", {})
     lines = train(
         method, data, epochs=4, files=files, validation=validation, keep_epochs=(1, 2, 3, 4)
@@ -726,7 +665,8 @@ def test_equal_attacks_are_run_once_and_leave_no_trace(monkeypatch):
 RUN = ("--dataset", "mnist5k", "--model_type", "preact", "--width", "1", "--subset_size", "60",
        "--eval_size", "20", "--batch_size", "20", "--out_folder", "runs",
        "--optim", "name=sgd,lr=0.05,momentum=0.9", "--lr_schedule", "None",
-       "--attack", "name=pgd,threshold=0.1,iter_num=2,order=-1", "--judge", "None")  # fmt: skip
+       "--attack", "name=pgd,threshold=0.1,iter_num=2,order=-1",
+       "--eval_attack", "None")  # fmt: skip
 
 
 def test_the_commands_write_every_network(run_command, tmp_path):
@@ -766,7 +706,7 @@ def test_the_commands_write_every_network(run_command, tmp_path):
         ("train_fomo", ("--fomo_scope", "middle"), "allowed: all, first, last_stage, later"),
         ("train_fomo", ("--fomo_init", "old"), "allowed: fresh, rewind, stable, zero"),
         ("train_fomo", ("--fomo_lr", "hold"), "hold:RATE"),
-        ("train_fomo", ("--fomo_mask", "row"), "tensor, global"),
+        ("train_fomo", ("--fomo_mask", "row"), "global, tensor"),
         ("train_fomo", ("--epoch_num", "4"), "no cycle of FOMO fits"),
         ("train_fomo", ("--fomo_warmup", "0", "--val_fraction", "2"), "between 0 and 1"),
         ("train_fomo", ("--fomo_warmup", "0", "--objective", "mart"), "allowed: at, trades"),

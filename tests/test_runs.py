@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import json
 import math
 from pathlib import Path
 
@@ -14,23 +13,18 @@ import torch
 from torch import nn
 
 from ridgeline.models import InputError
-from ridgeline.train.attacks import PGD
 from ridgeline.train.files import locks, run_files
 from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
 from ridgeline.train.files.locks import release_all
 from ridgeline.train.files.run_files import DONE, RunFiles
 from ridgeline.train.loop import Diverged, batches_of, check_batches, fit
-from ridgeline.train.methods import Adversarial, Cure, Fomo, Standard
+from ridgeline.train.methods import Setup, Standard
 from ridgeline.train.optimizers import parse_optimizer
-from ridgeline.train.parts.phases import Cycles
-from ridgeline.train.parts.weight_average import Average
-from ridgeline.train.schedules import parse_schedule
 from tests import commands
 from tests.conftest import make_conv_bn, make_images
+from tests.methods import TRAINED, cases, staged, train
 
 ADAM = parse_optimizer("name=adam,lr=0.01")
-PGD1 = PGD(eps=0.1, iterations=1)
-PAS = parse_schedule("name=cycle_cos,eps_min=0,eps_max=0.2,ckpt_list=0:3,max=0.1", "--s")
 
 
 @pytest.fixture(autouse=True)
@@ -45,111 +39,9 @@ class Killed(BaseException):
     pass
 
 
-class Staged(nn.Module):
-    """The smallest network with stages: a stem, four blocks with BatchNorm, a classifier."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 2, 3)
-        for n in (1, 2, 3, 4):
-            self.add_module(f"layer{n}", nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)))
-        self.dropout = nn.Dropout(0.2)
-        self.classifier = nn.Linear(32, 4)
-
-    def forward(self, x):
-        x = self.conv1(x)
-        for n in (1, 2, 3, 4):
-            x = torch.relu(self.get_submodule(f"layer{n}")(x))
-        return self.classifier(self.dropout(x.flatten(1)))
-
-
-def staged(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return Staged()
-
-
-TRAINED = make_images(24)
-METHODS = {
-    "standard": Standard,
-    "swa": lambda n: Adversarial(n, PGD1, PAS, average=Average(n, None), images=TRAINED),
-    "ema": lambda n: Adversarial(n, PGD1, average=Average(n, 0.9)),
-    "fomo": lambda n: Fomo(n, PGD1, Cycles(2, 0, 1, 1), lambda s: staged(s), decay=0.5,
-                           consolidation="phase_end"),
-    "cure": lambda n: Cure(n, PGD1, rate=0.5),
-}  # fmt: skip
-
-
-def train(method, files, resume=None, *, optimizer=ADAM, **options):
-    options = {"epochs": 2, "batch_size": 12, "seed": 1, "clock": "batch", "keep_epochs": (2,),
-               "validation": make_images(5, seed=2), "state_seconds": -1, **options}  # fmt: skip
-    return fit(method, TRAINED, make_images(5, seed=3), optimizer=optimizer, files=files,
-               resume=resume, **options)  # fmt: skip
-
-
-def content(folder: Path) -> dict[str, object]:
-    """Every file: tensors of checkpoints, metrics without the seconds."""
-    found: dict[str, object] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix == ".ckpt":
-            read = load_checkpoint(path)
-            found[path.name] = {k: v.tolist() for k, v in read.tensors.items()}, read.recipe
-        elif path.suffix == ".jsonl":
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found[path.name] = [{k: v for k, v in m.items() if k != "seconds"} for m in lines]
-        elif path.suffix != ".lock":
-            found[path.name] = None
-    return found
-
-
-@pytest.mark.parametrize("name", ["standard", "swa", "fomo", "cure"])
-def test_killed_anywhere_a_run_resumes_to_the_same_files(name, tmp_path, monkeypatch):
-    """Sees a step, file or hook done twice or left out after a kill between any two writes.
-
-    What a killed run leaves behind changes with its writes alone: a kill after each is all kills.
-    """
-    writes, fatal = 0, -1
-
-    def mortal(attribute):
-        inner = getattr(RunFiles, attribute)
-
-        def wrapped(*args, **kwargs):
-            nonlocal writes
-            inner(*args, **kwargs)
-            writes += 1
-            if writes == fatal:
-                raise Killed
-
-        monkeypatch.setattr(RunFiles, attribute, wrapped)
-
-    for attribute in ("save", "save_state", "write_metrics"):
-        mortal(attribute)
-
-    def begin(folder):
-        method = METHODS[name](staged())
-        files = RunFiles(tmp_path / folder, "run", {"a": 1}).holding(method, (2,), best=True)
-        resume = files.prepare(overwrite=False)
-        return None if resume == DONE else train(method, files, resume)
-
-    begin("straight")
-    wanted, count = content(tmp_path / "straight"), writes
-    assert count > 12
-    for fatal in range(1, count + 1):
-        folder, writes = f"killed{fatal}", 0
-        with pytest.raises(Killed):
-            begin(folder)
-        begin(folder)
-        assert content(tmp_path / folder) == wanted, fatal
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_run_writes_the_files_it_claims_and_no_other(name, tmp_path):
-    """Sees a file that training writes over others because nobody asked for it beforehand."""
-    method = METHODS[name](staged())
-    files = RunFiles(tmp_path, "run", {"a": 1}).holding(method, (1, 2), best=True)
-    train(method, files, keep_epochs=(1, 2))
-    written = {p.name for p in tmp_path.iterdir()}
-    assert written == {files.checkpoint(part).name for part in files.parts} | {"run.jsonl"}
-    rogue = Standard(staged())
+def test_a_network_that_nobody_claimed_is_not_written(tmp_path):
+    """Sees a method write over files that it never named."""
+    rogue = Standard(staged(), Setup(epochs=2))
     rogue.end_epoch = lambda epoch: {"surprise": rogue.network.state_dict()}
     with pytest.raises(ValueError, match=r"surprise.*never claimed"):
         train(rogue, RunFiles(tmp_path, "rogue", {}))
@@ -159,7 +51,7 @@ def test_a_run_writes_the_files_it_claims_and_no_other(name, tmp_path):
 @pytest.mark.parametrize("recipe", [{"a": 1}, {"a": 2}])
 def test_no_file_of_another_run_is_replaced(name, recipe, tmp_path):
     """Sees `at` writing epoch 1 over the run `at_1`, also when both have the same recipe."""
-    method = METHODS[name](staged())
+    method = cases()[name].build()
     files = RunFiles(tmp_path, "at", {"a": 1}).holding(method, (1,), best=True)
     assert {"1", "best", "init"} < set(files.parts)
     for part in filter(None, files.parts):
@@ -193,12 +85,12 @@ def test_two_commands_do_not_write_the_same_checkpoint_at_once(tmp_path):
 def test_overwrite_resumes_an_equal_run_and_begins_a_complete_one_anew(tmp_path, monkeypatch):
     """Sees --overwrite throwing away, at every call, what the call before had computed."""
     files = RunFiles(tmp_path, "run", {"a": 1})
-    train(Standard(staged()), files)
+    train(Standard(staged(), Setup(epochs=2)), files)
     assert files.prepare(overwrite=False) == DONE
     assert files.prepare(overwrite=True) is None
     assert files.prepare(overwrite=True, anew=False) == DONE
     old = files.path(".ckpt").read_bytes()
-    method = Standard(staged())
+    method = Standard(staged(), Setup(epochs=2))
     method.evaluate = lambda *args: (_ for _ in ()).throw(Killed)
     with pytest.raises(Killed):
         train(method, files)
@@ -213,29 +105,15 @@ def test_overwrite_resumes_an_equal_run_and_begins_a_complete_one_anew(tmp_path,
     assert files.path(".state").read_bytes() == state
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_training_that_diverges_stops_and_keeps_finite_files(name, tmp_path):
-    """Sees a method that trains on, or saves NaN, after its loss or weights left the numbers."""
-    files = RunFiles(tmp_path, "run", {"a": 1})
-    said = []
-    for _ in range(2):
-        method = METHODS[name](staged())
-        resume = files.prepare(overwrite=False)
-        with pytest.raises(Diverged, match=r"epoch 1, step \d of 2.*1e\+30; .*run.state") as line:
-            train(method, files, resume, optimizer=parse_optimizer("name=sgd,lr=1e30"))
-        said.append(str(line.value))
-    assert said[0] == said[1]
-    for path in tmp_path.glob("*.ckpt"):
-        assert all(t.isfinite().all() for t in load_checkpoint(path).tensors.values())
-    state = run_files.read_state(files.path(".state"))
-    assert all(t.isfinite().all() for t in state["network"].values())
+def test_weights_that_are_no_numbers_are_not_written(tmp_path):
+    """Sees NaN in a checkpoint."""
     with pytest.raises(InputError, match="hold NaN"):
-        files.save("", {"w": torch.tensor([1.0, math.nan])})
+        RunFiles(tmp_path, "run", {}).save("", {"w": torch.tensor([1.0, math.nan])})
 
 
 def test_a_statistic_that_overflows_counts_as_divergence():
     """Sees running variances that become infinite while loss and weights stay finite."""
-    method = Standard(make_conv_bn().float())
+    method = Standard(make_conv_bn().float(), Setup(epochs=2))
     with torch.no_grad():
         method.network.conv.weight.mul_(1e25)
     with pytest.raises(Diverged, match=r"step 1 of 2, with loss .* and weights"):
@@ -304,7 +182,7 @@ def test_checkpoints_of_epochs_wanted_later(call):
 
 
 CURE = ("train_cure", "--model_name", "c", "--val_fraction", "0",
-        "--attack", "name=pgd,threshold=0.1,iter_num=1,order=-1", "--judge", "None",
+        "--attack", "name=pgd,threshold=0.1,iter_num=1,order=-1", "--eval_attack", "None",
         "--percentile", "0")  # fmt: skip
 LURE = ("train_lure", "--model_name", "l", "--meta_batch_size", "12", "--meta_batch_number", "2",
         "--forget", "none")  # fmt: skip

@@ -64,7 +64,6 @@ def test_shards_and_merge_give_the_bits_of_one_process(mode):
         load_result(f"{mode}_merged.nc").drop_attrs(),
         load_result(f"{mode}_results.nc").drop_attrs(),
     )
-    assert "exists" in refused(f"merge --result {mode}_results.nc --out_file a.ckpt.nc") or True
 
 
 def test_three_networks_span_a_plane_that_holds_them():

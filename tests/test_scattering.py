@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 from torch import nn
 
-from ridgeline.analysis.line_fit import line
+from ridgeline.analysis.figures import draw
+from ridgeline.analysis.line_fit import line, relative_line
 from ridgeline.analysis.perturbation_pairs import MEASURES, compare
 from ridgeline.analysis.probes import probe_directions
 from ridgeline.analysis.random_signs import cosine_null, sign_null
@@ -101,21 +103,21 @@ def test_parts_are_the_plain_differences_of_gradients():
 
         return flatten(torch.func.grad(loss)(point))
 
-    def attacked(point, draw):
-        seeded = problem.seeded(another_seed(3, draw))
+    def attacked(point, number):
+        seeded = problem.seeded(another_seed(3, number))
         return torch.cat([x for _, x in seeded.adversarial(point)])
 
     theta = problem.origin
     for step in (0.02, 0.3):
         place = add(theta, d, step)
         found: dict[str, list[float]] = {part: [] for part in PARTS}
-        for draw in (0, 1):
-            x, moved = attacked(theta, draw), attacked(place, draw)
+        for seed in (0, 1):
+            x, moved = attacked(theta, seed), attacked(place, seed)
             base = gradient(theta, x)
             found["total"].append((gradient(place, moved) - base).norm().item())
             found["frozen"].append((gradient(place, x) - base).norm().item())
             found["moving"].append((gradient(place, moved) - gradient(place, x)).norm().item())
-            other = gradient(place, attacked(place, 1 - draw))
+            other = gradient(place, attacked(place, 1 - seed))
             found["reseeded"].append((other - base).norm().item())
         here = ds["scatter"].sel(distance=step)
         for part, values in found.items():
@@ -273,6 +275,13 @@ def test_the_line_and_its_errors():
     intercept, slope, *errors = line(x, y)
     assert (slope, intercept) == pytest.approx(tuple(coefficients))
     assert tuple(errors[::-1]) == pytest.approx(tuple(np.sqrt(np.diag(covariance))))
+    weights = 1 / y  # numpy's weights are those of residuals, not of their squares
+    coefficients, covariance = np.polyfit(x, y, 1, w=weights, cov=True)
+    intercept, slope, *errors = relative_line(x, y)
+    assert (slope, intercept) == pytest.approx(tuple(coefficients))
+    assert tuple(errors[::-1]) == pytest.approx(tuple(np.sqrt(np.diag(covariance))))
+    assert relative_line(x, 0 * x) == (0, 0, 0, 0)
+    assert relative_line(x, y - y[0]) == line(x, y - y[0])
     assert line(x[:2], y[:2])[2:] == pytest.approx((np.nan, np.nan), nan_ok=True)
     assert np.isnan(line(x[:1], y[:1])).all()
     assert np.isnan(line(x, np.where(x == 1, np.nan, y))).all()
@@ -286,7 +295,7 @@ def test_a_relative_distance_is_a_share_of_the_weights(tmp_path):
     ds = scattering(problem, {"between": way}, [share / 2, share], relative=True)
     assert float(ds["distance"][1]) == pytest.approx(float(ds["length"][0]))
     arrived = float(ds["loss"].isel(direction=0, eps=0, distance=1))
-    both = [problem.seeded(another_seed(0, draw)).scores(end).loss for draw in (0, 1)]
+    both = [problem.seeded(another_seed(0, n)).scores(end).loss for n in (0, 1)]
     assert arrived == pytest.approx(np.mean(both), rel=1e-6)
     save_result(ds, tmp_path / "s.nc")
     xr.testing.assert_identical(load_result(tmp_path / "s.nc", "scattering"), ds)
@@ -333,3 +342,38 @@ def test_directions_of_no_length_and_missing_attacks_are_refused():
     assert bare["eps"].values.tolist() == [0.0]
     assert (bare["scatter"].sel(part="moving") == 0).all()
     assert unflatten(flatten(zero), zero).keys() == zero.keys()
+
+
+def test_the_figure_shows_what_the_result_holds():
+    problem = Problem(make_mlp(), make_images(8), ATTACK)
+    ds = scattering(problem, ["random", "gradient"], [0.0, 0.1, 0.3, 1.0], budgets=[0.0, 0.1])
+    figure = draw({"net": ds}, measure="flipped")
+    assert len(figure.axes) == 4
+    top, bottom = figure.axes[1], figure.axes[3]
+    moved = ds.sel(eps=0.1).isel(distance=slice(1, None))
+    drawn = {line.get_label(): line.get_ydata() for line in top.lines}
+    for name in ("random", "gradient"):
+        wanted = moved["flipped"].sel(direction=name, pair="same_seed")
+        np.testing.assert_array_equal(drawn[name], wanted)
+    assert set(drawn["two attack seeds at θ"]) == {float(moved["floor_flipped"])}
+    wanted = moved["scatter"].sel(direction="random", part="moving").values
+    assert any(np.array_equal(line.get_ydata(), wanted) for line in bottom.lines)
+    single = draw({"net": ds.sel(eps=[0.1])})
+    assert single.get_figwidth() == 3.25  # one column
+    with pytest.raises(InputError, match="measure"):
+        draw({"net": ds}, measure="cosin")
+    with pytest.raises(InputError, match="no distance above 0"):
+        draw({"net": ds.isel(distance=[0])})
+    plt.close("all")
+
+
+def test_grey_marks_a_place_without_a_finite_loss():
+    problem = Problem(
+        Logistic(torch.linspace(-1, 1, 36).double()), make_images(9, classes=2), ATTACK
+    )
+    d = {"w": torch.ones(36).double()}
+    ds = scattering(problem, {"d": d}, [0.1, 1.0, 1.7e308])
+    top, bottom = draw(ds).axes
+    for axes in (top, bottom):
+        assert "no finite loss" in axes.get_legend_handles_labels()[1]
+    plt.close("all")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import zipfile
@@ -10,7 +9,6 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from ridgeline.models import InputError, build_model
 from ridgeline.train.attacks import PGD
@@ -22,7 +20,8 @@ from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint, s
 from ridgeline.train.files.locks import release_all
 from ridgeline.train.files.run_files import RunFiles
 from ridgeline.train.loop import fit
-from ridgeline.train.methods import METHODS, Adversarial, Standard
+from ridgeline.train.methods import Adversarial, Setup, Standard
+from ridgeline.train.methods.adversarial import AdversarialOptions
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.schedules import parse_schedule
 from tests.conftest import make_conv_bn, make_images, make_mlp
@@ -31,12 +30,12 @@ SGD = parse_optimizer("name=sgd,lr=0.05")
 PAS = parse_schedule("name=cycle_cos,eps_min=0,eps_max=0.2,ckpt_list=0:4,max=0.1", "--s")
 
 
-def make_method(name: str, seed: int = 0):
-    network = make_conv_bn(seed).float()
-    network.add_module("dropout", nn.Dropout(0.3))
+def make_method(name: str, schedule=PAS):
+    network = make_conv_bn().float()
     if name == "standard":
         return Standard(network)
-    return Adversarial(network, PGD(eps=0.1, iterations=2), PAS)
+    options = AdversarialOptions(attack_threshold_schedule=schedule)
+    return Adversarial(network, Setup(attack=PGD(eps=0.1, iterations=2)), options)
 
 
 def test_mnist5k_is_a_fixed_stratified_split():
@@ -170,67 +169,14 @@ def test_noise_belongs_to_the_example():
     assert many.std() == pytest.approx(3**-0.5, rel=0.02)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_methods_train_and_report_finite_metrics(name, tmp_path):
-    method, images = make_method(name), make_images(24)
-    before = {k: v.clone() for k, v in method.network.state_dict().items()}
-    files = RunFiles(tmp_path, "run", {"a": 1})
-    metrics = fit(method, images, make_images(7), epochs=2, batch_size=10, optimizer=SGD,
-                  files=files, keep_epochs=(1,))  # fmt: skip
-    assert all(np.isfinite(v) for line in metrics for v in line.values())
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "run.ckpt", "run.jsonl", "run_1.ckpt", "run_init.ckpt",
-    ]  # fmt: skip
-    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
-    assert lines == metrics
-    initial = load_checkpoint(tmp_path / "run_init.ckpt")
-    assert all(torch.equal(v, before[k]) for k, v in initial.tensors.items())
-    assert initial.recipe == {"a": 1, "part": "init", "epoch": 0}
-    final = load_checkpoint(tmp_path / "run.ckpt")
-    assert all(torch.equal(v, final.tensors[k]) for k, v in method.network.state_dict().items())
-    if name == "adversarial":
-        # measured clean, at the target and at the scheduled budget; epoch 0 of PAS is clean
-        assert metrics[0]["eps"] == 0
-        assert metrics[0]["test_scheduled_loss"] == metrics[0]["test_clean_loss"]
-        assert metrics[1]["eps"] == pytest.approx(PAS(1))
-        assert metrics[1]["test_target_loss"] > metrics[1]["test_scheduled_loss"]
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("batch_of_death", [1, 4, 6, 8])
-def test_killed_at_any_batch_resumes_to_bit_identical_weights(tmp_path, name, batch_of_death):
-    """Three batches an epoch, four epochs; the state is written after every batch."""
-    images, test = make_images(24), make_images(7)
-    options = {"epochs": 4, "batch_size": 10, "optimizer": parse_optimizer("name=adam,lr=0.01"),
-               "clock": "batch", "augment": True, "seed": 3}  # fmt: skip
-    straight = make_method(name)
-    wanted = fit(straight, images, test, **options)
-
-    class Killed(BaseException):
-        pass
-
-    killed = make_method(name)
-    loss, count = killed.loss, iter(range(100))
-
-    def dying(batch, step):
-        if next(count) == batch_of_death:
-            raise Killed
-        return loss(batch, step)
-
-    killed.loss = dying
-    files = RunFiles(tmp_path, "run", {"a": 1})
-    with pytest.raises(Killed):
-        fit(killed, images, test, **options, files=files, state_seconds=0)
-    torch.rand(5)
-    resumed = make_method(name, seed=9)
-    state = files.prepare(overwrite=False)
-    got = fit(resumed, images, test, **options, files=files, resume=state, state_seconds=0)
-    a, b = straight.network.state_dict(), resumed.network.state_dict()
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    drop = lambda lines: [{k: v for k, v in m.items() if k != "seconds"} for m in lines]  # noqa: E731
-    assert drop(got) == drop(wanted)
-    assert files.prepare(overwrite=False) == {"done": True}
-    assert not list(tmp_path.glob(".*.tmp"))
+def test_scheduled_training_is_measured_clean_at_the_target_and_at_the_scheduled_budget():
+    """Epoch 0 of PAS is clean."""
+    metrics = fit(make_method("adversarial"), make_images(24), make_images(7), epochs=2,
+                  batch_size=10, optimizer=SGD)  # fmt: skip
+    assert metrics[0]["eps"] == 0
+    assert metrics[0]["test_scheduled_loss"] == metrics[0]["test_clean_loss"]
+    assert metrics[1]["eps"] == pytest.approx(PAS(1))
+    assert metrics[1]["test_target_loss"] > metrics[1]["test_scheduled_loss"]
 
 
 def test_killed_while_writing_the_first_metrics_it_still_resumes(tmp_path, monkeypatch):
@@ -284,8 +230,7 @@ def test_zero_epochs_write_the_initial_network(tmp_path):
 
 def test_attack_during_training_leaves_batchnorm_alone():
     """One train-mode pass per batch, whatever the number of attack iterations."""
-    method, images = make_method("adversarial"), make_images(20)
-    method.eps_schedule = None
+    method, images = make_method("adversarial", None), make_images(20)
     start = int(method.network.bn.num_batches_tracked)
     fit(method, images, images, epochs=2, batch_size=5, optimizer=SGD)
     assert int(method.network.bn.num_batches_tracked) - start == 8
@@ -459,8 +404,10 @@ def test_pas_escapes_where_a_constant_budget_stays_at_chance():
         torch.manual_seed(0)
         network = build_model("lenet", train.image_shape, width=4)
         metrics[name] = fit(
-            Adversarial(network, attack, schedule), train, test.subset(300), epochs=16,
-            batch_size=50, optimizer=parse_optimizer("name=adam,lr=1e-3"),
+            Adversarial(network, Setup(attack=attack, epochs=16),
+                        AdversarialOptions(attack_threshold_schedule=schedule)),
+            train, test.subset(300), epochs=16, batch_size=50,
+            optimizer=parse_optimizer("name=adam,lr=1e-3"),
         )[-1]  # fmt: skip
     assert metrics["constant"]["train_loss"] == pytest.approx(np.log(10), abs=0.01)
     assert metrics["constant"]["test_clean_accuracy"] < 0.15

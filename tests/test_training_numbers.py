@@ -17,13 +17,13 @@ from ridgeline.models import MODELS, InputError, build_model, published_width
 from ridgeline.models.torchvision_import import import_torchvision
 from ridgeline.train.attacks import PGD
 from ridgeline.train.loop import fit
-from ridgeline.train.methods import Adversarial, Apart, Standard, Step
+from ridgeline.train.methods import Adversarial, Apart, Setup, Standard, Step
+from ridgeline.train.methods.adversarial import AdversarialOptions
+from ridgeline.train.methods.apart_options import ApartOptions
 from ridgeline.train.methods.base import joined
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.parts.batchnorm_statistics import recalibrate
-from ridgeline.train.parts.weight_average import Average
 from ridgeline.train.schedules import check_not_negative, parse_rate, parse_schedule
-from ridgeline.train.schedules.shapes import Triangle
 from tests.conftest import ROOT, make_conv_bn, make_images, make_mlp
 
 SGD = parse_optimizer("name=sgd,lr=0.05,momentum=0.9")
@@ -90,7 +90,8 @@ def test_the_batch_clock_logs_the_values_of_the_epoch_it_ended():
     used = []
     ramp = parse_schedule("name=cycle_cos,eps_min=0,eps_max=0.1,ckpt_list=0:1:2", "--s")
     rate = parse_rate("name=cycle_linear,start_v=0.1,slope=-0.1,ckpt_list=0:1:2", 0.1, 2)
-    method = Adversarial(make_conv_bn().float(), PGD1, ramp)
+    options = AdversarialOptions(attack_threshold_schedule=ramp)
+    method = Adversarial(make_conv_bn().float(), Setup(attack=PGD1), options)
     inner = method.loss
 
     def watched(batch, step):
@@ -122,9 +123,9 @@ def test_metrics_of_the_same_name_are_an_error():
 
 def test_apart_logs_its_step_ratios_and_its_memory():
     """Sees the ratio of the memory's step overwritten by the mean of the memory."""
-    flat = Triangle(up_v=0.0, cycle_freq=1)
-    method = Apart(make_conv_bn().float(), make_images(8), PGD1, eps=0.1, rate=flat, momentum=flat,
-                   block_noise=False)  # fmt: skip
+    options = ApartOptions(max_lr_alpha=0.0, layerwise=False, cycle_momentum=False)
+    setup = Setup(images=make_images(8), attack=PGD1)
+    method = Apart(make_conv_bn().float(), setup, options)
     batch = next(make_images(8).batches(8))
     step = Step(0, 0.0, 0, 0)
     method.backward(method.loss(batch, step)[0])
@@ -154,8 +155,9 @@ def test_chance_is_the_logarithm_of_the_number_of_classes():
 def test_an_average_of_decay_zero_is_the_network():
     """Sees a decay of 0 taken for no decay."""
     network = make_conv_bn().float()
-    average = Average(network, 0.0)
-    method = Adversarial(network, PGD1, average=average, images=make_images(12))
+    options = AdversarialOptions(average="ema", average_decay=0.0)
+    method = Adversarial(network, Setup(attack=PGD1), options)
+    average = method.average
     fit(method, make_images(12), make_images(4), epochs=2, batch_size=6, optimizer=SGD)
     assert average.seen == 1 + 4
     copied = method.copies()["average"]
@@ -165,8 +167,9 @@ def test_an_average_of_decay_zero_is_the_network():
 def test_the_plain_mean_of_networks_is_judged_with_its_own_batchnorm_statistics():
     """Sees SWA with the statistics of the networks it averages, or of a part of the images."""
     images, network = make_images(23), make_conv_bn()
-    average = Average(network, None)
-    method = Adversarial(network, PGD1, average=average, images=images)
+    options = AdversarialOptions(average="swa")
+    method = Adversarial(network, Setup(attack=PGD1, images=images), options)
+    average = method.average
     seen, judged_at = [], []
     end = method.end_epoch
 
@@ -197,7 +200,7 @@ def test_the_plain_mean_of_networks_is_judged_with_its_own_batchnorm_statistics(
         torch.testing.assert_close(state["bn.running_var"], biased)
         torch.testing.assert_close(state["bn2.running_mean"], twin.bn2.running_mean)
     with pytest.raises(InputError, match="needs the training images"):
-        Adversarial(network, PGD1, average=Average(network, None))
+        Adversarial(network, Setup(attack=PGD1), options)
 
 
 def test_recalibration_changes_batchnorm_s_statistics_alone():
@@ -261,8 +264,8 @@ def test_augmentation_follows_the_data_set_and_not_the_spelling_of_its_path(
     npz(tmp_path / file)
     options, trainer = command("options"), command("training")
     for path in (file, f"./{file}", str(tmp_path / file)):
-        assert trainer.trainer_of(options.Training(), path).augment is False
-        assert trainer.trainer_of(options.Training(augment=True), path).augment is True
+        assert trainer.trainer_of(options.Training(), path).setup.augment is False
+        assert trainer.trainer_of(options.Training(augment=True), path).setup.augment is True
     assert set(trainer.AUGMENTED) == {"cifar10", "cifar100"}
 
 
@@ -323,14 +326,14 @@ def test_a_clipped_schedule_may_overflow():
 TRAIN = "train_normal --out_folder runs"
 REFUSED = {
     "empty schedule": (f"{TRAIN} --lr_schedule=", "--lr_schedule"),
-    "empty judge": (f"{TRAIN} --attack name=pgd,threshold=0.1,iter_num=1,order=-1 --judge=",
-                    "--judge"),
+    "empty attack": (f"{TRAIN} --attack name=pgd,threshold=0.1,iter_num=1,order=-1 --eval_attack=",
+                    "--eval_attack"),
     "empty name": (f"{TRAIN} --model_name=", "--model_name"),
     "empty folder": ("train_normal --out_folder=", "--out_folder"),
     "momentum": (f"{TRAIN} --optim name=sgd,lr=1,momentum=5", "momentum must be"),
     "batch size": (f"{TRAIN} --batch_size 3e9", "--batch_size must be below 2^31"),
     "epochs": (f"{TRAIN} --epoch_num 3e9", "--epoch_num must be below 2^31"),
-    "negative epochs": (f"{TRAIN} --epoch_num -1", "--epoch_num must be 0 or more"),
+    "negative epochs": (f"{TRAIN} --epoch_num -1", "--epoch_num must not be negative"),
     "subset": (f"{TRAIN} --subset_size 3e9", "--subset_size must be below 2^31"),
     "fraction": (f"{TRAIN} --val_fraction -0.5", "fraction between 0 and 1"),
     "decay": (f"{TRAIN} --average ema --average_decay 2 --attack "

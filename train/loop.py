@@ -24,8 +24,6 @@ from ridgeline.train.progress import progress
 from ridgeline.train.schedules.shapes import Constant, Schedule
 from ridgeline.train.undisturbed import undisturbed
 
-CLOCKS = ("epoch", "batch")
-
 
 class Diverged(InputError):
     """The loss or a weight became NaN or infinite; the run's files hold the last finite state."""
@@ -90,7 +88,7 @@ def fit(
     validation: Images | None = None,
     lr_schedule: Schedule | None = None,
     momentum_schedule: Schedule | None = None,
-    clock: str = "epoch",
+    clock: str | None = None,
     augment: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -102,19 +100,21 @@ def fit(
 ) -> list[dict]:
     """Train and return the metrics of every epoch: its rate, budget and so on at its last step.
 
-    Schedules see the whole epoch, or with clock="batch" the fractional one. Order, augmentation
+    Schedules see the whole epoch, or with clock="batch" the fractional one; what is None of them
+    and of the clock is what the method asks for. Order, augmentation
     and attack noise are functions of seed, epoch and example, and the state is written at the
     start, between batches every `state_seconds` and after every epoch: a run killed at any moment
     resumes (with `resume`, from `RunFiles.prepare`) to bit-identical weights on the CPU. With
     `validation` the network (and every copy) of the best robust, else clean, accuracy there is
     kept. Raises `Diverged` at the first step whose loss or weights are not finite.
     """
-    rate = lr_schedule or Constant(start_v=optimizer.lr)
+    rate = lr_schedule or method.rate or Constant(start_v=optimizer.lr)
+    momentum = momentum_schedule or method.momentum
     method.network.to(device)
     optim = optimizer.build([p for p in method.network.parameters() if p.requires_grad])
     method.attach(optim)
     steps = len(batches_of(torch.arange(len(images)), batch_size))
-    ticks = Clock(steps, clock == "batch", seed)
+    ticks = Clock(steps, (clock or method.clock) == "batch", seed)
     if files is not None:
         files = files.holding(method, keep_epochs, best=validation is not None)
     if resume is not None:
@@ -148,8 +148,8 @@ def fit(
                 step = ticks.step(epoch, position.done // batch_size)
                 for group in optim.param_groups:
                     group["lr"] = rate(step.time)
-                    if momentum_schedule is not None:
-                        group["momentum"] = momentum_schedule(step.time)
+                    if momentum is not None:
+                        group["momentum"] = momentum(step.time)
                 optim.zero_grad(set_to_none=True)
                 loss, logits = method.loss(batch, step)
                 method.backward(loss)

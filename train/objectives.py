@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +14,8 @@ from ridgeline.train.attacks import Attack, away_from_clean
 from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.losses import divergence
+from ridgeline.train.options import Opt
+from ridgeline.train.parts.weight_perturbation import WeightPerturbation
 from ridgeline.train.undisturbed import undisturbed
 
 
@@ -79,5 +82,20 @@ class Trades(Objective):
         return F.cross_entropy(clean, batch.y) + self.beta * robust, logits
 
 
-#: name -> objective
-OBJECTIVES: dict[str, type[Objective]] = {"at": Madry, "trades": Trades}
+#: name -> what training minimises
+OBJECTIVES = {"at": "the loss at --attack's images", "trades": "CE + beta KL"}
+
+# the options of methods that minimise an objective
+ObjectiveName = Annotated[str, Opt("what training minimises", choices=OBJECTIVES)]
+TradesBeta = Annotated[float, Opt("weight of the divergence of trades", low=0)]
+AwpGamma = Annotated[float, Opt("radius of adversarial weight perturbation; 0: none", low=0)]
+
+
+def objective_of(name: str, trades_beta: float) -> Objective:
+    """The objective behind --objective and --trades_beta."""
+    return Trades(trades_beta) if name == "trades" else Madry()
+
+
+def perturbation_of(network: nn.Module, awp_gamma: float) -> WeightPerturbation | None:
+    """The weight perturbation behind --awp_gamma; None for a radius of 0."""
+    return WeightPerturbation(network, awp_gamma) if awp_gamma else None

@@ -107,6 +107,17 @@ def resolve_budgets(
     return {k: v / scale if k in bare else v for k, v in values.items()}
 
 
+def radius(value: str | float, what: str, beside: Unit) -> float:
+    """A radius in [0,1] units: a number is one; bare numbers of a text are in the unit `beside`.
+
+    Raises InputError as `resolve_budgets` does.
+    """
+    if not isinstance(value, str):
+        return float(value)
+    name = what.lstrip("-")
+    return resolve_budgets({name: value}, {name}, what, beside=beside)[name]
+
+
 def _check_clear(
     spec: Mapping[str, str],
     values: Mapping[str, float],
@@ -186,13 +197,15 @@ def build(
 ) -> Any:
     """Build the frozen dataclass `cls` from a spec, checking every key and type.
 
-    `aliases` maps the spec's vocabulary to field names, `ignored` are keys that have no effect,
-    `beside` is the unit of the command's --attack. Fields with metadata spec=False are not the
-    user's to set. Missing and unknown keys raise InputError.
+    `aliases` maps synonyms to field names, `ignored` are keys of the reference's vocabulary that
+    never had an effect, `beside` is the unit of the command's --attack. Fields with metadata
+    spec=False are not the user's to set. Missing and unknown keys, and a field that is given by two
+    names, raise InputError.
     """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("spec", f.init)}
     hints = typing.get_type_hints(cls)
-    keys = {aliases_of(name, aliases): name for name in fields}
+    keys = {name: name for name in fields}
+    keys |= {synonym: name for synonym, name in aliases.items() if name in fields}
     radii = resolve_budgets(spec, budgets, what, signed, beside)
     options: dict[str, Any] = {}
     for key, text in spec.items():
@@ -200,16 +213,18 @@ def build(
             continue
         if key not in keys:
             raise unknown(f"key in {what}", key, keys)
+        if keys[key] in options:
+            raise InputError(f"{what}: {_names(keys[key], aliases)} are one option, given twice")
         if key in radii:
             options[keys[key]] = radii[key]
         else:
             options[keys[key]] = convert(text, hints[keys[key]], f"{what}: {key}")
     missing = [
-        key
-        for key, name in keys.items()
+        _names(name, aliases)
+        for name, field in fields.items()
         if name not in options
-        and fields[name].default is dataclasses.MISSING
-        and fields[name].default_factory is dataclasses.MISSING
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise InputError(
@@ -218,6 +233,7 @@ def build(
     return cls(**options)
 
 
-def aliases_of(field: str, aliases: Mapping[str, str]) -> str:
-    """The spec key that stands for a field (the field's own name unless an alias exists)."""
-    return next((key for key, name in aliases.items() if name == field), field)
+def _names(field: str, aliases: Mapping[str, str]) -> str:
+    """A field and its synonyms, as messages write it: eps (threshold)."""
+    synonyms = [key for key, name in aliases.items() if name == field]
+    return f"{field} ({', '.join(synonyms)})" if synonyms else field

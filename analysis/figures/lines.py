@@ -49,7 +49,7 @@ def draw_lines(results: Results, axes: Axes | None = None) -> Figure:
             mark_missing(axes, here[axis], here["loss"])
             low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]
             axes.fill_between(here[axis], low, high, color=color, alpha=0.2, lw=0)
-            if here["accuracy"].notnull().any():
+            if "accuracy" in here and here["accuracy"].notnull().any():
                 right = right or axes.twinx()
                 right.plot(here[axis], 100 * here["accuracy"], "--", color=color, lw=0.8)
         axes.set_xlabel(axis_label(ds, axis))

@@ -16,6 +16,12 @@ from ridgeline.models.errors import InputError, unknown
 
 _PARTS = {"total": "-", "frozen": "--", "moving": ":"}
 _PART_NAMES = {"total": "total", "frozen": "images frozen", "moving": "images moving"}
+_SHORT = {
+    "cosine": "cosine of perturbations",
+    "sign_cosine": "cosine of signs",
+    "flipped": "pixels with flipped sign",
+    "zero": "unperturbed pixels",
+}
 
 
 def draw_scattering(
@@ -62,14 +68,6 @@ def draw_scattering(
             ncols=2 if len(columns) < 2 else 4, columnspacing=1.2, handlelength=2.2,
         )  # fmt: skip
     return figure
-
-
-_SHORT = {
-    "cosine": "cosine of perturbations",
-    "sign_cosine": "cosine of signs",
-    "flipped": "share of pixels with flipped sign",
-    "zero": "share of unperturbed pixels",
-}
 
 
 def _distance_label() -> str:
@@ -122,7 +120,8 @@ def _draw_scatter(ds: xr.Dataset, axes: Axes, colors: dict) -> None:
         total = here.sel(part="total")
         used = steps <= float(ds["fit_to"])
         fitted = float(total["intercept"]) + float(total["slope"]) * steps[used]
-        axes.plot(x[used], np.where(fitted > 0, fitted, np.nan), color=color, lw=4, alpha=0.25)
+        axes.plot(x[used], np.where(fitted > 0, fitted, np.nan), color=color, lw=4, alpha=0.25,
+                  zorder=0)  # fmt: skip
     for part, look in _PARTS.items():
         axes.plot([], [], look, color="0.3", lw=1.2, label=_PART_NAMES[part])
     axes.plot([], [], color="0.3", lw=4, alpha=0.25, label="fit: intercept + slope s")

@@ -27,7 +27,7 @@ from ridgeline.train.data.noise import Noise, Purpose, stream
 from ridgeline.train.evaluation import Scores, evaluate
 from ridgeline.train.files.integrity import check_real
 from ridgeline.train.losses import unit_of
-from ridgeline.train.methods import Method, Step
+from ridgeline.train.methods import Method, Setup, Step
 from ridgeline.train.statistics import mean_and_error
 from ridgeline.train.undisturbed import undisturbed
 
@@ -103,6 +103,8 @@ class CurveTraining(Method):
     network at t in eval mode; the training pass is in train mode.
     """
 
+    clock = "batch"
+
     def __init__(
         self,
         network: nn.Module,
@@ -113,8 +115,9 @@ class CurveTraining(Method):
         device: torch.device | str = "cpu",
     ):
         self.base = copy_of(network).requires_grad_(False).to(device)
-        self.network = Knots(knots, fixed, buffers_of(network)).to(device)
-        self.curve_type, self.attack, self.device = curve_type, attack, device
+        knots_of = Knots(knots, fixed, buffers_of(network)).to(device)
+        super().__init__(knots_of, Setup(attack=attack, device=device))
+        self.curve_type, self.attack, self.label = curve_type, attack, "curve"
         if all(fixed):
             raise InputError("fix_points: at least one control point must be free (0)")
 

@@ -11,8 +11,7 @@ from ridgeline.run.shared import options as o
 from ridgeline.train.attacks import Attack, check_budget, parse_attack
 from ridgeline.train.attacks.norms import INF
 from ridgeline.train.options import Options
-from ridgeline.train.schedules import check_not_negative, parse_schedule
-from ridgeline.train.schedules.shapes import Schedule
+from ridgeline.train.schedules import parse_schedule
 from ridgeline.train.specs import convert, parse_spec, resolve_budgets
 
 
@@ -50,21 +49,6 @@ def budgets_of(text: str | None, attacker: Attack | None) -> list[float]:
     if len(set(budgets)) < len(budgets):
         raise InputError(f"{what} names a budget twice: {', '.join(f'{b:g}' for b in budgets)}")
     return budgets
-
-
-def eps_schedule_of(text: str, attacker: Attack, epochs: int) -> Schedule:
-    """The schedule behind --attack_threshold_schedule, its budgets in [0,1] units.
-
-    Bare numbers are in the unit of --attack. Raises InputError, also for a budget within the run
-    that the attack cannot take.
-    """
-    what = "--attack_threshold_schedule"
-    schedule = parse_schedule(text, what, budget=True, beside=attacker.unit)
-    check_not_negative(schedule, epochs, what)
-    for quarter in range(4 * epochs + 1):
-        time = quarter / 4
-        check_budget(attacker, schedule(time), f"{what} at epoch {time:g}")
-    return schedule
 
 
 def say_budgets(text: str | None, budgets: Sequence[float], attacker: Attack | None) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xarray as xr
 
 from ridgeline.landscape.distributed import leader
+from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import claim, complete, save_result, stamp
 from ridgeline.landscape.resume import Keep, resumable
 from ridgeline.train.files.recipe import Recipe
 from ridgeline.train.progress import progress
 
+Name = TypeVar("Name")
 Tick = Callable[[int], Any]
 Save = Callable[[xr.Dataset], None]
 #: compute(keep, tick): the result, its finished parts remembered by `keep`
@@ -67,3 +69,8 @@ def completed(
     if cells is not None and complete(cells):
         return cells
     return complete_(cells, lambda ds: save_result(stamp(ds, kind, recipe, **notes), path))
+
+
+def resumed(problems: Mapping[Name, Problem], keep: Keep) -> dict[Name, Problem]:
+    """The problems by name, their finished parts remembered by `keep`."""
+    return {name: problem.resuming(keep) for name, problem in problems.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import check_seed
 from ridgeline.train.options import Opt, Options
 
@@ -18,6 +19,7 @@ SubsetSize = Annotated[
 ]
 Subset = Annotated[str, "train, test, or trained: the images the checkpoint was trained on"]
 Model2Load = Annotated[str, "checkpoint: ours, or a state dict of others"]
+Epochs = Annotated[tuple[str, ...], "a run's checkpoints by epoch, NAME_1.ckpt,NAME_5.ckpt,..."]
 Attack = Annotated[
     str | None, "e.g. name=pgd,step_size=0.01,threshold=0.1,iter_num=20,order=-1; None: clean"
 ]
@@ -84,6 +86,10 @@ class Examples(Options):
         return subject.images(self.subset, self.subset_size)
 
 
+TEST_200, TEST_1000 = Examples("test", 200), Examples("test", 1000)
+TRAINED_500 = Examples("trained", 500)
+
+
 @dataclass(frozen=True)
 class Machine(Options):
     """How a diagnostic runs; only the seed decides what comes out."""
@@ -101,78 +107,94 @@ class Machine(Options):
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Options):
     """What all training commands share."""
 
     data_dir: DataDir = None
-    subset_size: SubsetSize = None
-    batch_size: Annotated[int, "examples per training step"] = 128
-    epoch_num: Annotated[int, "epochs to train; 0 writes the initial network"] = 200
-    optim: Annotated[str, "name=sgd|adam|adamw|adagrad|adadelta|rmsprop,lr=...,..."] = (
+    subset_size: Annotated[
+        int | None, Opt("use a fixed random subset of this many examples; None: all", low=1)
+    ] = None
+    batch_size: Annotated[int, Opt("examples per training step", low=1)] = 128
+    epoch_num: Annotated[int, Opt("epochs to train; 0 writes the initial network", low=0)] = 200
+    optim: Annotated[str, Opt("name=sgd|adam|adamw|adagrad|adadelta|rmsprop,lr=...,...")] = (
         "name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-4"
     )
     lr_schedule: Annotated[
         str | None,
-        "e.g. name=drops,at=0.5:0.75,power=0.1: begins at the lr of --optim unless it has start_v, "
-        "drops at shares of the run; None: constant",
-    ] = None
+        Opt("e.g. name=drops,at=0.5:0.75,power=0.1: begins at the lr of --optim unless it has "
+            "start_v, drops at shares of the run; None: constant"),
+    ] = None  # fmt: skip
     attack: Attack = None
     augment: Annotated[
-        bool | None, "random crop and flip; None: for cifar10 and cifar100, never for an .npz"
+        bool | None, Opt("random crop and flip; None: for cifar10 and cifar100, never for an .npz")
     ] = None
-    eval_size: Annotated[int | None, "test examples scored after every epoch; None: all"] = None
+    eval_size: Annotated[
+        int | None, Opt("test examples scored after every epoch; None: all", low=1)
+    ] = None
     val_fraction: Annotated[
-        float, "share of the training images held out to choose NAME_best.ckpt; 0: none"
+        float, Opt("share of the training images held out to choose NAME_best.ckpt; 0: none")
     ] = 0.0
     seed: Seed = 0
-    gpu: Gpu = None
-    overwrite: Overwrite = False
+    gpu: Annotated[
+        str | None,
+        Opt("cpu, or the number of a CUDA device; None: the first one, else cpu", decides=False),
+    ] = None
+    overwrite: Annotated[
+        bool,
+        Opt("replace existing output; what this recipe left half done is continued", decides=False),
+    ] = False
+
+    def check(self) -> None:
+        """Raise InputError for a seed that is none."""
+        check_seed(self.seed)
 
 
-PGD10 = "name=pgd,threshold=8/255,step_size=2/255,iter_num=10,order=-1"
-PGD20 = "name=pgd,threshold=8/255,step_size=2/255,iter_num=20,order=-1"
+EvalAttack = Annotated[str | None, Opt("attack of the evaluation; None: --attack")]
+PGD10 = "name=pgd,eps=8/255,step_size=2/255,iterations=10,order=-1"
+PGD20 = "name=pgd,eps=8/255,step_size=2/255,iterations=20,order=-1"
 #: how CURE and FOMO train on CIFAR-10: 200 epochs, rate divided by 10 after 100 and 150
 LONG_RUN = Training(
     optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=5e-4",
     lr_schedule="name=drops,power=0.1,at=0.5:0.75",
-    attack="name=pgd,threshold=8/255,step_size=2/255,iter_num=10,order=-1",
+    attack="name=pgd,eps=8/255,step_size=2/255,iterations=10,order=-1",
     val_fraction=0.1,
 )
 
 
 @dataclass(frozen=True)
-class Robust:
-    """What adversarial training minimises, and the attack that judges it."""
-
-    objective: Annotated[str, "at: loss at --attack's images; trades: CE + beta KL"] = "at"
-    trades_beta: Annotated[float, "weight of the divergence of trades"] = 6.0
-    awp_gamma: Annotated[float, "radius of adversarial weight perturbation; 0: none"] = 0.0
-    judge: Annotated[str | None, "attack of the evaluation; None: --attack"] = None
-
-
-@dataclass(frozen=True)
-class Fresh:
+class Fresh(Options):
     """A network to be initialised, and what it is trained on."""
 
-    dataset: Annotated[str, "mnist5k, mnist, cifar10, cifar100, svhn or FILE.npz"] = "mnist5k"
+    dataset: Annotated[str, Opt("mnist5k, mnist, cifar10, cifar100, svhn or FILE.npz")] = "mnist5k"
     model_type: Annotated[
         str,
-        "lenet, vgg, resnet, preact, resnet9, resnet20, efficientnet_b0, torchvision:NAME, "
-        "package.module:factory or file.py:factory",
-    ] = "lenet"
-    width: Annotated[int | None, "width factor w; None: the network's published one"] = None
-    bias: Annotated[bool, "biases of LeNet and VGG"] = True
-    normalize: Annotated[str | None, "normalise inputs in the network, mean=..,std=.."] = None
+        Opt("lenet, vgg, resnet, preact, resnet9, resnet20, efficientnet_b0, torchvision:NAME, "
+            "package.module:factory or file.py:factory"),
+    ] = "lenet"  # fmt: skip
+    width: Annotated[int | None, Opt("width factor w; None: the network's published one")] = None
+    bias: Annotated[bool, Opt("biases of LeNet and VGG")] = True
+    normalize: Annotated[
+        str | None, Opt("normalise inputs in the network, mean=..,std=..")
+    ] = None  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Output:
+class Output(Options):
     """Where a training run is written, and what besides its last network."""
 
     epoch_ckpts: Annotated[
-        tuple[int, ...], "epochs (from 1) after which to keep a checkpoint, e.g. 50,75"
+        tuple[int, ...],
+        Opt("epochs (from 1) after which to keep a checkpoint, e.g. 50,75", low=1, decides=False),
     ] = ()
-    out_folder: Annotated[str | None, "folder of the run; None: runs/MODEL_NAME"] = None
-    model_name: Annotated[
-        str | None, "stem of the output files; None: made of data set, model and method"
+    out_folder: Annotated[
+        str | None, Opt("folder of the run; None: runs/MODEL_NAME", decides=False)
     ] = None
+    model_name: Annotated[
+        str | None,
+        Opt("stem of the output files; None: made of data set, model and method", decides=False),
+    ] = None
+
+    def check(self) -> None:
+        """Names are none that vanish in a path."""
+        if self.model_name == "" or self.out_folder == "":
+            raise InputError("--model_name and --out_folder must not be empty")

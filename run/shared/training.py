@@ -1,36 +1,34 @@
-"""What the training commands share: checked options, a fresh network, the run and its files."""
+"""What the training commands share: checked options, a fresh network, runs and their files."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import nn
 
-from ridgeline.models import InputError, code_of, is_external, published_width, unknown
+from ridgeline.models import InputError, code_of, is_external, published_width
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import attack_of
-from ridgeline.train.attacks import Attack, parse_attack
+from ridgeline.train.attacks import parse_attack
 from ridgeline.train.data.datasets import load_images
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.network_check import check_network
-from ridgeline.train.data.noise import STREAMS, check_seed
+from ridgeline.train.data.noise import STREAMS
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.recipe import Recipe, normal_form
 from ridgeline.train.files.run_files import DONE, RunFiles
 from ridgeline.train.loop import check_batches, fit
-from ridgeline.train.methods import Method
-from ridgeline.train.objectives import OBJECTIVES, Trades
-from ridgeline.train.optimizers import OptimizerSpec, parse_optimizer
-from ridgeline.train.parts.weight_perturbation import WeightPerturbation
+from ridgeline.train.methods import Method, Setup
+from ridgeline.train.optimizers import parse_optimizer
+from ridgeline.train.options import Options
 from ridgeline.train.schedules import parse_rate
-from ridgeline.train.schedules.shapes import Schedule
 
 #: data sets, by their registered names, whose images are cropped and flipped unless told otherwise
 AUGMENTED = ("cifar10", "cifar100")
@@ -38,87 +36,87 @@ AUGMENTED = ("cifar10", "cifar100")
 
 @dataclass(frozen=True)
 class Trainer:
-    """The checked options of a training command, ready to run a Method through the one loop.
+    """The checked options of a training command, and what surrounds its methods."""
 
-    `anew` False: complete runs of the same recipe stay also with --overwrite (`claim_all`).
-    """
-
-    options: o.Training
-    optimizer: OptimizerSpec
-    attack: Attack | None
-    device: torch.device
+    training: o.Training
     dataset: str
-    images: Images
+    setup: Setup
     test_images: Images
-    augment: bool
     validation: Images | None = None
-    anew: bool | None = None
 
     @property
-    def rate(self) -> Schedule:
-        """The learning rate over the run."""
-        return parse_rate(self.options.lr_schedule, self.optimizer.lr, self.options.epoch_num)
+    def images(self) -> Images:
+        """The training images."""
+        return self.setup.images
 
-    def run(
-        self,
-        method: Method,
-        folder: Path,
-        name: str,
-        recipe: Recipe,
-        keep_epochs: tuple[int, ...] = (),
-        *,
-        lr_schedule: Schedule | None = None,
-        **fit_options,
-    ) -> None:
-        """Train, or finish what was cut off; `recipe` adds what is particular to the command."""
-        files, resume = self.claim(method, folder, name, recipe, keep_epochs)
+    def clean(self, epochs: int) -> Trainer:
+        """The same for a run of other length without any attack and without validation."""
+        rate = parse_rate(self.training.lr_schedule, self.setup.optimizer.lr, epochs)
+        plain = {"attack": None, "eval_attack": None, "epochs": epochs, "rate": rate}
+        return replace(self, setup=replace(self.setup, **plain), validation=None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a command: what is trained, where it is written, what is particular to it.
+
+    `extra` is the part of the recipe that neither the trainer nor the method's options tell.
+    """
+
+    trainer: Trainer
+    method: Method
+    folder: Path
+    name: str
+    extra: Recipe
+    keep_epochs: tuple[int, ...] = ()
+
+    def train(self, anew: bool | None = None) -> None:
+        """Train, or finish what was cut off.
+
+        `anew` False: a complete run stays also with --overwrite (`claim_all`).
+        """
+        files, resume = self.claim(anew)
         if resume == DONE:
             self._deliver(files)
             return
-        rate = lr_schedule or self.rate
-        lr, spec = self.optimizer.lr, self.options.lr_schedule or ""
-        if rate(0) != lr and lr_schedule is None and ("start_v" in spec or "up_v" in spec):
+        training, setup, method = self.trainer.training, self.trainer.setup, self.method
+        rate = method.rate or setup.rate
+        lr, spec = setup.optimizer.lr, training.lr_schedule or ""
+        if rate is setup.rate and rate(0) != lr and ("start_v" in spec or "up_v" in spec):
             print(f"learning rate {rate(0):g} from --lr_schedule, not {lr:g} from --optim")
         metrics = fit(
             method,
-            self.images,
-            self.test_images,
-            epochs=self.options.epoch_num,
-            batch_size=self.options.batch_size,
-            optimizer=self.optimizer,
-            augment=self.augment,
-            seed=self.options.seed,
-            device=self.device,
+            setup.images,
+            self.trainer.test_images,
+            epochs=setup.epochs,
+            batch_size=training.batch_size,
+            optimizer=setup.optimizer,
+            augment=setup.augment,
+            seed=setup.seed,
+            device=setup.device,
             files=files,
             resume=resume,
-            validation=self.validation,
-            keep_epochs=keep_epochs,
+            validation=self.trainer.validation,
+            keep_epochs=self.keep_epochs,
             lr_schedule=rate,
-            **fit_options,
         )
-        if self.options.overwrite:
+        if training.overwrite:
             files.tidy()
         if metrics:
             print(summary(metrics[-1]))
         print(f"wrote {files.checkpoint('')}")
 
-    def claim(
-        self,
-        method: Method,
-        folder: Path,
-        name: str,
-        recipe: Recipe,
-        keep_epochs: tuple[int, ...] = (),
-    ) -> tuple[RunFiles, dict | None]:
-        """The files of a run, and what `RunFiles.prepare` says of them.
+    def claim(self, anew: bool | None = None) -> tuple[RunFiles, dict | None]:
+        """The files of the run, and what `RunFiles.prepare` says of them.
 
         Raises InputError, with nothing touched, if others are in the way, or if the run is beyond
         an epoch whose checkpoint is wanted and was not kept.
         """
-        files = RunFiles(folder, name, normal_form({**self._recipe(), **recipe}))
-        files = files.holding(method, keep_epochs, best=self.validation is not None)
-        last, overwrite = self.options.epoch_num, self.options.overwrite
-        resume = files.prepare(overwrite, anew=self.anew)
+        files = RunFiles(self.folder, self.name, normal_form(self.recipe()))
+        best = self.trainer.validation is not None
+        files = files.holding(self.method, self.keep_epochs, best=best)
+        last, overwrite = self.trainer.setup.epochs, self.trainer.training.overwrite
+        resume = files.prepare(overwrite, anew=anew)
         if resume is None:
             return files, None
         lacking = files.lacking(last if resume == DONE else resume["position"]["epoch"])
@@ -132,8 +130,8 @@ class Trainer:
         return files, None if lacking else resume
 
     def _deliver(self, files: RunFiles) -> None:
-        """Say that a run is complete; give its last epoch the checkpoint it may lack."""
-        last = self.options.epoch_num
+        """Say that the run is complete; give its last epoch the checkpoint it may lack."""
+        last = self.trainer.setup.epochs
         if last and not files.path(".jsonl").exists():
             raise InputError(
                 f"{files.path('.ckpt')} is already trained by this recipe, but its metrics "
@@ -146,75 +144,93 @@ class Trainer:
                     files.save(f"{part}_{last}".lstrip("_"), weights, last)
         print(f"{files.checkpoint('')} is already trained by this recipe")
 
-    def _recipe(self) -> Recipe:
-        held_out = self.validation and networks.data_recipe(self.validation, self.dataset)
+    def recipe(self) -> Recipe:
+        """What decides the numbers: parsed objects, so that 8/255 and its synonyms are equal."""
+        trainer, setup, method = self.trainer, self.trainer.setup, self.method
+        held_out = trainer.validation and networks.data_recipe(trainer.validation, trainer.dataset)
         return {
-            "data": networks.data_recipe(self.images, self.dataset),
+            "method": method.label,
+            "options": method.recipe(),
+            "data": networks.data_recipe(setup.images, trainer.dataset),
             "validation": held_out,
-            "test": networks.data_recipe(self.test_images, self.dataset),
-            "epochs": self.options.epoch_num,
-            "batch_size": self.options.batch_size,
-            "optim": repr(self.optimizer),
-            "lr_schedule": repr(self.rate),
-            "attack": repr(self.attack),
-            "augment": self.augment,
-            "seed": self.options.seed,
+            "test": networks.data_recipe(trainer.test_images, trainer.dataset),
+            "epochs": setup.epochs,
+            "batch_size": trainer.training.batch_size,
+            "optim": repr(setup.optimizer),
+            "lr_schedule": repr(method.rate or setup.rate),
+            "momentum_schedule": repr(method.momentum),
+            "clock": method.clock,
+            "attack": repr(method.setup.attack),
+            "eval_attack": repr(method.setup.target),
+            "augment": setup.augment,
+            "seed": setup.seed,
             "streams": STREAMS,
+            **self.extra,
         }
 
 
-def trainer_of(options: o.Training, dataset: str) -> Trainer:
-    """Check the options of a training command and load its images; raises InputError."""
-    networks.positive(batch_size=options.batch_size, subset_size=options.subset_size)
-    if options.epoch_num < 0:
-        raise InputError(f"--epoch_num must be 0 or more, got {options.epoch_num}")
-    networks.positive(eval_size=options.eval_size, epoch_num=options.epoch_num or None)
-    check_seed(options.seed)
-    optimizer, attack = parse_optimizer(options.optim), attack_of(options.attack)
-    parse_rate(options.lr_schedule, optimizer.lr, options.epoch_num)
-    device = networks.device_of(options.gpu)
-    test = load_images(dataset, "test", options.data_dir).subset(options.eval_size)
-    images = load_images(dataset, "train", options.data_dir)
-    images = images.subset(options.subset_size)
-    images.check_beside(test)
-    augment = dataset in AUGMENTED if options.augment is None else options.augment
-    validation = None
-    if options.val_fraction:
-        images, validation = images.split(options.val_fraction)
-    return Trainer(options, optimizer, attack, device, dataset, images, test, augment, validation)
+def claim_all(runs: Iterable[Run]) -> bool:
+    """Claim the files of a command of several runs.
 
-
-def claim_all(runs: Iterable[tuple[Trainer, tuple]]) -> bool:
-    """Claim the files of a command of several runs, each with its arguments for `Trainer.run`.
-
-    Returns `Trainer.anew` for them: whether --overwrite trains complete runs again. It does not if
+    Returns `anew` for them: whether --overwrite trains complete runs again. It does not if
     one of the runs was cut off: then the complete ones are those of the same call.
     """
     overwrite = cut_off = False
-    for trainer, run in runs:
-        overwrite = trainer.options.overwrite
-        cut_off |= trainer.claim(*run)[0].interrupted()
+    for run in runs:
+        overwrite = run.trainer.training.overwrite
+        cut_off |= run.claim()[0].interrupted()
     return overwrite and not cut_off
 
 
-def robust_parts(robust: o.Robust, trainer: Trainer, network: nn.Module) -> dict[str, Any]:
-    """Objective, weight perturbation and judge of an adversarial Method; raises InputError."""
-    if trainer.attack is None:
-        raise InputError("--objective, --awp_gamma, --average and --judge need --attack")
-    if robust.objective not in OBJECTIVES:
-        raise unknown("--objective", robust.objective, OBJECTIVES)
-    if robust.awp_gamma < 0:
-        raise InputError(f"--awp_gamma must not be negative, got {robust.awp_gamma:g}")
-    if robust.trades_beta < 0:
-        raise InputError(f"--trades_beta must not be negative, got {robust.trades_beta:g}")
-    kind, judge = OBJECTIVES[robust.objective], trainer.attack
-    if robust.judge is not None:
-        judge = parse_attack(robust.judge, "--judge", beside=trainer.attack.unit)
-    return {
-        "objective": kind(robust.trades_beta) if kind is Trades else kind(),
-        "awp": WeightPerturbation(network, robust.awp_gamma) if robust.awp_gamma else None,
-        "judge": judge,
-    }
+def train_method(
+    kind: type[Method],
+    training: o.Training,
+    fresh: o.Fresh,
+    output: o.Output,
+    options: Options | None = None,
+    *,
+    eval_attack: str | None = None,
+    model2load: str | None = None,
+    clock: str = "epoch",
+) -> None:
+    """A whole training command: check everything, build network and method, train.
+
+    `model2load`: a checkpoint to start from in place of a random network.
+    """
+    trainer, model, network = start(fresh, training, output, eval_attack=eval_attack)
+    trainer = replace(trainer, setup=replace(trainer.setup, clock=clock))
+    warm = None if model2load is None else load_checkpoint(model2load)
+    if warm is not None:
+        warm.load_into(network)
+    method = kind.build(network, trainer.setup, options)
+    folder, name = place(model, output, trainer.images, method.label)
+    networks.apart(folder / f"{name}.ckpt", model2load)
+    extra = {"model": model, "warm_start": warm and warm.sha256}
+    Run(trainer, method, folder, name, extra, output.epoch_ckpts).train()
+
+
+def trainer_of(training: o.Training, dataset: str, eval_attack: str | None = None) -> Trainer:
+    """Parse the options of a training command and load its images; raises InputError."""
+    optimizer, attack = parse_optimizer(training.optim), attack_of(training.attack)
+    judging = None
+    if eval_attack is not None:
+        beside = Setup(attack=attack).needed_attack().unit
+        judging = parse_attack(eval_attack, "--eval_attack", beside=beside)
+    rate = parse_rate(training.lr_schedule, optimizer.lr, training.epoch_num)
+    device = networks.device_of(training.gpu)
+    test = load_images(dataset, "test", training.data_dir).subset(training.eval_size)
+    images = load_images(dataset, "train", training.data_dir)
+    images = images.subset(training.subset_size)
+    images.check_beside(test)
+    augment = dataset in AUGMENTED if training.augment is None else training.augment
+    validation = None
+    if training.val_fraction:
+        images, validation = images.split(training.val_fraction)
+    setup = Setup(
+        images=images, attack=attack, eval_attack=judging, optimizer=optimizer,
+        epochs=training.epoch_num, rate=rate, augment=augment, seed=training.seed, device=device,
+    )  # fmt: skip
+    return Trainer(training, dataset, setup, test, validation)
 
 
 def summary(line: dict[str, Any]) -> str:
@@ -232,16 +248,15 @@ def start(
     training: o.Training,
     output: o.Output,
     widths: Mapping[str, int] = MappingProxyType({}),
+    eval_attack: str | None = None,
 ) -> tuple[Trainer, dict, nn.Module]:
     """The trainer of a command, the `model` part of its recipe, and a newly initialised network.
 
     `widths`: what a command's own paper means by a network, where --width leaves it open.
     """
-    if any(not 1 <= epoch <= training.epoch_num for epoch in output.epoch_ckpts):
+    if any(epoch > training.epoch_num for epoch in output.epoch_ckpts):
         raise InputError(f"--epoch_ckpts must lie in 1..{training.epoch_num} (--epoch_num)")
-    if output.model_name == "" or output.out_folder == "":
-        raise InputError("--model_name and --out_folder must not be empty")
-    trainer = trainer_of(training, fresh.dataset)
+    trainer = trainer_of(training, fresh.dataset, eval_attack)
     shape = trainer.images.image_shape
     width = widths.get(fresh.model_type, published_width(fresh.model_type, shape))
     model: dict[str, Any] = {
@@ -257,7 +272,8 @@ def start(
     if is_external(fresh.model_type):
         model["code"] = code_of(network)
     check_batches(network, trainer.images, training.batch_size)
-    return trainer, model, network
+    again = partial(networks.fresh_network, model)
+    return replace(trainer, setup=replace(trainer.setup, fresh=again)), model, network
 
 
 def place(model: dict[str, Any], output: o.Output, images: Images, method: str) -> tuple[Path, str]:

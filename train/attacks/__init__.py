@@ -20,13 +20,14 @@ ATTACKS: dict[str, type[Attack]] = {
     "autoattack": AutoAttack,
 }
 
-# the words of Liu et al. 2020 -> ours
+# the words of Liu et al. 2020, synonyms of ours
 _ALIASES = {"threshold": "eps", "iter_num": "iterations", "loss_type": "loss"}
 # keys without effect, there too: only to repeat released code (Liu et al. 2020)
 _IGNORED = {"alpha", "window_size_factor"}
-_BUDGETS = {"threshold", "step_size"}
 #: spec name -> the spec that it is short for
 _SHORT = {"kl": "name=pgd,loss_type=kl,keep_best=False"}
+_RADII = {"eps", "threshold"}
+_BUDGETS = {*_RADII, "step_size"}
 
 __all__ = [
     "ATTACKS", "FGSM", "PGD", "Attack", "Predict", "away_from_clean", "check_budget", "mixture",
@@ -43,8 +44,9 @@ def check_budget(attack: Attack, eps: float, what: str) -> None:
 
 
 def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -> Attack:
-    """Build an attack from its spec, e.g. name=pgd,step_size=2,threshold=8,iter_num=10,order=-1.
+    """Build an attack from its spec, e.g. name=pgd,eps=8,step_size=2,iterations=10,order=-1.
 
+    `threshold` and `iter_num`, the words of Liu et al. 2020, are synonyms of eps and iterations;
     `name=kl` is short for PGD with `loss_type=kl,keep_best=False`. `beside` is the unit of another
     attack that settles it for the command. Raises InputError for unknown names and keys, wrong
     types, unclear units, negative budgets and l_inf radii above 1.
@@ -63,10 +65,10 @@ def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -
         ignored=_IGNORED,
         beside=beside,
     )
-    unit, threshold = unit_of(spec, _BUDGETS, what), spec.get("threshold", "")
-    if unit is Unit.GREY and unit_of(spec, {"threshold"}, what) is Unit.FRACTION:
+    unit, key = unit_of(spec, _BUDGETS, what), "eps" if "eps" in spec else "threshold"
+    if unit is Unit.GREY and unit_of(spec, _RADII, what) is Unit.FRACTION:
         raise InputError(
-            f"{what}: step_size={spec['step_size']} is above 1 and threshold={threshold} is not: "
-            f"write threshold={threshold}/255, or step_size as a fraction of [0,1] too"
+            f"{what}: step_size={spec['step_size']} is above 1 and {key}={spec[key]} is not: "
+            f"write {key}={spec[key]}/255, or step_size as a fraction of [0,1] too"
         )
     return replace(attack, unit=unit)

@@ -59,6 +59,7 @@ class Purpose(IntEnum):
     CORRUPTION = 31
     FOURIER = 32
     BOOTSTRAP = 33
+    PERMUTATION = 34
 
 
 def stream(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

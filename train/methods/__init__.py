@@ -1,16 +1,16 @@
-"""Training methods by name."""
+"""Training methods by name: what commands and tests read."""
 
 from __future__ import annotations
 
 from ridgeline.train.methods.adversarial import Adversarial
 from ridgeline.train.methods.apart import Apart
-from ridgeline.train.methods.base import Method, Step
+from ridgeline.train.methods.base import Method, Setup, Step
 from ridgeline.train.methods.cure import Cure
 from ridgeline.train.methods.fomo import Fomo
 from ridgeline.train.methods.frequency import Frequency
 from ridgeline.train.methods.standard import Standard
 
-#: name in recipes -> method
+#: name -> method, with its options in `options_type`
 METHODS: dict[str, type[Method]] = {
     "standard": Standard,
     "adversarial": Adversarial,
@@ -21,5 +21,6 @@ METHODS: dict[str, type[Method]] = {
 }
 
 __all__ = [
-    "METHODS", "Adversarial", "Apart", "Cure", "Fomo", "Frequency", "Method", "Standard", "Step",
+    "METHODS", "Adversarial", "Apart", "Cure", "Fomo", "Frequency", "Method", "Setup",
+    "Standard", "Step",
 ]  # fmt: skip

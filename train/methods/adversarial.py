@@ -2,64 +2,96 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+from typing import Annotated, Any
+
 from torch import Tensor, nn
 
 from ridgeline.models.errors import InputError
-from ridgeline.train.attacks import Attack
-from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.attacks import Attack, check_budget
+from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Noise, Purpose
-from ridgeline.train.evaluation import Scores, scores_of_networks
-from ridgeline.train.methods.base import Kept, Method, Step
-from ridgeline.train.objectives import Madry, Objective
+from ridgeline.train.methods.base import Kept, Method, Setup, Step
+from ridgeline.train.objectives import (
+    AwpGamma,
+    ObjectiveName,
+    TradesBeta,
+    objective_of,
+    perturbation_of,
+)
+from ridgeline.train.options import Opt, Options
 from ridgeline.train.parts.batchnorm_statistics import recalibrate
-from ridgeline.train.parts.weight_average import Average
-from ridgeline.train.parts.weight_perturbation import WeightPerturbation
+from ridgeline.train.parts.weight_average import AVERAGES
+from ridgeline.train.schedules import check_not_negative, parse_schedule
 from ridgeline.train.schedules.shapes import Schedule
+
+
+@dataclass(frozen=True)
+class AdversarialOptions(Options):
+    """What adversarial training minimises, at which budgets, and which average it keeps."""
+
+    objective: ObjectiveName = "at"
+    trades_beta: TradesBeta = 6.0
+    awp_gamma: AwpGamma = 0.0
+    attack_threshold_schedule: Annotated[
+        str | Schedule | None, Opt("budget per epoch, e.g. name=cycle_cos,...; None: constant")
+    ] = None
+    average: Annotated[str | None, Opt("average the weights beside training", choices=AVERAGES)] = (
+        None
+    )
+    average_decay: Annotated[float, Opt("decay of ema per step", low=0, high=1)] = 0.999
+    average_from: Annotated[int, Opt("epochs before the average begins", low=0)] = 0
 
 
 class Adversarial(Method):
     """Minimise the loss at adversarial examples: Madry et al. 2018, or another `objective`.
 
-    With `eps_schedule` the budget follows the schedule and the step follows the budget: periodic
-    adversarial scheduling (Liu et al. 2020, section 5). The attack sees the network in eval mode
-    and leaves no trace; the training pass is in train mode. `judge` is the attack of the
-    evaluation at the target budget (default: the attack itself). `awp` moves the weights up the
-    loss before every step; `average` follows the network from epoch `average_from` (from 0) on,
-    step by step if it has a decay (EMA, of BatchNorm's statistics too), else epoch by epoch (SWA),
-    and is judged beside it. SWA's BatchNorm statistics are those of the clean training `images`,
-    taken exactly after every epoch (Izmailov et al. 2018, section 3.2). Raises InputError for SWA
-    without images.
+    With a schedule the budget follows it and the step follows the budget: periodic adversarial
+    scheduling (Liu et al. 2020, section 5). The attack sees the network in eval mode and leaves no
+    trace; the training pass is in train mode. Weight perturbation moves the weights up the loss
+    before every step. The average follows the network from epoch `average_from` (from 0) on, step
+    by step (ema, of BatchNorm's statistics too) or epoch by epoch (swa), and is scored beside it.
+    BatchNorm's statistics of swa are those of the clean training images, taken exactly after every
+    epoch (Izmailov et al. 2018, section 3.2). Raises InputError without an attack, for budgets that
+    it cannot take, and for swa without images.
     """
+
+    options_type = AdversarialOptions
+    options: AdversarialOptions
 
     def __init__(
         self,
         network: nn.Module,
-        attack: Attack,
-        eps_schedule: Schedule | None = None,
-        device: torch.device | str = "cpu",
-        judge: Attack | None = None,
-        *,
-        objective: Objective | None = None,
-        awp: WeightPerturbation | None = None,
-        average: Average | None = None,
-        average_from: int = 0,
-        images: Images | None = None,
+        setup: Setup | None = None,
+        options: AdversarialOptions | None = None,
     ):
-        self.network, self.attack, self.device = network, attack, device
-        self.judge = judge or attack
-        self.eps_schedule, self.objective = eps_schedule, objective or Madry()
-        self.awp, self.average, self.average_from, self.images = awp, average, average_from, images
-        self.copy_names = () if average is None else ("average",)
-        self._by_step = average is not None and average.decay is not None
-        self._by_epoch = average is not None and average.decay is None
-        if eps_schedule is not None:
-            attack.at(eps_schedule(0))  # a budget that cannot be scaled is refused here
-        self.objective.inner(attack)  # nor one that cannot train by this objective
-        if self._by_epoch and images is None:
-            raise InputError("the plain mean of networks (SWA) needs the training images")
-        if average is not None:
-            average.network.to(device)
+        super().__init__(network, setup, options)
+        given, self.attack = self.options, self.setup.needed_attack()
+        self.label = "adversarial" if given.objective == "at" else given.objective
+        self.eps_schedule = budget_schedule(
+            given.attack_threshold_schedule, self.attack, self.setup.epochs
+        )
+        self.objective = objective_of(given.objective, given.trades_beta)
+        self.objective.inner(self.attack)  # one that cannot train by this objective is refused here
+        self.awp = perturbation_of(network, given.awp_gamma)
+        self._by_step, self._by_epoch = given.average == "ema", given.average == "swa"
+        if given.average is None:
+            return
+        if self.setup.epochs and given.average_from >= self.setup.epochs:
+            raise InputError(
+                f"--average_from {given.average_from} leaves no epoch of {self.setup.epochs} to "
+                "average"
+            )
+        if self._by_epoch and self.setup.images is None:
+            raise InputError("the plain mean of networks (swa) needs the training images")
+        self.average = self.follow("average", given.average_decay if self._by_step else None)
+
+    def recipe(self) -> dict[str, Any]:
+        """The options, the schedule as it was understood."""
+        found = super().recipe()
+        if self.eps_schedule is not None:
+            found["attack_threshold_schedule"] = repr(self.eps_schedule)
+        return found
 
     def attack_at(self, step: Step) -> Attack:
         """The attack at the scheduled budget."""
@@ -88,49 +120,44 @@ class Adversarial(Method):
 
     def start_epoch(self, epoch: int) -> Kept:
         """The exponential average starts as a copy of what stands here."""
-        if self._by_step and epoch == self.average_from:
+        if self._by_step and epoch == self.options.average_from:
             self.average.restart()
         return {}
 
     def after_step(self, step: Step) -> None:
         """Move the exponential average."""
-        if self._by_step and step.epoch >= self.average_from:
+        if self._by_step and step.epoch >= self.options.average_from:
             self.average.update()
 
     def end_epoch(self, epoch: int) -> Kept:
         """Take the epoch's network into the plain mean, whose BatchNorm then meets the images."""
-        if self._by_epoch and epoch >= self.average_from:
-            if epoch == self.average_from:
+        if self._by_epoch and epoch >= self.options.average_from:
+            if epoch == self.options.average_from:
                 self.average.restart()
             else:
                 self.average.update()
-            recalibrate(self.average.network, self.images, device=self.device)
+            recalibrate(self.average.network, self.setup.images, device=self.device)
         return {}
 
-    def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
-        """Scores on clean images, at the target budget and at the scheduled budget."""
-        options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
+    def attacks(self, step: Step) -> dict[str, Attack | None]:
+        """The attack at the scheduled budget, which the evaluation takes while it is the target."""
         scheduled = self.attack_at(step)
-        if scheduled.eps == self.attack.eps:
-            scheduled = self.judge
-        attacks = {"target": self.judge, "scheduled": scheduled}
-        scores = scores_of_networks({"": self.network}, images, attacks, **options)
-        if self.average is not None and self.average.seen:
-            others = {"average": self.average.network}
-            scores |= scores_of_networks(others, images, {"target": self.judge}, **options)
-        return scores
+        return {"scheduled": self.setup.target if scheduled.eps == self.attack.eps else scheduled}
 
-    def copies(self) -> Kept:
-        """The average, once it has begun."""
-        if self.average is None or not self.average.seen:
-            return {}
-        return {"average": self.average.network.state_dict()}
 
-    def state(self) -> dict:
-        """The average."""
-        return {} if self.average is None else {"average": self.average.state()}
+def budget_schedule(given: str | Schedule | None, attack: Attack, epochs: int) -> Schedule | None:
+    """The schedule behind --attack_threshold_schedule, its budgets in [0,1] units.
 
-    def load_state(self, state: dict) -> None:
-        """Restore from `state()`."""
-        if self.average is not None:
-            self.average.load_state(state["average"])
+    Bare numbers are in the unit of --attack. Raises InputError, also for a budget within the run
+    that the attack cannot take.
+    """
+    if given is None:
+        return None
+    what, schedule = "--attack_threshold_schedule", given
+    if isinstance(given, str):
+        schedule = parse_schedule(given, what, budget=True, beside=attack.unit)
+    check_not_negative(schedule, epochs, what)
+    for quarter in range(4 * epochs + 1):
+        time = quarter / 4
+        check_budget(attack, schedule(time), f"{what} at epoch {time:g}")
+    return schedule

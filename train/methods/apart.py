@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ridgeline.models.blocks import block_inputs
-from ridgeline.train.attacks import Attack
+from ridgeline.models.errors import InputError
+from ridgeline.train.attacks import PGD
 from ridgeline.train.data.augmentation import PADDING, Crop
 from ridgeline.train.data.examples import Batch, Images
 from ridgeline.train.data.noise import Purpose, stream
-from ridgeline.train.evaluation import Scores, scores_of_networks
-from ridgeline.train.methods.base import Method, Step, joined
+from ridgeline.train.methods.adversarial import Adversarial
+from ridgeline.train.methods.apart_options import ApartOptions
+from ridgeline.train.methods.base import Method, Setup, Step, joined
 from ridgeline.train.parts.layer_inputs import disturbed, reading_inputs
-from ridgeline.train.schedules.shapes import Schedule
+from ridgeline.train.schedules.shapes import Triangle
 
 _START = 1e-4  # of the step and of the memory's scale
 _TRACE = ("saturated", "clipped", "memory", "sign_agreement", "gain", "step_gradient")
@@ -28,68 +32,97 @@ class Apart(Method):
     Two train-mode passes per step. The first takes the signs of the loss gradient by the images
     x + clip(a_w w) and by the input h_b of every block; the second, whose gradients train both
     sides, sees x + clip(clip(a_w w) + a s) and h_b + a_b s_b. The scalars a, a_w, a_b ascend by
-    their own SGD with L2 coefficient `weight_decay`; w in [-1,1] remembers a direction per training
-    image and follows its crops and flips. BatchNorm's statistics therefore see both passes.
+    their own SGD with L2 coefficient `weight_decay_alpha`; w in [-1,1] remembers a direction per
+    training image and follows its crops and flips. BatchNorm's statistics therefore see both
+    passes.
 
     Readings of what code and paper leave open: the scalars have one optimiser with the coefficient
     explicit, 1200 as the published code amounts to under the torch of its day (400 is what it
     says); a and a_w are kept at 0 or above, so that memory never changes its sign; cropped images
     have a grey border. A network without residual blocks gets noise where `block_inputs` says.
 
-    `memory` and `block_noise` switch those parts off; `step` fixes a. Without both and a fixed
-    step of eps this is FGSM training without random start, with a learnable one "FGSM+" (the
+    `memory` and `layerwise` switch those parts off; `step` fixes a. Method fgsm has neither and a
+    fixed step of eps: FGSM training without random start; with a learnable one it is "FGSM+" (the
     paper's figure names it only; this reading is ours). The scalars are no part of the network:
-    checkpoints, Hessians and directions never meet them. Source: arXiv 2010.08034 and its code.
+    checkpoints, Hessians and directions never meet them. The attack of the setup is that of the
+    evaluation. Source: arXiv 2010.08034 and its code.
     """
 
+    options_type = ApartOptions
+    options: ApartOptions
     border = 0.5
+    clock = "batch"
 
     def __init__(
-        self,
-        network: nn.Module,
-        images: Images,
-        attack: Attack,
-        *,
-        eps: float,
-        rate: Schedule,
-        momentum: Schedule,
-        weight_decay: float = 1200.0,
-        step: float | None = None,
-        memory: bool = True,
-        block_noise: bool = True,
-        augment: bool = False,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
+        self, network: nn.Module, setup: Setup | None = None, options: ApartOptions | None = None
     ):
-        self.network, self.attack, self.device, self.eps = network, attack, device, eps
-        self.augment, self.rate, self.momentum = augment, rate, momentum
+        super().__init__(network, setup, options)
+        given, setup, self.label = self.options, self.setup, self.options.method
+        if given.method == "pgd":
+            raise InputError("--method pgd is adversarial training: see Apart.build")
+        self.eps, step = given.radii(setup)
+        self._momentum = given.momentum(setup)
+        cycle = given.cycle(setup)
+        self.scalar_rate = Triangle(up_v=given.max_lr_alpha, cycle_freq=cycle)
+        self.scalar_momentum = self._momentum or Triangle(low_v=0.9, up_v=0.9, cycle_freq=cycle)
+        whole = given.method == "apart"
+        block_noise = whole and given.layerwise
         self.sites = block_inputs(network) if block_noise else {}
-        self.step_size = _scalar(_START if step is None else step, device)
-        self.memory_scale = _scalar(_START, device)
-        self.noise_scales = torch.zeros(len(self.sites), device=device, requires_grad=True)
+        self.step_size = _scalar(_START if step is None else step, self.device)
+        self.memory_scale = _scalar(_START, self.device)
+        self.noise_scales = torch.zeros(len(self.sites), device=self.device, requires_grad=True)
         self.scalars = [] if step is not None else [self.step_size]
         self.memory: Tensor | None = None
-        if memory:
+        if whole and given.memory:
             self.scalars.append(self.memory_scale)
-            self._row = {int(i): n for n, i in enumerate(images.index)}
-            self.memory = _first_memory(images, PADDING if augment else 0, seed).to(device)
+            self._row = {int(i): n for n, i in enumerate(setup.images.index)}
+            padding = PADDING if setup.augment else 0
+            self.memory = _first_memory(setup.images, padding, setup.seed).to(self.device)
         if block_noise:
             self.scalars.append(self.noise_scales)
         self._optimizer = None
         if self.scalars:
             self._optimizer = torch.optim.SGD(
-                self.scalars, lr=rate(0), momentum=momentum(0), weight_decay=weight_decay,
-                maximize=True,
+                self.scalars, lr=self.scalar_rate(0), momentum=self.scalar_momentum(0),
+                weight_decay=given.weight_decay_alpha, maximize=True,
             )  # fmt: skip
         self._epoch = -1
-        self._trace = torch.zeros(1 + len(_TRACE) + len(self.sites), device=device)
+        self._trace = torch.zeros(1 + len(_TRACE) + len(self.sites), device=self.device)
+
+    @classmethod
+    def build(cls, network: nn.Module, setup: Setup, options: ApartOptions | None = None) -> Method:
+        """APART or FGSM; for its method pgd, adversarial training by PGD under the same schedules.
+
+        PGD takes steps of eps/4, as in the paper, and its last iterate.
+        """
+        given = options or ApartOptions()
+        if given.method != "pgd":
+            return cls(network, setup, given)
+        eps, _ = given.radii(setup)
+        attack = PGD(eps=eps, step_size=eps / 4, iterations=given.iter_num, keep_best=False)
+        method = Adversarial(network, replace(
+            setup, attack=attack, eval_attack=setup.target, clock=cls.clock,
+            momentum=given.momentum(setup),
+        ))  # fmt: skip
+        method.border, method.label = cls.border, "pgd"
+        return method
+
+    @property
+    def momentum(self) -> Triangle | None:
+        """The optimiser's momentum, which falls while the learning rate rises."""
+        return self._momentum
+
+    def recipe(self) -> dict[str, Any]:
+        """The options, with the radii as they were understood."""
+        eps, step = self.options.radii(self.setup)
+        return {**super().recipe(), "eps": eps, "step": step}
 
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy of the generator's batch, and its logits."""
         if step.epoch != self._epoch:
             self._epoch = step.epoch
             self._trace.zero_()
-        crop = Crop.draw(batch.index, step.seed, step.epoch) if self.augment else None
+        crop = Crop.draw(batch.index, step.seed, step.epoch) if self.setup.augment else None
         rows, remembered, start = None, None, torch.zeros_like(batch.x)
         if self.memory is not None:
             rows = torch.tensor([self._row[i] for i in batch.index.tolist()], device=self.device)
@@ -136,16 +169,12 @@ class Apart(Method):
         if self._optimizer is None:
             return
         for group in self._optimizer.param_groups:
-            group["lr"], group["momentum"] = self.rate(step.time), self.momentum(step.time)
+            group["lr"] = self.scalar_rate(step.time)
+            group["momentum"] = self.scalar_momentum(step.time)
         self._optimizer.step()
         with torch.no_grad():
             for scalar in (self.step_size, self.memory_scale):
                 scalar.clamp_(min=0)
-
-    def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
-        """Scores on clean images and under the evaluation attack; the plain network."""
-        options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        return scores_of_networks({"": self.network}, images, {"target": self.attack}, **options)
 
     def metrics(self, step: Step) -> dict[str, float]:
         """The generator's trace over the epoch: means over its examples, radii as shares of eps."""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ridgeline.models.errors import InputError, unknown
+from ridgeline.models.errors import InputError
 from ridgeline.models.stages import CLASSIFIER, STEM, stages
-from ridgeline.train.attacks import Attack, away_from_clean
-from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.attacks import away_from_clean
+from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Noise, Purpose, stream
-from ridgeline.train.evaluation import Scores, scores_of_networks
 from ridgeline.train.losses import divergence
-from ridgeline.train.methods.base import Kept, Method, Step, joined
+from ridgeline.train.methods.adversarial import Adversarial
+from ridgeline.train.methods.base import Kept, Method, Setup, Step, joined
+from ridgeline.train.objectives import TradesBeta
+from ridgeline.train.options import Opt, Options
 from ridgeline.train.parts.gradient_mask import SCOPES, update_masks
-from ridgeline.train.parts.weight_average import Average
 from ridgeline.train.undisturbed import undisturbed
 
 #: what is kept of every masked tensor, as means over the steps of an epoch
@@ -45,73 +47,95 @@ VARIANTS = {
 }
 
 
+#: the variant that is adversarial training of chosen stages (`train.parts.freezing`)
+FREEZE = "freeze"
+
+
+@dataclass(frozen=True)
+class CureOptions(Options):
+    """What CURE conserves, and how its revision model follows."""
+
+    cure_variant: Annotated[
+        str, Opt("reading of the method", choices=(*VARIANTS, FREEZE))
+    ] = "paper"  # fmt: skip
+    percentile: Annotated[
+        float, Opt("percent of the weights conserved at every step", low=0, high=100)
+    ] = 30.0
+    alpha: Annotated[float, Opt("share of the clean gradient in the prominence", low=0, high=1)] = (
+        0.1
+    )
+    trades_beta: TradesBeta = 5.0
+    gamma: Annotated[float, Opt("weight of the revision", low=0)] = 1.0
+    rgp_scope: Annotated[str, Opt("tensors ranked together", choices=SCOPES)] = "layer"
+    mask_bn: Annotated[bool, Opt("conserve BatchNorm's weights too")] = True
+    conserve: Annotated[
+        str, Opt("conserving", choices={"gradient": "zero it", "strict": "restore weight and "
+                                        "momentum"})
+    ] = "gradient"  # fmt: skip
+    ema_update_freq: Annotated[float, Opt("probability r of a revision step", low=0, high=1)] = 0.2
+    ema_alpha: Annotated[float, Opt("decay d of the revision", low=0, high=1)] = 0.999
+    rev_bn: Annotated[
+        str, Opt("the revision normalises by", choices={"batch": "its batch", "running": "running "
+                                                        "statistics"})
+    ] = "batch"  # fmt: skip
+    aux_loss_type: Annotated[
+        str, Opt("revision by", choices={"kl": "", "l2": "between logits"})
+    ] = "kl"  # fmt: skip
+    epochs_warmup: Annotated[
+        int, Opt("CURE_Eff: natural epochs inside the run (80 of 200)", low=0)
+    ] = 0
+
+
 class Cure(Method):
     """Conserve-update-revise (Gowda et al. 2024, arXiv 2401.14948).
 
     Every step: the TRADES loss CE + beta KL plus gamma times the divergence from a revision model
-    on clean and on adversarial images; the gradients of the `percent` % of each tensor's weights
+    on clean and on adversarial images; the gradients of the `percentile` % of each tensor's weights
     with the lowest prominence alpha |dCE/dw| + (1 - alpha) |dCE'/dw| (eq. 6) are zeroed, the
-    classifier's never; with probability `rate` the revision model follows the weights by EMA with
-    decay min(1 - 1/(t+1), `decay`) (eq. 7). The trained network is the one to use.
+    classifier's never; with probability `ema_update_freq` the revision model follows the weights by
+    EMA with decay min(1 - 1/(t+1), `ema_alpha`) (eq. 7). The trained network is the one to use.
 
-    Readings where paper and code disagree: `percent` is the share conserved; percentiles per
-    tensor (`scope` "global" offered); BatchNorm is masked too (`mask_bn`); the revision model
-    normalises by its batch and keeps its own statistics ("batch", else "running"); beta is 5 as
-    in the code (eq. 5 has 1). Zeroed gradients do not freeze: momentum and weight decay still move
-    the weight; `strict` restores masked weights and their momenta after the step. `variant`: the
-    other losses and masks of the released code (VARIANTS). `warmup` epochs of natural training
-    come first in CURE_Eff; then the revision model starts as a copy, once.
+    Readings where paper and code disagree: `percentile` is the share conserved; percentiles per
+    tensor (`rgp_scope` "global" offered); BatchNorm is masked too (`mask_bn`); the revision model
+    normalises by its batch and keeps its own statistics (`rev_bn`); beta is 5 as in the code (eq. 5
+    has 1). Zeroed gradients do not freeze: momentum and weight decay still move the weight;
+    `conserve` strict restores masked weights and their momenta after the step. `cure_variant`: the
+    other losses and masks of the released code (VARIANTS). `epochs_warmup` epochs of natural
+    training come first in CURE_Eff; then the revision model starts as a copy, once.
     """
 
-    copy_names = ("revision",)
+    options_type = CureOptions
+    options: CureOptions
 
     def __init__(
-        self,
-        network: nn.Module,
-        attack: Attack,
-        *,
-        judge: Attack | None = None,
-        variant: str = "paper",
-        alpha: float = 0.1,
-        beta: float = 5.0,
-        gamma: float = 1.0,
-        percent: float = 30.0,
-        scope: str = "layer",
-        mask_bn: bool = True,
-        strict: bool = False,
-        rate: float = 0.2,
-        decay: float = 0.999,
-        revision_bn: str = "batch",
-        squared: bool = False,
-        warmup: int = 0,
-        device: torch.device | str = "cpu",
+        self, network: nn.Module, setup: Setup | None = None, options: CureOptions | None = None
     ):
-        for what, value, allowed in (("variant of CURE", variant, VARIANTS),
-                                     ("scope of the percentile", scope, SCOPES),
-                                     ("BatchNorm of the revision", revision_bn,
-                                      ("batch", "running"))):  # fmt: skip
-            if value not in allowed:
-                raise unknown(what, value, allowed)
-        for what, value, top in (("alpha", alpha, 1), ("percent", percent, 100), ("rate", rate, 1),
-                                 ("decay", decay, 1)):  # fmt: skip
-            if not 0 <= value <= top:
-                raise InputError(f"CURE: {what} must lie in 0..{top}, got {value:g}")
-        for what, value in (("trades_beta", beta), ("gamma", gamma), ("warmup", warmup)):
-            if not value >= 0:
-                raise InputError(f"CURE: {what} must not be negative, got {value:g}")
-        self.network, self.attack, self.device = network, away_from_clean(attack), device
-        self.judge, self.variant = judge or attack, VARIANTS[variant]
-        self.alpha, self.beta, self.gamma, self.percent = alpha, beta, gamma, percent
-        self.scope, self.strict, self.rate, self.decay = scope, strict, rate, decay
-        self.squared, self.warmup = squared, warmup
-        self.revision = Average(network, decay, buffers=revision_bn == "running")
-        self.revision.network.to(device).train(revision_bn == "batch")
-        self.masked = self._maskable(mask_bn) if self.variant.score else {}
+        super().__init__(network, setup, options)
+        given = self.options
+        if given.cure_variant == FREEZE:
+            raise InputError("--cure_variant freeze is adversarial training: see Cure.build")
+        if given.epochs_warmup > self.setup.epochs:
+            raise InputError(f"--epochs_warmup must lie in 0..{self.setup.epochs} (--epoch_num)")
+        self.label = f"cure_{given.cure_variant}"
+        self.attack = away_from_clean(self.setup.needed_attack())
+        self.variant, self.strict = VARIANTS[given.cure_variant], given.conserve == "strict"
+        self.revision = self.follow("revision", given.ema_alpha, buffers=given.rev_bn == "running")
+        self.revision.network.train(given.rev_bn == "batch")
+        self.masked = self._maskable(given.mask_bn) if self.variant.score else {}
         self._optimizer: torch.optim.Optimizer | None = None
         self._t = 0
         self._before: dict[str, Tensor] = {}
         self._masks: dict[str, Tensor] = {}
-        self._trace = torch.zeros(len(self.masked) + 1, len(TRACE), device=device)
+        self._trace = torch.zeros(len(self.masked) + 1, len(TRACE), device=self.device)
+
+    @classmethod
+    def build(cls, network: nn.Module, setup: Setup, options: CureOptions | None = None) -> Method:
+        """CURE; for its variant freeze, adversarial training of stages chosen elsewhere."""
+        if options is None or options.cure_variant != FREEZE:
+            return cls(network, setup, options)
+        study = Adversarial(network, setup)
+        study.label = f"cure_{FREEZE}"
+        return study
 
     def _maskable(self, mask_bn: bool) -> dict[str, Tensor]:
         by_stage = stages(self.network)
@@ -130,13 +154,13 @@ class Cure(Method):
     def start_epoch(self, epoch: int) -> Kept:
         """The revision model starts as a copy, once."""
         self._trace.zero_()
-        if epoch == self.warmup:
+        if epoch == self.options.epochs_warmup:
             self.revision.restart()
         return {}
 
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         """The total loss and the logits of the adversarial batch (clean in the warm-up)."""
-        if step.epoch < self.warmup:
+        if step.epoch < self.options.epochs_warmup:
             self._parts = None
             logits = self.network(batch.x)
             return F.cross_entropy(logits, batch.y), logits
@@ -148,15 +172,16 @@ class Cure(Method):
         kl = divergence(clean, logits).mean()
         with torch.no_grad():
             targets = self.revision.network(batch.x), self.revision.network(x)
-        distance = F.mse_loss if self.squared else lambda z, t: divergence(t, z).mean()
+        given, squared = self.options, self.options.aux_loss_type == "l2"
+        distance = F.mse_loss if squared else lambda z, t: divergence(t, z).mean()
         revision = sum(distance(z, t) for z, t in zip((clean, logits), targets, strict=True))
         base = {
-            "trades": natural + self.beta * kl,
-            "mixed": self.alpha * natural + (1 - self.alpha) * robust,
-            "mixed_kl": self.alpha * natural + (1 - self.alpha) * kl,
+            "trades": natural + given.trades_beta * kl,
+            "mixed": given.alpha * natural + (1 - given.alpha) * robust,
+            "mixed_kl": given.alpha * natural + (1 - given.alpha) * kl,
         }[self.variant.base]
         self._parts = {"natural": natural, "robust": robust, "kl": kl, "revision": revision}
-        return base + self.gamma * revision, logits
+        return base + given.gamma * revision, logits
 
     def backward(self, loss: Tensor) -> None:
         """Gradients, zeroed where the mask conserves."""
@@ -165,7 +190,7 @@ class Cure(Method):
             self._before = {}
             return
         scores = self._scores(loss)
-        masks = update_masks(scores, self.percent, self.scope)
+        masks = update_masks(scores, self.options.percentile, self.options.rgp_scope)
         for row, (name, p) in enumerate(self.masked.items()):
             mask = masks[name]
             p.grad.masked_fill_(~mask, 0)
@@ -182,12 +207,12 @@ class Cure(Method):
     def _scores(self, loss: Tensor) -> dict[str, Tensor]:
         """What the mask ranks; sets the gradients of the loss on the way."""
         kind, parts, weights = self.variant.score, self._parts, list(self.masked.values())
+        alpha, gamma = self.options.alpha, self.options.gamma
         if kind == "total":
             loss.backward()
             return {n: p.grad.abs() for n, p in self.masked.items()}
         if self.variant.resum:
-            loss = (self.alpha * parts["natural"] + (1 - self.alpha) * parts["kl"]
-                    + self.gamma * parts["revision"])  # fmt: skip
+            loss = alpha * parts["natural"] + (1 - alpha) * parts["kl"] + gamma * parts["revision"]
         if kind == "signed_all":
             loss.backward()
             return {n: p.grad.clone() for n, p in self.masked.items()}
@@ -199,7 +224,7 @@ class Cure(Method):
         for name, a, b in zip(self.masked, by_nat, by_second, strict=True):
             if kind == "prominence":
                 a, b = a.abs(), b.abs()
-            found[name] = self.alpha * a + (1 - self.alpha) * b
+            found[name] = alpha * a + (1 - alpha) * b
         return found
 
     def after_step(self, step: Step) -> None:
@@ -210,11 +235,12 @@ class Cure(Method):
             for row, (name, before) in enumerate(self._before.items()):
                 self._trace[row, 1] += (self.masked[name] != before).float().mean()
         self._before = {}
-        if step.epoch < self.warmup:
+        if step.epoch < self.options.epochs_warmup:
             return
         self._t += 1
-        if stream(step.seed, Purpose.REVISION, step.number).random() < self.rate:
-            self.revision.update(1 - min(1 - 1 / (self._t + 1), self.decay))
+        given = self.options
+        if stream(step.seed, Purpose.REVISION, step.number).random() < given.ema_update_freq:
+            self.revision.update(1 - min(1 - 1 / (self._t + 1), given.ema_alpha))
 
     def _running(self) -> dict[str, dict[str, Tensor]]:
         """Copies of the optimiser's averages of the masked tensors, by tensor."""
@@ -240,26 +266,14 @@ class Cure(Method):
                  for what, row in zip(TRACE, means, strict=True)}  # fmt: skip
         return joined({"eps": self.attack.eps}, trace)
 
-    def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
-        """Scores of the network and of the revision model."""
-        options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        networks = {"": self.network}
-        if self.revision.seen:
-            networks["revision"] = self.revision.network
-        return scores_of_networks(networks, images, {"target": self.judge}, **options)
-
-    def copies(self) -> Kept:
-        """The revision model, once there is one."""
-        return {"revision": self.revision.network.state_dict()} if self.revision.seen else {}
-
     def state(self) -> dict:
         """The revision model, its clock, the last masks and the epoch's running means."""
-        return {"revision": self.revision.state(), "t": self._t, "masks": self._masks,
-                "trace": self._trace}  # fmt: skip
+        own = {"t": self._t, "masks": self._masks, "trace": self._trace}
+        return {**super().state(), **own}
 
     def load_state(self, state: dict) -> None:
         """Restore from `state()`."""
-        self.revision.load_state(state["revision"])
+        super().load_state(state)
         self._t = state["t"]
         self._masks = {n: m.to(self.device) for n, m in state["masks"].items()}
         self._trace.copy_(state["trace"])

@@ -2,50 +2,128 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ridgeline.models.errors import InputError, unknown
-from ridgeline.train.attacks import Attack
-from ridgeline.train.data.examples import Batch, Images
+from ridgeline.models.errors import InputError
+from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Noise, Purpose
-from ridgeline.train.evaluation import Scores, scores_of_networks
 from ridgeline.train.losses import divergence
-from ridgeline.train.methods.base import Kept, Method, Step
-from ridgeline.train.objectives import Madry, Objective
+from ridgeline.train.methods.base import Kept, Method, Setup, Step
+from ridgeline.train.objectives import (
+    AwpGamma,
+    ObjectiveName,
+    TradesBeta,
+    objective_of,
+    perturbation_of,
+)
+from ridgeline.train.options import Opt, Options
 from ridgeline.train.parts.forgetting import (
     INITS,
+    SCOPES,
     draw_masks,
     forget,
     forgettable,
     lowest,
     new_values,
 )
-from ridgeline.train.parts.phases import Cycles
+from ridgeline.train.parts.phases import PhaseRate, Phases
 from ridgeline.train.parts.saliency import snip
-from ridgeline.train.parts.weight_average import Average
-from ridgeline.train.parts.weight_perturbation import WeightPerturbation
+from ridgeline.train.schedules.shapes import Constant
 
-CONSOLIDATIONS = ("iter_tail", "phase_end", "iter_all")
-SELECTIONS = ("random", "magnitude", "snip")
 #: when networks of chosen cycles are kept: around forgetting, and after relearning
 SNAPSHOTS = ("before", "after", "relearnt")
+_RATES = ("hold", "cyclic_per_phase")
+
+
+@dataclass(frozen=True)
+class FomoOptions(Options):
+    """The phases of FOMO, what is forgotten, how it is relearnt and consolidated."""
+
+    objective: ObjectiveName = "at"
+    trades_beta: TradesBeta = 6.0
+    awp_gamma: AwpGamma = 0.0
+    fomo_warmup: Annotated[int, Opt("epochs of plain adversarial training", low=0)] = 105
+    fomo_relearn: Annotated[int, Opt("epochs of relearning per cycle", low=1)] = 5
+    fomo_consolidate_epochs: Annotated[int, Opt("epochs of consolidation per cycle", low=0)] = 1
+    fomo_rate: Annotated[
+        float, Opt("fraction of every tensor that is forgotten", low=0, high=1)
+    ] = 0.035
+    fomo_scope: Annotated[str, Opt("stages that forget", choices=SCOPES)] = "later"
+    fomo_include_shortcut: Annotated[bool, Opt("convolutions of shortcuts too")] = False
+    fomo_include_fc: Annotated[bool, Opt("the classifier too")] = True
+    fomo_mask: Annotated[
+        str, Opt("what is forgotten", choices={"tensor": "an exact fraction of each",
+                                               "global": "every entry by chance"})
+    ] = "tensor"  # fmt: skip
+    fomo_select: Annotated[
+        str, Opt("which entries", choices={"random": "", "magnitude": "the lowest, an ablation",
+                                           "snip": "lowest saliency, an ablation"})
+    ] = "random"  # fmt: skip
+    fomo_init: Annotated[
+        str, Opt("what forgotten entries become", choices=INITS)
+    ] = "fresh"  # fmt: skip
+    fomo_consolidate: Annotated[
+        str, Opt("when the stable network follows", choices={
+            "iter_tail": "every step of consolidation", "phase_end": "once at the end of a cycle",
+            "iter_all": "every step from the warm-up on"})
+    ] = "iter_tail"  # fmt: skip
+    fomo_ema_decay: Annotated[float, Opt("decay of the stable network", low=0, high=1)] = 0.999
+    fomo_lambda: Annotated[float, Opt("weight of the consistency", low=0)] = 1.0
+    fomo_cr_on: Annotated[
+        str, Opt("consistency on", choices={"adv": "adversarial images", "both": "clean ones too"})
+    ] = "adv"
+    fomo_cr_loss: Annotated[
+        str, Opt("consistency by", choices={"kl": "", "mse": "between logits"})
+    ] = "kl"
+    fomo_cr_in_consolidation: Annotated[bool, Opt("keep the consistency in consolidation")] = False
+    fomo_reset_momentum: Annotated[
+        str, Opt("momenta that are forgotten", choices=("masked", "none", "all"))
+    ] = "masked"
+    fomo_lr: Annotated[
+        str,
+        Opt("piecewise: --lr_schedule; hold:RATE or cyclic_per_phase:RATE from the first cycle on"),
+    ] = "piecewise"
+    attack_mode: Annotated[str, Opt("BatchNorm during the attack", choices=("eval", "train"))] = (
+        "eval"
+    )
+
+    def check(self) -> None:
+        """--fomo_lr can be read; iter_tail has epochs in which to follow."""
+        if self.fomo_lr != "piecewise":
+            kind, _, value = self.fomo_lr.partition(":")
+            try:
+                number = float(value)
+            except ValueError:
+                number = -1.0
+            if kind not in _RATES or not 0 < number < math.inf:
+                raise InputError(
+                    "--fomo_lr must be piecewise, hold:RATE or cyclic_per_phase:RATE, got "
+                    f"{self.fomo_lr!r}"
+                )
+        if self.fomo_consolidate == "iter_tail" and not self.fomo_consolidate_epochs:
+            raise InputError(
+                "--fomo_consolidate iter_tail needs --fomo_consolidate_epochs of 1 or more"
+            )
 
 
 class Fomo(Method):
     """Adversarial training that forgets a random part of its later layers again and again.
 
-    After `cycles.warmup` epochs a stable network starts as a copy. Each cycle re-initialises
-    `fraction` of every weight in `scope`, relearns with the objective's loss + `strength` * the
-    divergence from the stable network on the same adversarial images, then consolidates: the
+    After the warm-up a stable network starts as a copy. Each cycle re-initialises a fraction
+    `fomo_rate` of every weight in `fomo_scope`, relearns with the objective's loss + `fomo_lambda`
+    * the divergence from the stable network on the same adversarial images, then consolidates: the
     objective alone, while the stable network follows by EMA ("iter_tail"; "phase_end": one update
     at the end of a cycle, use a decay of 0.5 to 0.9; "iter_all": after every step from the warm-up
-    on). `select` other than random (magnitude, snip: lowest saliency on `images`), `init`,
-    `momentum`, `both` (the divergence on clean images too), `squared` (between logits instead of
-    KL) and `always` (the divergence during consolidation too) are ablations.
+    on). `fomo_select` other than random (snip: on the training images), `fomo_init`,
+    `fomo_reset_momentum`, `fomo_cr_on`, `fomo_cr_loss` and `fomo_cr_in_consolidation` are
+    ablations.
 
     This is a reconstruction: of Ramkumar et al. 2024 (arXiv 2402.11733) only abstract, method
     figure, reviews and two quoted results could be read, and no code was published. Order of the
@@ -53,66 +131,42 @@ class Fomo(Method):
     report a run as the published FOMO.
     """
 
-    copy_names = ("stable",)
+    options_type = FomoOptions
+    options: FomoOptions
 
     def __init__(
-        self,
-        network: nn.Module,
-        attack: Attack,
-        cycles: Cycles,
-        fresh: Callable[[int], nn.Module],
-        *,
-        objective: Objective | None = None,
-        awp: WeightPerturbation | None = None,
-        judge: Attack | None = None,
-        images: Images | None = None,
-        fraction: float = 0.035,
-        scope: str = "later",
-        shortcut: bool = False,
-        classifier: bool = True,
-        exact: bool = True,
-        select: str = "random",
-        init: str = "fresh",
-        consolidation: str = "iter_tail",
-        decay: float = 0.999,
-        strength: float = 1.0,
-        both: bool = False,
-        squared: bool = False,
-        always: bool = False,
-        momentum: str = "masked",
-        train_mode: bool = False,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
+        self, network: nn.Module, setup: Setup | None = None, options: FomoOptions | None = None
     ):
-        for what, value, allowed in (
-            ("consolidation", consolidation, CONSOLIDATIONS), ("init", init, INITS),
-            ("selection", select, SELECTIONS), ("momentum", momentum, ("masked", "none", "all")),
-        ):  # fmt: skip
-            if value not in allowed:
-                raise unknown(f"{what} of FOMO", value, allowed)
-        if not 0 <= fraction <= 1 or not 0 <= decay <= 1 or not strength >= 0:
-            raise InputError(
-                f"FOMO: the forgotten fraction and the decay must lie in 0..1 and the consistency "
-                f"weight must not be negative, got {fraction:g}, {decay:g}, {strength:g}"
-            )
-        if consolidation == "iter_tail" and not cycles.consolidate:
-            raise InputError("FOMO: iter_tail needs 1 or more epochs of consolidation per cycle")
-        self.network, self.attack, self.cycles, self.fresh = network, attack, cycles, fresh
-        self.objective, self.awp, self.judge = objective or Madry(), awp, judge or attack
-        self.objective.inner(attack)
-        self.images, self.fraction, self.exact, self.select = images, fraction, exact, select
-        self.init, self.consolidation, self.momentum = init, consolidation, momentum
-        self.strength, self.both, self.squared, self.always = strength, both, squared, always
-        self.train_mode, self.seed, self.device = train_mode, seed, device
-        self.stable = Average(network, decay)
-        self.stable.network.to(device).eval()
-        options = {"shortcut": shortcut, "classifier": classifier}
-        self.weights_to_forget = forgettable(network, scope, **options)
+        super().__init__(network, setup, options)
+        given, self.attack = self.options, self.setup.needed_attack()
+        if given.fomo_init in ("fresh", "rewind") and self.setup.fresh is None:
+            raise InputError(f"--fomo_init {given.fomo_init} draws from Setup.fresh, which is None")
+        self.phases = Phases(
+            self.setup.epochs, given.fomo_warmup, given.fomo_relearn, given.fomo_consolidate_epochs
+        )
+        self.objective = objective_of(given.objective, given.trades_beta)
+        self.objective.inner(self.attack)  # one that cannot train by this objective is refused here
+        self.awp = perturbation_of(network, given.awp_gamma)
+        self.stable = self.follow("stable", given.fomo_ema_decay)
+        self.stable.network.eval()
+        self.weights_to_forget = forgettable(
+            network, given.fomo_scope, shortcut=given.fomo_include_shortcut,
+            classifier=given.fomo_include_fc,
+        )  # fmt: skip
         self.snapshot_names = tuple(
-            _named(cycle, when) for cycle in sorted(cycles.kept()) for when in SNAPSHOTS
+            _named(cycle, when) for cycle in sorted(self.phases.kept()) for when in SNAPSHOTS
         )
         self._optimizer: torch.optim.Optimizer | None = None
-        self._consistency = torch.zeros(2, dtype=torch.float64, device=device)
+        self._consistency = torch.zeros(2, dtype=torch.float64, device=self.device)
+
+    @property
+    def rate(self) -> Callable[[float], float] | None:
+        """The learning rate that --fomo_lr makes of the run's."""
+        if self.options.fomo_lr == "piecewise":
+            return self.setup.rate
+        kind, _, value = self.options.fomo_lr.partition(":")
+        base = self.setup.rate or Constant(start_v=self.setup.optimizer.lr)
+        return PhaseRate(base, self.phases, float(value), hold=kind == "hold")
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Its momentum is forgotten with the weights."""
@@ -121,8 +175,8 @@ class Fomo(Method):
     def start_epoch(self, epoch: int) -> Kept:
         """Forget at the start of a cycle; networks before and after, of three cycles."""
         self._consistency.zero_()
-        phase, cycle, within = self.cycles.at(epoch)
-        if epoch == self.cycles.warmup:
+        phase, cycle, within = self.phases.at(epoch)
+        if epoch == self.phases.warmup:
             self.stable.restart()
         if phase != "relearn" or within:
             return {}
@@ -130,22 +184,25 @@ class Fomo(Method):
         weights = self.weights_to_forget
         masks = self._masks(cycle)
         stable = self.stable.network.state_dict()
-        values = new_values(weights, self.init, fresh=self.fresh, seed=self.seed, cycle=cycle,
-                            stable=stable)  # fmt: skip
-        forget(weights, masks, values, self._optimizer, self.momentum)
+        values = new_values(
+            weights, self.options.fomo_init, fresh=self.setup.fresh, seed=self.setup.seed,
+            cycle=cycle, stable=stable,
+        )  # fmt: skip
+        forget(weights, masks, values, self._optimizer, self.options.fomo_reset_momentum)
         return before | self._snapshot(cycle, "after")
 
     def _masks(self, cycle: int) -> dict[str, Tensor]:
-        weights = self.weights_to_forget
-        if self.select == "random":
-            return draw_masks(weights, self.fraction, self.seed, cycle, exact=self.exact)
-        if self.select == "magnitude":
-            return lowest({n: w.detach().abs() for n, w in weights.items()}, self.fraction)
-        scores = snip(self.network, self.images, device=self.device)
-        return lowest({n: scores[n] for n in weights}, self.fraction)
+        weights, given = self.weights_to_forget, self.options
+        if given.fomo_select == "random":
+            exact = given.fomo_mask == "tensor"
+            return draw_masks(weights, given.fomo_rate, self.setup.seed, cycle, exact=exact)
+        if given.fomo_select == "magnitude":
+            return lowest({n: w.detach().abs() for n, w in weights.items()}, given.fomo_rate)
+        scores = snip(self.network, self.setup.images, device=self.device)
+        return lowest({n: scores[n] for n in weights}, given.fomo_rate)
 
     def _snapshot(self, cycle: int, name: str) -> Kept:
-        if cycle not in self.cycles.kept():
+        if cycle not in self.phases.kept():
             return {}
         copied = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         return {_named(cycle, name): copied}
@@ -153,26 +210,28 @@ class Fomo(Method):
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         """The objective's mean loss and, in relearning, the consistency; adversarial logits."""
         noise = Noise(step.seed, batch.index, step.epoch, Purpose.TRAINING_ATTACK)
-        x = self.objective.adversary(
-            self.network, self.attack, batch, noise, train_mode=self.train_mode
-        )
+        given, train_mode = self.options, self.options.attack_mode == "train"
+        x = self.objective.adversary(self.network, self.attack, batch, noise, train_mode=train_mode)
         if self.awp is not None:
             self.awp.perturb(lambda: self.objective.loss(self.network, batch, x)[0])
         loss, logits = self.objective.loss(self.network, batch, x)
-        phase = self.cycles.at(step.epoch)[0]
-        if self.strength and (phase == "relearn" or (self.always and phase == "consolidate")):
+        phase = self.phases.at(step.epoch)[0]
+        late = given.fomo_cr_in_consolidation and phase == "consolidate"
+        if given.fomo_lambda and (phase == "relearn" or late):
             term = self._distance(x, logits)
-            if self.both:
+            if given.fomo_cr_on == "both":
                 term = term + self._distance(batch.x, self.network(batch.x))
             term_and_one = torch.stack([term.detach(), torch.ones_like(term)])
             self._consistency += term_and_one.double()
-            loss = loss + self.strength * term
+            loss = loss + given.fomo_lambda * term
         return loss, logits
 
     def _distance(self, x: Tensor, logits: Tensor) -> Tensor:
         with torch.no_grad():
             target = self.stable.network(x)
-        return F.mse_loss(logits, target) if self.squared else divergence(target, logits).mean()
+        if self.options.fomo_cr_loss == "mse":
+            return F.mse_loss(logits, target)
+        return divergence(target, logits).mean()
 
     def backward(self, loss: Tensor) -> None:
         """Gradients; then perturbed weights go back."""
@@ -182,46 +241,35 @@ class Fomo(Method):
 
     def after_step(self, step: Step) -> None:
         """The stable network follows, when it does so step by step."""
-        phase = self.cycles.at(step.epoch)[0]
-        tail = self.consolidation == "iter_tail" and phase == "consolidate"
-        if tail or (self.consolidation == "iter_all" and phase != "learn"):
+        phase = self.phases.at(step.epoch)[0]
+        when = self.options.fomo_consolidate
+        tail = when == "iter_tail" and phase == "consolidate"
+        if tail or (when == "iter_all" and phase != "learn"):
             self.stable.update()
 
     def end_epoch(self, epoch: int) -> Kept:
         """The end of a cycle, and of its relearning."""
-        phase, cycle, within = self.cycles.at(epoch)
-        last = phase != "learn" and within == self.cycles.length - 1
-        if last and self.consolidation == "phase_end":
+        phase, cycle, within = self.phases.at(epoch)
+        last = phase != "learn" and within == self.phases.length - 1
+        if last and self.options.fomo_consolidate == "phase_end":
             self.stable.update()
-        relearnt = phase == "relearn" and within == self.cycles.relearn - 1
+        relearnt = phase == "relearn" and within == self.phases.relearn - 1
         return self._snapshot(cycle, "relearnt") if relearnt else {}
 
     def metrics(self, step: Step) -> dict:
         """Phase, cycle (from 1), and the mean consistency term of the epoch."""
-        phase, cycle, _ = self.cycles.at(step.epoch)
+        phase, cycle, _ = self.phases.at(step.epoch)
         total, count = self._consistency.tolist()
         return {"eps": self.attack.eps, "phase": phase, "cycle": cycle + 1,
                 "consistency": total / count if count else 0.0}  # fmt: skip
 
-    def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
-        """Scores of the active and, once there is one, of the stable network."""
-        options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        networks = {"": self.network}
-        if self.stable.seen:
-            networks["stable"] = self.stable.network
-        return scores_of_networks(networks, images, {"target": self.judge}, **options)
-
-    def copies(self) -> Kept:
-        """The stable network, from the end of the warm-up on."""
-        return {"stable": self.stable.network.state_dict()} if self.stable.seen else {}
-
     def state(self) -> dict:
         """The stable network and the epoch's running mean."""
-        return {"stable": self.stable.state(), "consistency": self._consistency}
+        return {**super().state(), "consistency": self._consistency}
 
     def load_state(self, state: dict) -> None:
         """Restore from `state()`."""
-        self.stable.load_state(state["stable"])
+        super().load_state(state)
         self._consistency.copy_(state["consistency"])
 
 

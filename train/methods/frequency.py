@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ridgeline.models.dct import DctConv2d, dct_layers, high_frequencies, plain_state
-from ridgeline.models.errors import InputError, unknown
-from ridgeline.train.attacks import Attack
-from ridgeline.train.data.examples import Batch, Images
-from ridgeline.train.evaluation import Scores, scores_of_networks
-from ridgeline.train.methods.base import Method, Step, joined
+from ridgeline.models.dct import DctConv2d, dct_layers, decompose, high_frequencies, plain_state
+from ridgeline.models.errors import InputError
+from ridgeline.train.data.examples import Batch
+from ridgeline.train.data.noise import Purpose, number_of
+from ridgeline.train.methods.base import Method, Setup, Step, joined
+from ridgeline.train.options import Opt, Options
 
 #: penalty -> which frequencies of a layer it acts on
 PENALTIES = {
@@ -21,57 +24,89 @@ PENALTIES = {
 }
 
 
+@dataclass(frozen=True)
+class FrequencyOptions(Options):
+    """The basis that kernels are written in, and the penalty on their coefficients."""
+
+    basis_filter: Annotated[
+        str, Opt("how kernels are written", choices={"WD": "synthesise them", "SD": "convolve with "
+                                                     "the basis"})
+    ] = "WD"  # fmt: skip
+    init_scale: Annotated[
+        str,
+        Opt("coefficients at the start", choices={"same": "as the plain layer", "kaiming_uniform":
+            "", "kaiming_normal": "", "signal": "SD's"}),
+    ] = "same"  # fmt: skip
+    min_kernel_size: Annotated[
+        int, Opt("smallest kernel that is written in the basis", low=2)
+    ] = 3  # fmt: skip
+    l2_reg: Annotated[bool, Opt("penalise; False: the same network without")] = True
+    l2_lambda: Annotated[float, Opt("strength of the penalty", low=0)] = 0.01
+    reg_depth: Annotated[
+        float, Opt("penalise the first floor(N/depth)+1 layers; 1: all", above=0)
+    ] = 3.0  # fmt: skip
+    reg_all_freq: Annotated[bool, Opt("penalise all frequencies by i^2 + j^2")] = False
+    reg_diff: Annotated[
+        bool, Opt("add hinges that keep the next frequencies below (0,0)")
+    ] = False  # fmt: skip
+    reg_diff_all: Annotated[
+        bool, Opt("hinges between all anti-diagonals, instead of the rest")
+    ] = False  # fmt: skip
+
+    def check(self) -> None:
+        """One penalty at a time."""
+        if self.reg_diff_all and (self.reg_all_freq or self.reg_diff):
+            raise InputError("--reg_diff_all replaces --reg_all_freq and --reg_diff: name one")
+
+    @property
+    def penalty(self) -> str:
+        """Which of PENALTIES it is."""
+        return "decay" if self.reg_diff_all else "all" if self.reg_all_freq else "highest"
+
+
 class Frequency(Method):
     """Cross-entropy + strength * penalty on the DCT coefficients (Lukasik et al. 2023).
 
-    `network` holds `DctConv2d` layers; `layers` of them, the first in module order, are penalised
-    (`depth_rule`). N_ij is the Frobenius norm of a layer's coefficients at frequency (i, j) over
-    all its filters, not squared, so whole frequencies of a layer can go to zero. `lowest` adds
-    hinges that keep (0,1), (1,0), (1,1) below (0,0). The published default is taken to be the
-    penalty "highest", strength 0.01, the first floor(N / 3) + 1 layers, on WD layers: what the
-    commands of its README run. The training loss of the metrics includes the penalty; checkpoints
-    hold plain convolution weights. `attack`, if given, is an attack of the evaluation only.
-    Raises InputError if the network has no DCT layer or `layers` is out of range.
+    `network` becomes a copy of the given one with `DctConv2d` layers, of which the first in module
+    order are penalised (`depth_rule`). N_ij is the Frobenius norm of a layer's coefficients at
+    frequency (i, j) over all its filters, not squared, so whole frequencies of a layer can go to
+    zero. `reg_diff` adds hinges that keep (0,1), (1,0), (1,1) below (0,0). The published default is
+    taken to be the penalty "highest", strength 0.01, the first floor(N / 3) + 1 layers, on WD
+    layers: what the commands of its README run. The training loss of the metrics includes the
+    penalty; checkpoints hold plain convolution weights. An attack only adds to the evaluation.
+    Raises InputError if the network has no convolution to write in the basis.
     """
+
+    options_type = FrequencyOptions
+    options: FrequencyOptions
 
     def __init__(
         self,
         network: nn.Module,
-        *,
-        strength: float = 0.01,
-        penalty: str = "highest",
-        lowest: bool = False,
-        layers: int | None = None,
-        attack: Attack | None = None,
-        device: torch.device | str = "cpu",
+        setup: Setup | None = None,
+        options: FrequencyOptions | None = None,
     ):
-        if penalty not in PENALTIES:
-            raise unknown("penalty", penalty, PENALTIES)
-        self.network, self.attack, self.device = network, attack, device
-        self.kind, self.lowest, self.strength = penalty, lowest, strength
-        found = dct_layers(network)
-        count = depth_rule(len(found), 3) if layers is None else layers
-        if not 1 <= count <= len(found):
-            raise InputError(f"layers to penalise must lie in 1..{len(found)}, got {count}")
-        self.all = found
-        self.penalised: dict[str, DctConv2d] = dict(list(found.items())[:count])
+        super().__init__(network, setup, options)
+        given = self.options
+        self.network = decompose(
+            network, given.basis_filter, given.init_scale, given.min_kernel_size,
+            number_of(self.setup.seed, Purpose.DCT),
+        )  # fmt: skip
+        self.all = dct_layers(self.network)
+        count = depth_rule(len(self.all), given.reg_depth)
+        self.penalised: dict[str, DctConv2d] = dict(list(self.all.items())[:count])
+        self.strength = given.l2_lambda if given.l2_reg else 0.0
 
     def penalty(self) -> Tensor:
         """The penalty summed over the penalised layers, without its strength."""
-        return sum(
-            penalty(m.coefficients, self.kind, lowest=self.lowest) for m in self.penalised.values()
-        )
+        kind, lowest = self.options.penalty, self.options.reg_diff
+        return sum(penalty(m.coefficients, kind, lowest=lowest) for m in self.penalised.values())
 
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy of the clean batch + strength * penalty."""
         logits = self.network(batch.x)
         loss = F.cross_entropy(logits, batch.y)
         return (loss + self.strength * self.penalty() if self.strength else loss), logits
-
-    def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
-        """Clean scores, and those under the attack."""
-        options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
-        return scores_of_networks({"": self.network}, images, {"target": self.attack}, **options)
 
     def metrics(self, step: Step) -> dict[str, float]:
         """Strength * penalty, and N_ij of every DCT layer, penalised or not."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -10,11 +12,42 @@ from torch import nn
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.noise import Purpose, another_seed, generator_of, stream
+from ridgeline.train.options import Opt, Options
 from ridgeline.train.parts.forgetting import forget, forgettable, lowest, new_values
 from ridgeline.train.parts.saliency import snip
 
-REPLAYS = ("full", "none", "one", "buffer")
+#: what is trained on when a chunk has come
+REPLAYS = {"full": "all chunks so far", "none": "the last", "one": "the last two",
+           "buffer": "the last, and some of each before"}  # fmt: skip
 FORGETTING = ("snip", "llf", "fc", "shrink_perturb", "randinit", "none")
+
+
+@dataclass(frozen=True)
+class LureOptions(Options):
+    """How data come in chunks, what of them is replayed, and what is forgotten between."""
+
+    meta_batch_size: Annotated[int, Opt("examples of a chunk, a tenth of them validation")] = 6250
+    meta_batch_number: Annotated[int, Opt("chunks")] = 8
+    replay: Annotated[str, Opt("what a chunk is trained with", choices=REPLAYS)] = "full"
+    buffer_size_train: Annotated[
+        int, Opt("examples kept of each earlier chunk, for buffer", low=1)
+    ] = 182
+    use_snip: Annotated[
+        bool, Opt("forget the weights of lowest saliency before every chunk")
+    ] = True  # fmt: skip
+    snip_size: Annotated[
+        float, Opt("share of the weights forgotten, of the chunk scored", above=0, high=1)
+    ] = 0.2
+    forget: Annotated[
+        str | None, Opt("another rule of forgetting; None: --use_snip", choices=FORGETTING)
+    ] = None
+    shrink: Annotated[float, Opt("factor of shrink_perturb", low=0, high=1)] = 0.3
+    perturb: Annotated[float, Opt("standard deviation of shrink_perturb", low=0)] = 0.001
+
+    @property
+    def rule(self) -> str:
+        """The rule of forgetting in force."""
+        return self.forget or ("snip" if self.use_snip else "none")
 
 
 def chunks(images: Images, size: int, number: int, seed: int) -> list[Images]:
@@ -59,26 +92,23 @@ def join(parts: Sequence[Images]) -> Images:
 
 def forget_between(
     network: nn.Module,
-    rule: str,
+    options: LureOptions,
     *,
     images: Images,
-    fraction: float,
     fresh: Callable[[int], nn.Module],
     seed: int,
     chunk: int,
-    shrink: float = 0.3,
-    perturb: float = 0.001,
     device: torch.device | str = "cpu",
 ) -> int:
     """Forget, in place, before chunk number `chunk` (from 1); returns how many weights changed.
 
-    `snip`: the `fraction` of all convolution and linear weights with the lowest saliency on
-    `images` is drawn anew (LURE); `llf`: the later stages and the classifier; `fc`: the classifier;
-    `shrink_perturb`: weights * shrink + perturb * N(0, 1) (Ash and Adams 2020); `randinit`: the
-    initial network again; `none`. BatchNorm is never drawn anew.
+    By the options' rule. `snip`: the share `snip_size` of all convolution and linear weights with
+    the lowest saliency on that share of `images` is drawn anew (LURE); `llf`: the later stages and
+    the classifier; `fc`: the classifier; `shrink_perturb`: weights * shrink + perturb * N(0, 1)
+    (Ash and Adams 2020); `randinit`: the initial network again; `none`. BatchNorm is never drawn
+    anew.
     """
-    if rule not in FORGETTING:
-        raise unknown("rule of forgetting", rule, FORGETTING)
+    rule = options.rule
     if rule == "none":
         return 0
     if rule == "randinit":
@@ -90,11 +120,12 @@ def forget_between(
         with torch.no_grad():
             for w in weights.values():
                 noise = torch.randn(w.shape, generator=generator).to(w)
-                w.mul_(shrink).add_(noise, alpha=perturb)
+                w.mul_(options.shrink).add_(noise, alpha=options.perturb)
         return sum(w.numel() for w in weights.values())
     if rule == "snip":
-        saliency = snip(network, images, device=device)
-        masks = lowest({n: saliency[n] for n in weights}, fraction, together=True)
+        count = max(1, round(options.snip_size * len(images)))
+        saliency = snip(network, images.subset(count, seed), device=device)
+        masks = lowest({n: saliency[n] for n in weights}, options.snip_size, together=True)
     else:
         weights = forgettable(network) if rule == "llf" else classifier_of(network)
         masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -10,6 +12,17 @@ from torch import nn
 from ridgeline.models.errors import unknown
 from ridgeline.models.stages import CLASSIFIER, STEM, stages
 from ridgeline.train.data.noise import Purpose, generator_of
+from ridgeline.train.options import Opt, Options
+
+
+@dataclass(frozen=True)
+class FreezeOptions(Options):
+    """Which stages of a network train, and whether they are drawn anew."""
+
+    blocks: Annotated[tuple[str, ...], Opt("freeze: the stages to train, e.g. 2,3")] = ()
+    reinit: Annotated[bool, Opt("freeze: draw these stages anew")] = True
+    reinit_bn: Annotated[bool, Opt("freeze: their BatchNorm too")] = False
+    freeze_stem: Annotated[bool, Opt("freeze: the stem too")] = False
 
 
 def check_stages(network: nn.Module, chosen: Sequence[str]) -> None:
@@ -20,16 +33,8 @@ def check_stages(network: nn.Module, chosen: Sequence[str]) -> None:
             raise unknown("stage to train", name, found)
 
 
-def train_only(
-    network: nn.Module,
-    chosen: Sequence[str],
-    *,
-    stem: bool = True,
-    reinitialise: bool = True,
-    reinitialise_bn: bool = False,
-    seed: int = 0,
-) -> None:
-    """Freeze all stages but the chosen ones (and the stem), optionally drawing those anew.
+def train_only(network: nn.Module, options: FreezeOptions, seed: int = 0) -> None:
+    """Freeze all stages but the chosen `blocks` (and the stem), optionally drawing those anew.
 
     Stages are named as in `models.stages`. Convolutions are drawn by Kaiming's uniform rule
     (fan-out, ReLU), the classifier from N(0, 0.01^2) with bias 0, BatchNorm set to (1, 0) if
@@ -37,18 +42,19 @@ def train_only(
     follow the data, as in the study of Gowda et al. 2024 (figures 2b and 11). Raises InputError
     for an unknown stage.
     """
+    chosen = options.blocks
     check_stages(network, chosen)
     found = stages(network)
-    kept = {*chosen, *((STEM,) if stem else ())}
+    kept = {*chosen, *(() if options.freeze_stem else (STEM,))}
     for name, members in found.items():
         for member in members:
             network.get_parameter(member).requires_grad_(name in kept)
-    if not reinitialise:
+    if not options.reinit:
         return
     generator = generator_of(seed, Purpose.FREEZING)
     for name in chosen:
         for path in dict.fromkeys(m.rpartition(".")[0] for m in found[name] if name != STEM):
-            _draw(network.get_submodule(path), generator, name == CLASSIFIER, reinitialise_bn)
+            _draw(network.get_submodule(path), generator, name == CLASSIFIER, options.reinit_bn)
 
 
 def _draw(module: nn.Module, generator: torch.Generator, classifier: bool, bn: bool) -> None:

@@ -9,11 +9,12 @@ from ridgeline.models.errors import InputError
 
 
 @dataclass(frozen=True)
-class Cycles:
+class Phases:
     """The phases of a run, epochs counted from 0: learning, then whole cycles, then a rest.
 
     A cycle forgets before its first batch, relearns, consolidates; what does not fill a cycle at
-    the end is consolidation, so that training never ends right after forgetting.
+    the end is consolidation, so that training never ends right after forgetting. Raises InputError
+    if no cycle fits.
     """
 
     epochs: int
@@ -22,11 +23,6 @@ class Cycles:
     consolidate: int = 1
 
     def __post_init__(self) -> None:
-        if self.warmup < 0 or self.relearn < 1 or self.consolidate < 0:
-            raise InputError(
-                f"FOMO needs a warm-up of 0 or more epochs, 1 or more to relearn and 0 or more to "
-                f"consolidate, got {self.warmup}, {self.relearn}, {self.consolidate}"
-            )
         if self.epochs and self.count < 1:
             raise InputError(
                 f"no cycle of FOMO fits: {self.warmup} epochs of warm-up and {self.length} of a "
@@ -65,15 +61,15 @@ class PhaseRate:
     """
 
     base: Callable[[float], float]
-    cycles: Cycles
+    phases: Phases
     value: float
     hold: bool
 
     def __call__(self, time: float) -> float:
         """The rate at an epoch."""
-        if time < self.cycles.warmup:
+        if time < self.phases.warmup:
             return self.base(time)
         if self.hold:
             return self.value
-        share = (time - self.cycles.warmup) % self.cycles.length / self.cycles.length
+        share = (time - self.phases.warmup) % self.phases.length / self.phases.length
         return self.value + share * (self.base(time) - self.value)

@@ -9,6 +9,12 @@ from torch import Tensor, nn
 
 from ridgeline.models.copying import copy_of
 
+#: name -> which networks the average is of
+AVERAGES = {
+    "ema": "after every step",
+    "swa": "after every epoch; its BatchNorm statistics are computed anew then, which takes time",
+}
+
 
 def move_towards(target: Iterable[Tensor], source: Iterable[Tensor], share: float) -> None:
     """Target <- (1 - share) target + share source, in place; integer tensors are copied."""

@@ -1,0 +1,27 @@
+"""The options of the perturbation question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from ridgeline.landscape.batchnorm import POLICIES
+from ridgeline.train.options import Opt, Options
+
+
+@dataclass(frozen=True)
+class ScatteringOptions(Options):
+    """How far the weights move, along what, and how often the attack is drawn."""
+
+    directions: Annotated[
+        tuple[str, ...], Opt("random, gradient, eigenvector; random:2 is the second of its kind")
+    ] = ("random", "gradient", "eigenvector")
+    distances: Annotated[tuple[float, ...], Opt("distances moved, increasing", low=0)] = (
+        0.0, 0.001, 0.003, 0.01, 0.03, 0.1,
+    )  # fmt: skip
+    relative: Annotated[bool, Opt("distances as shares of the norm of the weights")] = True
+    draws: Annotated[int, Opt("attack seeds; two or more give the noise floor", low=1)] = 2
+    fit_to: Annotated[
+        float | None, Opt("distance up to which a line is fitted; None: all", above=0)
+    ] = None
+    batchnorm: Annotated[str, Opt("BatchNorm's statistics", choices=POLICIES)] = "keep"

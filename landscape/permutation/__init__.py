@@ -1,0 +1,1 @@
+"""Networks whose units are put into another order: symmetry, matching, correction."""

@@ -1,0 +1,51 @@
+"""Write a checkpoint whose units stand in the order of another network's: the same function."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from ridgeline.landscape.permutation.matching import align
+from ridgeline.landscape.weights.point import select, state_at
+from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.files.checkpoint import claim_checkpoint, save_checkpoint
+
+
+def main(
+    *,
+    model2load: o.Model2Load,
+    to: Annotated[str, "checkpoint beside which it is brought, of the same architecture"],
+    network: o.Network,
+    machine: o.Machine,
+    out_folder: o.OutFolder = None,
+    model_name: o.OutName = None,
+) -> None:
+    """Weight matching (Ainsworth et al. 2023): units change places until no exchange brings the
+    weights nearer; BatchNorm's statistics go with their units.
+    """
+    fixed = networks.open_network(to, network)
+    subject = networks.open_network(model2load, network)
+    problem = fixed.problem(fixed.first.take(slice(0, 2)), None, machine)
+    moved = align(problem, subject.network)
+    weights = state_at(subject.network, select(moved.point, moved.point, model2load))
+    weights |= {n: b for n, b in moved.buffers.items() if n in weights}
+    recipe = {
+        **(subject.checkpoint.recipe or {}), "command": "align_network", "model": subject.model,
+        "checkpoint": subject.checkpoint.sha256, "to": fixed.checkpoint.sha256,
+        "seed": machine.seed,
+    }  # fmt: skip
+    recipe.setdefault("data", {"dataset": subject.dataset})
+    path = networks.output_stem(out_folder, model_name, model2load, "_aligned")
+    path = path.with_name(f"{path.name}.ckpt")
+    networks.apart(path, model2load, to)
+    claim_checkpoint(path, recipe, machine.overwrite)
+    save_checkpoint(path, weights, recipe)
+    before, after = moved.report["distance"].values
+    units = float((moved.report["moved"] * moved.report["units"]).sum())
+    print(f"{units:.0f} of {int(moved.report['units'].sum())} units moved; distance "
+          f"{before:.4g}, then {after:.4g}\nwrote {path}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    launch(main)
