@@ -43,8 +43,7 @@ def main(
         for cell in cells:
             cell.claim(machine.overwrite)
         if leader():
-            networks.say_clean(problem)
-            under.say()
+            under.say(problem)
 
     ds = computed(
         "hessian", path, recipe, lambda _, tick: spectra(cells, problem, tick), total=None,

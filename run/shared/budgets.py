@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from ridgeline.landscape.problem import Problem
 from ridgeline.models import InputError
 from ridgeline.run.shared import options as o
 from ridgeline.train.attacks import Attack, check_budget, parse_attack
@@ -80,6 +81,13 @@ class UnderAttack(Options):
         """The budgets in [0,1] units; without --adv_budget_list the attack's own."""
         return budgets_of(self.adv_budget_list, self.attacker)
 
-    def say(self) -> None:
-        """Print the budgets that --adv_budget_list made."""
+    def say(self, problem: Problem | None = None) -> None:
+        """Print the budgets that --adv_budget_list made, and before them a problem's clean scores.
+
+        A network that gets other pixels than it knows shows there.
+        """
+        if problem is not None:
+            here, data = problem.under(None).scores(), problem.images
+            print(f"at the checkpoint, clean: loss {here.loss:.4f}, accuracy {here.accuracy:.4f} "
+                  f"on {len(data)} images of {data.name}", flush=True)  # fmt: skip
         say_budgets(self.adv_budget_list, self.budgets, self.attacker)

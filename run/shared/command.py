@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ from ridgeline.landscape.distributed import leader
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import claim, complete, save_result, stamp
 from ridgeline.landscape.resume import Keep, resumable
+from ridgeline.landscape.weights.point import Point
+from ridgeline.train.files.checkpoint import claim_checkpoint, save_checkpoint
 from ridgeline.train.files.recipe import Recipe
 from ridgeline.train.progress import progress
 
@@ -74,3 +77,16 @@ def completed(
 def resumed(problems: Mapping[Name, Problem], keep: Keep) -> dict[Name, Problem]:
     """The problems by name, their finished parts remembered by `keep`."""
     return {name: problem.resuming(keep) for name, problem in problems.items()}
+
+
+@contextmanager
+def written(points: Sequence[tuple[Path, Point, Recipe]], overwrite: bool) -> Iterator[None]:
+    """Write points as checkpoints after the block, which runs once all their files are claimed.
+
+    Raises InputError, before the block, if something else stands in the place of one.
+    """
+    for path, _, recipe in points:
+        claim_checkpoint(path, recipe, overwrite)
+    yield
+    for path, point, recipe in points:
+        save_checkpoint(path, point, recipe)

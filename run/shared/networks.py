@@ -73,13 +73,6 @@ def use_precision(precision: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[precision]
 
 
-def say_clean(problem: Problem) -> None:
-    """Print clean loss and accuracy first: a network that gets other pixels than it knows shows."""
-    here = problem.under(None).scores()
-    print(f"at the checkpoint, clean: loss {here.loss:.4f}, accuracy {here.accuracy:.4f} on "
-          f"{len(problem.images)} images of {problem.images.name}", flush=True)  # fmt: skip
-
-
 def normalization_of(text: str | None) -> dict[str, list[float]] | None:
     """Parse --normalize mean=a:b:c,std=d:e:f."""
     if text is None:
@@ -167,6 +160,12 @@ class LoadedNetwork:
             **{k: v for group in groups for k, v in group.recipe().items()},
             **inputs,
         }
+
+    def derived(self, command: str, **inputs: Any) -> Recipe:
+        """The recipe of a checkpoint made from this one: its own, and what became of it."""
+        own = {"data": {"dataset": self.dataset}, **(self.checkpoint.recipe or {})}
+        return {**own, "command": command, "model": self.model,
+                "checkpoint": self.checkpoint.sha256, **inputs}  # fmt: skip
 
     @property
     def epoch(self) -> int | None:
