@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from ridgeline.analysis.probes import DIRECTIONS
 from ridgeline.landscape.batchnorm import POLICIES
+from ridgeline.models.errors import unknown
 from ridgeline.train.options import Opt, Options
 
 
@@ -25,3 +27,9 @@ class ScatteringOptions(Options):
         float | None, Opt("distance up to which a line is fitted; None: all", above=0)
     ] = None
     batchnorm: Annotated[str, Opt("BatchNorm's statistics", choices=POLICIES)] = "keep"
+
+    def check(self) -> None:
+        """Raise InputError for unknown directions."""
+        for name in self.directions:
+            if name.partition(":")[0] not in DIRECTIONS:
+                raise unknown("--directions", name, DIRECTIONS)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -39,6 +40,15 @@ def stamp(dataset: xr.Dataset, kind: str, recipe: Recipe, **notes: str) -> xr.Da
         **notes,
     }
     return dataset
+
+
+def provenance_of(dataset: xr.Dataset) -> dict[str, Any]:
+    """The provenance stored with a result; empty if it has none."""
+    try:
+        found = json.loads(dataset.attrs["provenance"])
+    except (KeyError, ValueError, TypeError):
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def recipe_of(dataset: xr.Dataset) -> Recipe:

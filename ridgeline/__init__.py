@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ PUBLIC = {
     "random_plane": "landscape.surfaces.planes",
     "plane": "landscape.surfaces.planes",
     "curve": "landscape.weights.paths",
+    "connect": "landscape.surfaces.connect",
     "scan": "landscape.surfaces.scan",
     "scan_curve": "landscape.surfaces.curve",
     "scattering": "analysis.scattering",
@@ -64,6 +67,24 @@ def let_threads_sleep() -> None:
     epoch of PGD then takes three times as long. Must be called before torch is loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+@contextlib.contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """End quietly when whoever reads the output has gone, as in `ridgeline | head`.
+
+    The exit status is then 141, as of other programs that write into a closed pipe.
+    """
+    try:
+        yield
+        sys.stdout.flush()  # here, for Python's own flush at the end cannot be caught
+    except BrokenPipeError:
+        try:
+            print(flush=True)  # an empty line tells whose pipe broke
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        raise  # another pipe, such as a worker's
 
 
 # `python run/COMMAND.py` comes here before it loads torch; a notebook's process is not touched

@@ -7,7 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from ridgeline import let_threads_sleep, run
+from ridgeline import let_threads_sleep, readers_may_leave, run
 
 _FOLDER = Path(run.__file__).parent
 
@@ -22,6 +22,7 @@ def description(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
 
 
+@readers_may_leave()
 def main() -> None:
     """Run the command named first on the command line; list all without one."""
     known = commands()

@@ -309,18 +309,19 @@ def test_pgd_is_as_strong_as_foolbox():
     [
         ("name=pdg,threshold=0.1,iter_num=3", "did you mean 'pgd'"),
         ("threshold=0.1", "unknown attack name"),
-        ("name=pgd,threshold=0.1", "needs iter_num"),
+        ("name=pgd,threshold=0.1", "needs iterations"),
         ("name=pgd,threshold=0.1,iter_num=2.5", "whole number"),
         ("name=pgd,threshold=0.1,iter_num=0", "at least 1"),
         ("name=pgd,threshold=0.1,iter_num=3,order=1", "order"),
-        ("name=pgd,threshold=0.1,iter_num=3,eps=1", "allowed: .*threshold"),
+        ("name=pgd,threshold=0.1,iter_num=3,eps=0.2", "given twice"),
+        ("name=pgd,eps=0.1,iterations=3,step=1", "allowed: .*eps"),
         ("name=pgd,threshold=-0.1,iter_num=3", "negative"),
         ("name=pgd,threshold=8,step_size=2/255,iter_num=3", "mixed units"),
         ("name=apgd,threshold=0.1,loss_type=mse", "loss_type"),
         ("name=pgd,threshold=0.1,iter_num=3,loss_type=dlr", "allowed: ce, cw, kl"),
         ("name=pgd,threshold=0.1,iter_num=3,loss_type=kl,random_start=0", "random_start=True"),
         ("name=kl,threshold=0.1,iter_num=3,loss_type=ce", "'loss_type' is given twice"),
-        ("name=kl,threshold=0.1", "needs iter_num"),
+        ("name=kl,threshold=0.1", "needs iterations"),
     ],
 )
 def test_malformed_attacks_are_refused(spec, message):

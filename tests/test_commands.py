@@ -32,7 +32,7 @@ REQUIRED = {
     "analyze_generator", "train_frequency", "calc_fourier",
     "test_corruptions", "analyze_spectral_bias", "train_fomo", "train_cure", "train_lure",
     "analyze_overfitting", "calc_trajectory", "calc_cka", "merge", "analyze_scattering",
-    "align_network",
+    "align_network", "redo",
 }  # fmt: skip
 ATTACK = "name=pgd,step_size=0.05,iter_num=2,order=-1,threshold=0.1"
 SMALL = ("--subset_size", 40)
@@ -289,7 +289,7 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:
         "negative budget": (
             f"{train} --attack name=pgd,threshold=-0.1,iter_num=1", "must not be negative"),
         "eps schedule alone": (
-            f"{train} --attack_threshold_schedule name=constant,start_v=0", "needs --attack"),
+            f"{train} --attack_threshold_schedule name=constant,start_v=0", "need --attack"),
         "eps below 0": (
             f"{train} --attack name=pgd,threshold=0.1,iter_num=1 --attack_threshold_schedule "
             "name=linear,start_v=0.1,slope=-0.01", "min=0 clips"),
@@ -300,7 +300,7 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:
         "output folder": (f"{hessian} --out_file runs/a.ckpt/x.nc", "cannot be written"),
         "training folder": ("train_normal --out_folder runs/a.ckpt", "cannot be written"),
         "epoch_ckpts": (f"{train} --epoch_num 2 --epoch_ckpts 3", "1..2"),
-        "negative epochs": (f"{train} --epoch_num -3", "0 or more"),
+        "negative epochs": (f"{train} --epoch_num -3", "must not be negative"),
         "batch size": (f"{train} --batch_size 0", "--batch_size must be at least 1"),
         "seed": (f"{train} --seed -1", "seed must lie in 0..2^64-1, got -1"),
         "clock": (f"{train} --schedule_update_mode step", "allowed: batch, epoch"),

@@ -435,3 +435,24 @@ def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):
     names = {"rl": rl, "regressor": regressor, "x": x, "y": y, "transformer": transformer,
              "targets": targets, "my_loss": my_loss, **inputs}  # fmt: skip
     exec(second, names)
+
+
+@pytest.mark.parametrize("name", ["regression", "tokens", "two inputs"])
+def test_a_curve_is_trained_between_any_two_networks(name):
+    network, data, loss, *_ = cases()[name]
+    problem = rl.Problem(network, data, loss=loss, batch_size=7)
+    end = {n: -t if t.ndim > 1 else t for n, t in problem.origin.items()}
+    options = {"epochs": 15, "batch_size": 10, "optimizer": "name=adam,lr=0.05"}
+    path = rl.connect(problem, end, **options)
+    line = rl.curve("poly_chain", [problem.origin, end])
+    t = {"t": [0.0, 0.25, 0.5, 0.75, 1.0]}
+    found, straight = (rl.scan(problem, p, t)["loss"][0] for p in (path, line))
+    np.testing.assert_array_equal(found[[0, -1]], straight[[0, -1]])
+    assert float(found[1:-1].mean()) < float(straight[1:-1].mean())
+    again = rl.connect(problem, end, **options)
+    assert all(torch.equal(a, again.knots[1][n]) for n, a in path.knots[1].items())
+    for wrong, said in (({"bends": 0}, "bends must be"), ({"curve_type": "arc"}, "curve_type")):
+        with pytest.raises(rl.InputError, match=said):
+            rl.connect(problem, end, **wrong)
+    with pytest.raises(rl.InputError, match="the other end"):
+        rl.connect(problem, flat(4))

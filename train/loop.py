@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.augmentation import crop_and_flip
-from ridgeline.train.data.examples import Images
+from ridgeline.train.data.examples import Data, Images
 from ridgeline.train.data.noise import Purpose, number_of
 from ridgeline.train.files.run_files import RunFiles
 from ridgeline.train.finite import finite
-from ridgeline.train.losses import predicted
+from ridgeline.train.losses import correctness
 from ridgeline.train.methods.base import Kept, Method, Step, joined
 from ridgeline.train.optimizers import OptimizerSpec
 from ridgeline.train.precision import exact
@@ -79,8 +79,8 @@ def check_batches(network: torch.nn.Module, images: Images, batch_size: int) -> 
 @exact()
 def fit(
     method: Method,
-    images: Images,
-    test_images: Images,
+    images: Data,
+    test_images: Data | None,
     *,
     epochs: int,
     batch_size: int,
@@ -158,7 +158,7 @@ def fit(
                 if not (math.isfinite(value) and finite(trained)):
                     raise _diverged(step, ticks, value, rate(step.time), files)
                 method.after_step(step)
-                position.add(value, (predicted(logits) == batch.y).sum().item(), len(batch.y))
+                position.add(value, correctness(logits, batch.y).sum().item(), len(batch.y))
                 bar.update(len(batch.y))
                 bar.set_postfix(epoch=epoch + 1, loss=f"{position.loss:.3f}", refresh=False)
                 if files is not None and time.monotonic() - saved > state_seconds:
@@ -173,7 +173,11 @@ def fit(
                 for name, score in method.evaluate(held_out, step, eval_batch_size).items()
             ]
             line = joined(
-                {"epoch": epoch + 1, "lr": rate(step.time), "classes": images.num_classes},
+                {
+                    "epoch": epoch + 1,
+                    "lr": rate(step.time),
+                    "classes": getattr(images, "num_classes", None),
+                },
                 method.metrics(step),
                 {"train_loss": position.loss, "train_accuracy": position.accuracy},
                 *scores,

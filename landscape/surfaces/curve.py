@@ -22,11 +22,11 @@ from ridgeline.landscape.weights.point import Point, buffers_of
 from ridgeline.models.copying import copy_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack
-from ridgeline.train.data.examples import Batch, Images
+from ridgeline.train.data.examples import Batch, Images, arguments_of
 from ridgeline.train.data.noise import Noise, Purpose, stream
 from ridgeline.train.evaluation import Scores, evaluate
 from ridgeline.train.files.integrity import check_real
-from ridgeline.train.losses import unit_of
+from ridgeline.train.losses import Loss, loss_of, unit_of
 from ridgeline.train.methods import Method, Setup, Step
 from ridgeline.train.statistics import mean_and_error
 from ridgeline.train.undisturbed import undisturbed
@@ -113,11 +113,13 @@ class CurveTraining(Method):
         curve_type: str = "bezier",
         attack: Attack | None = None,
         device: torch.device | str = "cpu",
+        mean_loss: str | Loss = "cross_entropy",
     ):
         self.base = copy_of(network).requires_grad_(False).to(device)
         knots_of = Knots(knots, fixed, buffers_of(network)).to(device)
         super().__init__(knots_of, Setup(attack=attack, device=device))
         self.curve_type, self.attack, self.label = curve_type, attack, "curve"
+        self.mean_loss = mean_loss
         if all(fixed):
             raise InputError("fix_points: at least one control point must be free (0)")
 
@@ -131,10 +133,10 @@ class CurveTraining(Method):
 
     def _predict(self, point: Point):
         state = self._state(point)
-        return lambda x: functional_call(self.base, state, (x,))
+        return lambda x: functional_call(self.base, state, *arguments_of(x))
 
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
-        """Mean (adversarial) cross-entropy of the batch at a random place of the curve."""
+        """Mean (adversarial) loss of the batch at a random place of the curve, and outputs."""
         t = stream(step.seed, Purpose.CURVE, step.number).random()
         point = self.path(t)
         x = batch.x
@@ -144,13 +146,16 @@ class CurveTraining(Method):
                 noise = Noise(step.seed, batch.index, step.epoch, Purpose.TRAINING_ATTACK)
                 x = self.attack(self._predict(here), x, batch.y, noise)
         self.base.train()
-        logits = functional_call(self.base, self._state(point), (x,))
-        return F.cross_entropy(logits, batch.y), logits
+        logits = self._predict(point)(x)
+        if self.mean_loss == "cross_entropy":
+            return F.cross_entropy(logits, batch.y), logits
+        return loss_of(self.mean_loss)(logits, batch.y).mean(), logits
 
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Scores in the middle of the curve, t = 1/2, clean and under the attack."""
         middle = {n: w.detach() for n, w in self.path(0.5).items()}
-        options = {"batch_size": batch_size, "seed": step.seed, "device": self.device}
+        options = {"batch_size": batch_size, "seed": step.seed, "device": self.device,
+                   "loss": loss_of(self.mean_loss)}  # fmt: skip
         with undisturbed(self.base):
             predict = self._predict(middle)
             scores = {"middle_clean": evaluate(predict, images, **options)}

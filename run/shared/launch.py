@@ -20,15 +20,18 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import fire
 from fire.decorators import SetParseFn
 
+from ridgeline import readers_may_leave
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.files.locks import holding, release_all
+from ridgeline.train.files.recipe import called
 from ridgeline.train.options import Opt, described_by
 from ridgeline.train.specs import convert
 
@@ -54,6 +57,7 @@ class Option:
         return self.kind.__name__
 
 
+@readers_may_leave()
 def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
     """Run `main` with the command line; exit status 2 and one line on stderr for bad input.
 
@@ -71,7 +75,12 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
     try:
         if not main.__globals__.get("SHARED", False):
             _check_alone(command)
-        main(**arguments(main, argv))
+        values, known = given(main, argv), options_of(main)
+        changed = {k: v for k, v in values.items() if v != known[k].default}
+        with called(Path(main.__code__.co_filename).stem, changed, os.getcwd()):
+            main(**bound(main, values))
+    except BrokenPipeError:  # whoever reads the output has gone
+        raise
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _FULL:
             error = f"{error}; what is finished is kept: free some space and run it again"
@@ -112,12 +121,17 @@ def keep_freed_pages() -> None:
 
 def arguments(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:
     """The typed keyword arguments that a command line gives to `main`; raises InputError."""
+    return bound(main, given(main, argv))
+
+
+def given(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:
+    """The options that a command line names, each in its type; raises InputError."""
     options = options_of(main)
     _check_flags(options, argv)
-    given: dict[str, str] = {}
+    texts: dict[str, str] = {}
 
     def capture(**values: str) -> None:
-        given.update(values)
+        texts.update(values)
 
     capture.__signature__ = inspect.Signature(
         [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in options]
@@ -132,18 +146,32 @@ def arguments(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:
             f"{reason.removeprefix('ERROR: ') or 'cannot read the command line'}; "
             "options are written --name value, see --help"
         ) from None
-    missing = [k for k, o in options.items() if o.default is REQUIRED and k not in given]
-    if missing:
-        raise InputError(f"required: {', '.join('--' + k for k in missing)}; see --help")
+    _check_required(options, texts)
+    return {name: _typed(text, options[name], name) for name, text in texts.items()}
+
+
+def bound(main: Callable[..., None], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `main` for named options, the others at their defaults.
+
+    Raises InputError for a value that is not allowed, and for a required option that is not there.
+    """
+    options = options_of(main)
+    _check_required(options, values)
     keywords: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {o.group: {} for o in options.values() if o.group}
     for name, option in options.items():
-        value = _typed(given[name], option, name) if name in given else option.default
+        value = values.get(name, option.default)
         if not option.group:
             option.about.check(name, value)
         (groups[option.group] if option.group else keywords)[name] = value
     hints = typing.get_type_hints(main)
     return keywords | {group: hints[group](**values) for group, values in groups.items()}
+
+
+def _check_required(options: Mapping[str, Option], named: Collection[str]) -> None:
+    missing = [k for k, o in options.items() if o.default is REQUIRED and k not in named]
+    if missing:
+        raise InputError(f"required: {', '.join('--' + k for k in missing)}; see --help")
 
 
 def options_of(main: Callable[..., None]) -> dict[str, Option]:

@@ -123,9 +123,19 @@ def load_checkpoint(path: str | Path, state_key: str | None = None) -> Checkpoin
 
 def stored_recipe(path: Path) -> Recipe | None:
     """The recipe of one of our checkpoints without reading its tensors; None for other files."""
+    return _stored(path, "recipe")
+
+
+def stored_provenance(path: Path) -> dict[str, Any] | None:
+    """The provenance of one of our checkpoints without reading its tensors; None for others."""
+    found = _stored(path, "provenance")
+    return found if isinstance(found, dict) else None
+
+
+def _stored(path: Path, note: str) -> dict[str, Any] | None:
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})["recipe"])
+            return json.loads((file.metadata() or {})[note])
     except (SafetensorError, KeyError, OSError, ValueError):
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -11,11 +12,13 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from ridgeline.models.errors import InputError
@@ -25,13 +28,36 @@ Recipe = dict[str, Any]
 _PACKAGES = ("ridgeline", "torch", "numpy", "scipy", "xarray", "pyautoattack")
 
 
-def provenance() -> dict[str, str]:
-    """Command, time, versions and source commit of this process: recorded, never compared."""
+#: the call of a command that is running: its name, its options, its working folder
+_call: ContextVar[dict[str, Any] | None] = ContextVar("call", default=None)
+
+
+@contextlib.contextmanager
+def called(command: str, options: Mapping[str, Any], folder: str) -> Iterator[None]:
+    """Note in the provenance of what is written meanwhile which call of a command writes it.
+
+    `options` are those that differ from the command's defaults; JSON must be able to hold them.
+    """
+    token = _call.set({"command": command, "options": normal_form(options), "folder": folder})
+    try:
+        yield
+    finally:
+        _call.reset(token)
+
+
+def provenance() -> dict[str, Any]:
+    """Command, time, threads, versions and source commit of this process: recorded, never compared.
+
+    Within a command also its `call`, from which `ridgeline redo` runs it again.
+    """
+    call = _call.get()
     return {
+        **({} if call is None else {"call": call}),
         "command": shlex.join([os.path.basename(sys.executable), *sys.argv]),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "threads": torch.get_num_threads(),  # sums depend on it in the last digits
         "commit": _commit(),
         **_versions(),
     }

@@ -1,0 +1,59 @@
+"""Run the command that made a result again, and compare every number."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.redoing import Compared, redo
+from ridgeline.train.options import Opt
+
+Folder = Annotated[str | None, "where relative input paths begin; None: where the call was made"]
+Tolerance = Annotated[float, Opt("largest relative difference that counts as the same", low=0)]
+ModelType = Annotated[
+    str | None, "external code that the result names and that may run; None: none"
+]
+_SHOWN = 20
+
+
+def main(
+    *,
+    result: Annotated[str, "result .nc, checkpoint .ckpt or metrics .jsonl"],
+    folder: Folder = None,
+    tolerance: Tolerance = 0.0,
+    model_type: ModelType = None,
+) -> None:
+    """Exit status 0: the same numbers; 1: others; 2: the result cannot be made again.
+
+    The second run writes into a temporary folder; the result and what is beside it stay as they
+    are. Times, dates and versions are not compared.
+    """
+    redone = redo(Path(result), folder and Path(folder), model_type)
+    print("\n".join(line for compared in redone.files for line in rows(compared, tolerance)))
+    if not all(same(compared, tolerance) for compared in redone.files):
+        print(f"around it: {redone.around or 'the same versions, source and threads'}")
+        sys.exit(1)
+
+
+def same(compared: Compared, tolerance: float) -> bool:
+    """Whether a file was made again by the same recipe to the same numbers."""
+    return not compared.changed and max(compared.apart.values(), default=0.0) <= tolerance
+
+
+def rows(compared: Compared, tolerance: float) -> list[str]:
+    """A line for a file, and one for its recipe and for each of its names that differ."""
+    far = {k: v for k, v in compared.apart.items() if v}
+    word = "the same" if same(compared, tolerance) else "DIFFERENT"
+    how = "bit for bit" if not far else f"apart by at most {max(far.values()):.1e}"
+    lines = [f"{compared.path.name:40} {word}: {len(compared.apart)} names, {how}"]
+    if compared.changed:
+        lines.append(f"  recipe: {compared.changed}")
+    order = sorted(far, key=far.__getitem__, reverse=True)
+    lines += [f"  {name:38} {far[name]:.1e}" for name in order[:_SHOWN]]
+    return lines + [f"  and {len(far) - _SHOWN} more"] * (len(far) > _SHOWN)
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,105 @@
+"""How far the numbers of two files are apart, name by name."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from ridgeline.landscape.result import load_result
+from ridgeline.train.files.checkpoint import load_checkpoint
+
+#: measured times: no two runs take equally long
+TIMES = {"seconds"}
+
+
+def compare(first: Path, second: Path) -> dict[str, float]:
+    """The largest relative difference of everything that two files of one suffix hold.
+
+    0 means that every number is the same. Infinity stands for another shape, type or text, for
+    what one of the files lacks, and for a number where the other has NaN or infinity.
+    Tensors of weights are measured by their largest entry, since single weights are near zero by
+    chance; numbers of results and metrics each by itself. `seconds` are left out.
+    """
+    read, measure = {
+        ".nc": (_numbers_of_result, apart),
+        ".ckpt": (lambda path: load_checkpoint(path).tensors, _tensors_apart),
+        ".jsonl": (_numbers_of_metrics, apart),
+    }[first.suffix]
+    one, two = read(first), read(second)
+    return {
+        name: measure(one[name], two[name]) if name in one and name in two else math.inf
+        for name in sorted(one.keys() | two.keys())
+    }
+
+
+def apart(one: np.ndarray, two: np.ndarray, *, together: bool = False) -> float:
+    """The largest |a - b| / max(|a|, |b|); `together` divides by the largest entry of all."""
+    if one.shape != two.shape:
+        return math.inf
+    if one.dtype.kind not in "fciu" or two.dtype.kind not in "fciu":
+        return 0.0 if np.array_equal(one, two) else math.inf
+    if one.dtype != two.dtype:
+        return math.inf
+    same = (one == two) | ((one != one) & (two != two))  # NaN is only equal to NaN
+    if same.all():
+        return 0.0
+    kind = complex if one.dtype.kind == "c" else float
+    a, b = one[~same].astype(kind), two[~same].astype(kind)
+    size = np.maximum(abs(a), abs(b))
+    if together:
+        size = max(abs(x[np.isfinite(x)]).max(initial=0) for x in (one, two)) or size
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(np.isfinite(a) & np.isfinite(b), abs(a - b) / size, math.inf)
+    # integers beyond 2^53 may differ by less than a float shows
+    return max(float(ratio.max()), math.ulp(0.0))
+
+
+def _tensors_apart(one: Tensor, two: Tensor) -> float:
+    if one.dtype != two.dtype:
+        return math.inf
+    if one.dtype.itemsize < 4 and one.is_floating_point():  # NumPy has no bfloat16
+        one, two = one.float(), two.float()
+    return apart(one.numpy(), two.numpy(), together=True)
+
+
+def _numbers_of_result(path: Path) -> dict[str, np.ndarray]:
+    """Variables, and attributes that are numbers, as VARIABLE.ATTRIBUTE."""
+    dataset = load_result(path)
+    numbers = {str(k): v.values for k, v in dataset.variables.items() if k not in TIMES}
+    for owner, holder in (("", dataset), *dataset.variables.items()):
+        numbers |= {f"{owner}.{k}": v for k, v in _numeric(holder) if owner not in TIMES}
+    return numbers
+
+
+def _numeric(holder: xr.Dataset | xr.Variable) -> Iterator[tuple[str, np.ndarray]]:
+    for name, value in holder.attrs.items():
+        if np.asarray(value).dtype.kind in "fciub":
+            yield name, np.asarray(value)
+
+
+def _numbers_of_metrics(path: Path) -> dict[str, np.ndarray]:
+    """The values of every key over the lines, by the dotted path to it."""
+    series: dict[str, list] = {}
+    lines = path.read_text().splitlines()
+    for line in lines:
+        for name, value in _leaves(json.loads(line), ""):
+            series.setdefault(name, []).append(value)
+    return {name: np.asarray(values) for name, values in series.items()}
+
+
+def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        yield place, value
+        return
+    for key, inner in value.items():
+        if key not in TIMES:
+            yield from _leaves(inner, f"{place}.{key}".lstrip("."))

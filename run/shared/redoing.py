@@ -1,0 +1,274 @@
+"""A result made again from the call it records, beside it and never over it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import tempfile
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+
+from ridgeline.__main__ import commands
+from ridgeline.landscape.result import complete, load_result, provenance_of, recipe_of
+from ridgeline.models import InputError, is_external, unknown
+from ridgeline.run.shared.comparing import compare
+from ridgeline.run.shared.launch import Option, bound, options_of
+from ridgeline.train.files.checkpoint import load_checkpoint, stored_provenance, stored_recipe
+from ridgeline.train.files.locks import release_all
+from ridgeline.train.files.recipe import Recipe, called, difference, file_digest
+
+#: every option that says where a command writes, and its value in the folder of the second run
+_OUTPUTS: dict[str, Callable[[Path], str]] = {
+    "out_file": lambda folder: str(folder / "redone.nc"),
+    "out_folder": str,
+    "figure_folder": lambda folder: str(folder / "figures"),
+    "model_name": lambda folder: "redone",
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One file and its second self: how the recipes differ, and how far the numbers are apart."""
+
+    path: Path
+    changed: str
+    apart: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a file says of itself."""
+
+    path: Path
+    recipe: Recipe
+    provenance: dict[str, Any]
+
+    @property
+    def call(self) -> dict[str, Any] | None:
+        """The call of a command that wrote it."""
+        return self.provenance.get("call")
+
+    def differences(self, other: Record) -> int:
+        """In how many places of their recipes two files differ."""
+        keys = self.recipe.keys() | other.recipe.keys()
+        return sum(self.recipe.get(k) != other.recipe.get(k) for k in keys)
+
+
+@dataclass(frozen=True)
+class Redone:
+    """What a second run came to: its files, and what has changed around it (versions, threads)."""
+
+    files: list[Compared]
+    around: str
+
+
+def redo(result: Path, folder: Path | None, model_type: str | None) -> Redone:
+    """Run the call that made `result` again in a temporary folder, and compare what it writes.
+
+    The first file is `result` itself; the others are the files beside it that the same call wrote.
+    `folder` is where relative paths begin, by default where the call was made. `model_type` allows
+    the external code of that name to run. Raises InputError if the file records no call, or a call
+    that this version or this machine cannot make again.
+    """
+    result = result.absolute()
+    original = _record(result)
+    if original is None or not _is_call(original.call):
+        raise InputError(
+            f"{result} records no call of a command: it comes from Python, from others, or from a "
+            "version before calls were recorded"
+        )
+    if result.suffix == ".nc" and not complete(load_result(result)):
+        raise InputError(f"{result} is not finished: run its command again first")
+    call = original.call
+    main, values = _checked(result, call, model_type)
+    folder = Path(call["folder"]) if folder is None else folder.absolute()
+    if not folder.is_dir():
+        raise InputError(f"{result} was made in {folder}, which is not here; pass --folder")
+    with tempfile.TemporaryDirectory(prefix="ridgeline_redo_") as place, contextlib.chdir(folder):
+        new, known = Path(place), options_of(main)
+        values |= {k: told(new) for k, told in _OUTPUTS.items() if k in known}
+        values.pop("overwrite", None)
+        try:
+            _check_inputs(values, original.recipe)
+            with (
+                called(**call),
+                _as_many_threads(original.provenance),
+                contextlib.redirect_stdout(io.StringIO()),
+            ):
+                main(**bound(main, values))
+        except InputError as error:
+            raise InputError(f"{result} cannot be made again: {error}") from None
+        finally:
+            release_all()  # the locks stand in the temporary folder
+        written = list(_records(new.rglob("*")))
+        files = list(_pairs(original, written))
+        return Redone(files, _around(original, written[0]))
+
+
+@contextlib.contextmanager
+def _as_many_threads(provenance: Mapping[str, Any]) -> Iterator[None]:
+    """Compute with as many threads as the first time: their number decides the last digits."""
+    before, wanted = torch.get_num_threads(), provenance.get("threads")
+    torch.set_num_threads(wanted if type(wanted) is int and 1 <= wanted <= 1024 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _around(first: Record, second: Record) -> str:
+    """What differs in the provenance, apart from the call and its time."""
+    one, two = (
+        {k: v for k, v in record.provenance.items() if k not in ("call", "command", "time")}
+        for record in (first, second)
+    )
+    return difference(one, two)
+
+
+def _pairs(original: Record, written: list[Record]) -> Iterator[Compared]:
+    """Every file that was written again, with the one of the same recipe beside the original."""
+    path = original.path
+    alike = [w for w in written if w.path.suffix == path.suffix.replace(".jsonl", ".ckpt")]
+    if not alike:
+        raise InputError(f"{path} cannot be made again: its call wrote no file like it")
+    # a file's recipe tells it from the others of its call, also where an input has changed
+    nearest = min(alike, key=original.differences)
+    changed = difference(original.recipe, nearest.recipe)
+    redone = nearest.path.with_suffix(path.suffix)
+    yield Compared(path, changed, compare(path, redone))
+    if path.suffix == ".ckpt":
+        yield from _metrics(path, redone)
+    own = path.with_suffix(nearest.path.suffix)
+    for record in _records(path.parent.iterdir()):
+        if record.path == own or record.call != original.call:
+            continue
+        for other in written:
+            if other.path.suffix == record.path.suffix and other.recipe == record.recipe:
+                yield Compared(record.path, "", compare(record.path, other.path))
+                yield from _metrics(record.path, other.path)
+    if path != own:
+        yield Compared(own, changed, compare(own, nearest.path))
+
+
+def _metrics(first: Path, second: Path) -> Iterator[Compared]:
+    """The metrics beside two checkpoints."""
+    first, second = first.with_suffix(".jsonl"), second.with_suffix(".jsonl")
+    if first.is_file() and second.is_file():
+        yield Compared(first, "", compare(first, second))
+
+
+def _records(paths: Iterable[Path]) -> Iterator[Record]:
+    for path in sorted(paths):
+        if path.suffix in (".nc", ".ckpt") and path.is_file():
+            with contextlib.suppress(InputError):
+                if (record := _record(path, whole=False)) is not None:
+                    yield record
+
+
+def _record(path: Path, *, whole: bool = True) -> Record | None:
+    """Recipe and call of a file; None if it has no recipe. `whole` files are checked for damage.
+
+    Metrics have those of the checkpoint beside them. Raises InputError for other kinds of files.
+    """
+    if path.suffix == ".jsonl":
+        if not path.is_file():
+            raise InputError(f"no such file of metrics: {path}")
+        held = _record(path.with_suffix(".ckpt"))
+        return held and Record(path, held.recipe, held.provenance)
+    if path.suffix == ".nc":
+        if whole:
+            dataset = load_result(path)
+        else:
+            try:
+                with xr.open_dataset(path, engine="h5netcdf") as dataset:
+                    pass
+            except Exception:  # HDF5 and its readers raise many kinds for a foreign file
+                return None
+        return Record(path, recipe_of(dataset), provenance_of(dataset))
+    if whole:
+        load_checkpoint(path)
+    recipe = stored_recipe(path)
+    return recipe and Record(path, recipe, stored_provenance(path) or {})
+
+
+def _is_call(call: Any) -> bool:
+    kinds = {"command": str, "options": dict, "folder": str}
+    return (
+        isinstance(call, dict)
+        and call.keys() == kinds.keys()
+        and all(isinstance(call[k], kind) for k, kind in kinds.items())
+    )
+
+
+def _checked(
+    result: Path, call: Mapping[str, Any], model_type: str | None
+) -> tuple[Callable[..., None], dict[str, Any]]:
+    """The command of a call and its options in their types; InputError if they are not ours."""
+    if call["command"] not in commands():
+        raise InputError(f"{result}: {unknown('command', call['command'], commands())}")
+    main = importlib.import_module(f"ridgeline.run.{call['command']}").main
+    known = options_of(main)
+    if not {"out_file", "out_folder"} & known.keys():
+        raise InputError(f"{result} names {call['command']}, which writes no results")
+    values = {}
+    for name, stored in call["options"].items():
+        if name not in known:
+            raise InputError(
+                f"{result} was made with --{name}, which {call['command']} does not have any more"
+            )
+        values[name] = _typed(stored, known[name])
+        if values[name] != (tuple(stored) if isinstance(stored, list) else stored):
+            raise InputError(f"{result} was made with --{name} {stored!r}: it is now "
+                             f"{known[name].type_name}")  # fmt: skip
+    for name, named in values.items():
+        code = name.endswith("model_type") and named is not None and is_external(named)
+        if code and named != model_type:
+            raise InputError(
+                f"{result} names the external network {named}; pass --model_type {named} yourself "
+                "to run that code"
+            )
+    return main, values
+
+
+def _typed(stored: Any, option: Option) -> Any:
+    """A stored value if it is one of this option; else None."""
+    if typing.get_origin(option.kind) is tuple:
+        kind = typing.get_args(option.kind)[0]
+        right = isinstance(stored, list) and all(_is(v, kind) for v in stored)
+        return tuple(stored) if right else None
+    return stored if _is(stored, option.kind) else None
+
+
+def _is(value: Any, kind: type) -> bool:
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _check_inputs(values: Mapping[str, Any], recipe: Recipe) -> None:
+    """Raise InputError for a checkpoint or metrics file that changed since the recipe was written.
+
+    The recipe of a result holds the digests of those. Other inputs show in the new recipe.
+    """
+    text, key = json.dumps(recipe), values.get("state_key")
+    for name, value in values.items():
+        for word in value if isinstance(value, tuple) else (value,):
+            if name in _OUTPUTS or not isinstance(word, str):
+                continue
+            path = Path(word.removeprefix("between:"))
+            if path.suffix not in (".ckpt", ".jsonl") or not path.is_file():
+                continue
+            if path.suffix == ".jsonl":
+                digests = [file_digest(path)]
+            else:  # not every option of a command knows --state_key
+                digests = [load_checkpoint(path).sha256] if key is None else []
+                with contextlib.suppress(InputError):
+                    digests += [load_checkpoint(path, key).sha256, load_checkpoint(path).sha256]
+            if not any(digest in text for digest in digests):
+                raise InputError(f"{word} (--{name}) has changed since")
