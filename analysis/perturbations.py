@@ -5,18 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
+from ridgeline.landscape.checksum import check_seal
 from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.result import load_result, recipe_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack
 from ridgeline.train.data.noise import another_seed
 from ridgeline.train.losses import predicted
+from ridgeline.train.options import Opt, Options
 from ridgeline.train.statistics import mean_and_error
+
+_LARGE = 2**28  # bytes of a file that is read piece by piece
+
+
+@dataclass(frozen=True)
+class AdversaryOptions(Options):
+    """How often images are attacked."""
+
+    draws: Annotated[int, Opt("attack seeds; two give the noise floor of similarities", low=1)] = 2
+
+
+@dataclass(frozen=True)
+class SimilarityOptions(Options):
+    """Which images of adversarial sets are compared."""
+
+    only_correct: Annotated[bool, Opt("leave out images that a network gets wrong clean")] = False
+    batch_size: Annotated[int, Opt("examples in memory at a time", low=1, decides=False)] = 1000
 
 
 @dataclass(frozen=True)
@@ -150,6 +172,31 @@ def similarity_matrix(
     )
     dataset["null"] = 1 / math.sqrt(math.prod(first["perturbation"].shape[2:]))
     return dataset
+
+
+def adversarial_sets(folder: str | Path, dataset: str | None = None) -> dict[str, xr.Dataset]:
+    """The results of generate_adversary in a folder by name, of one data set if it is named.
+
+    Raises InputError for a folder without any, a set of other data, and sets of other examples.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"--folder: no such folder: {folder}")
+    sets: dict[str, xr.Dataset] = {}
+    for path in sorted(Path(folder).glob("*.nc")):
+        check_seal(path)
+        with xr.open_dataset(path, engine="h5netcdf") as header:
+            kind = header.attrs.get("kind")
+        if kind == "adversaries":
+            large = path.stat().st_size > _LARGE
+            sets[path.stem.removesuffix("_adversaries")] = load_result(path, lazy=large)
+    if not sets:
+        raise InputError(f"--folder: {folder} holds no result of generate_adversary (*.nc)")
+    for name, ds in sets.items():
+        made_from = recipe_of(ds)["data"]["dataset"]
+        if dataset not in (None, made_from):
+            raise InputError(f"--dataset {dataset}: {name} was made from {made_from}")
+    check_same_examples(sets)
+    return sets
 
 
 def check_same_examples(sets: Mapping[str, xr.Dataset]) -> None:

@@ -28,8 +28,8 @@ def join(device: torch.device) -> torch.device:
 
 
 def leader() -> bool:
-    """Whether this process is the one that prints and writes files."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    """Whether this process is the one that prints and writes files, also before it has joined."""
+    return os.environ.get("RANK", "0") == "0" if not dist.is_initialized() else dist.get_rank() == 0
 
 
 def shard(images: Images, unit: int = 1) -> Images:

@@ -30,12 +30,7 @@ def main(
     moved = align(problem, subject.network)
     weights = state_at(subject.network, select(moved.point, moved.point, model2load))
     weights |= {n: b for n, b in moved.buffers.items() if n in weights}
-    recipe = {
-        **(subject.checkpoint.recipe or {}), "command": "align_network", "model": subject.model,
-        "checkpoint": subject.checkpoint.sha256, "to": fixed.checkpoint.sha256,
-        "seed": machine.seed,
-    }  # fmt: skip
-    recipe.setdefault("data", {"dataset": subject.dataset})
+    recipe = subject.derived("align_network", to=fixed.checkpoint.sha256, seed=machine.seed)
     path = networks.output_stem(out_folder, model_name, model2load, "_aligned")
     path = path.with_name(f"{path.name}.ckpt")
     networks.apart(path, model2load, to)

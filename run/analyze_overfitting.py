@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from ridgeline.analysis.reports import report
-from ridgeline.analysis.training.metrics import read_metrics
-from ridgeline.analysis.training.overfitting import overfitting, recovery
+from ridgeline.analysis.training.overfitting import load_runs, overfitting
 from ridgeline.landscape.result import result_path
-from ridgeline.models import InputError
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
-from ridgeline.train.files.recipe import file_digest
 
 
 def main(
@@ -27,34 +23,16 @@ def main(
 
     Every network a run carries (stable, revision, average) is listed beside the trained one.
     """
-    paths = [Path(p) for p in metrics]
-    names = list(label) or [p.stem for p in paths]
-    if not paths or len(names) != len(paths):
-        raise InputError("--metrics needs at least one file and --label one label per file")
-    for path in paths:
-        if path.with_suffix(".state").exists():
-            raise InputError(f"{path} is of a run that is not finished; run its command again")
-    lines = [read_metrics(p) for p in paths]
-    digests = [file_digest(p) for p in paths]
-    if len(set(zip(names, digests, strict=True))) < len(digests):
-        raise InputError("--metrics names one run twice under one label: that is one seed")
-    recipe = {"command": "analyze_overfitting", "labels": names, "metrics": digests}
+    runs = load_runs(metrics, label)
+    recipe = {"command": "analyze_overfitting", "labels": runs.labels, "metrics": runs.digests}
     path = result_path(out_file)
 
     def compute(_keep, _tick):
-        runs: dict[str, list] = {}
-        for name, found in zip(names, lines, strict=True):
-            runs.setdefault(name, []).append(found)
-        return overfitting(runs)
+        return overfitting(runs.by_label())
 
     ds = computed("overfitting", path, recipe, compute, overwrite=overwrite,
-                  metrics=",".join(map(str, paths)))  # fmt: skip
-    for name, found in zip(names, lines, strict=True):
-        epochs = recovery(found)
-        if len(epochs):
-            print(f"{name}: epochs to regain 99 % after forgetting: "
-                  + ", ".join(f"{e:g}" for e in epochs))  # fmt: skip
-    print(f"{report(ds)}; result in {path}")
+                  metrics=",".join(metrics))  # fmt: skip
+    print(f"{runs.recoveries()}{report(ds)}; result in {path}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from ridgeline.analysis.scattering_options import ScatteringOptions
 from ridgeline.models import InputError
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
-from ridgeline.run.shared.budgets import attack_of, budgets_of
+from ridgeline.run.shared.budgets import UnderAttack
 from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 
@@ -18,10 +18,8 @@ def main(
     model2load: o.Model2Load,
     network: o.Network,
     machine: o.Machine,
-    subset: o.Subset = "test",
-    subset_size: o.SubsetSize = 200,
-    attack: o.Attack = None,
-    adv_budget_list: o.Budgets = None,
+    examples: o.Examples = o.TEST_200,
+    under: UnderAttack,
     options: ScatteringOptions,
     out_file: o.OutFile = None,
 ) -> None:
@@ -30,12 +28,11 @@ def main(
     Beside them stand the noise floor of two attack seeds and the null of random signs; the scatter
     is split into the part of frozen and the part of moving images (Liu et al. 2020, section 3).
     """
-    attacker = attack_of(attack)
+    attacker, budgets = under.attacker, under.budgets
     if attacker is None:
         raise InputError("--attack names the perturbations in question and must not be None")
-    budgets = budgets_of(adv_budget_list, attacker)
     subject = networks.open_network(model2load, network)
-    images = subject.images(subset, subset_size)
+    images = examples.of(subject)
     problem = subject.problem(images, attacker, machine)
     recipe = subject.recipe("analyze_scattering", images, attacker, machine.seed, options,
                             budgets=budgets)  # fmt: skip

@@ -24,8 +24,7 @@ def main(
     machine: o.Machine,
     second: Second = None,
     attack: o.Attack = None,
-    subset: o.Subset = "test",
-    subset_size: o.SubsetSize = 1000,
+    examples: o.Examples = o.TEST_1000,
     options: CkaOptions,
     out_file: o.OutFile = None,
 ) -> None:
@@ -35,7 +34,7 @@ def main(
         raise InputError("name --attack (clean with adversarial features) or --second")
     subjects = [networks.open_network(f, network) for f in (model2load, second) if f is not None]
     check_same_data(*subjects)
-    images = subjects[0].images(subset, subset_size)
+    images = examples.of(subjects[0])
     if len(images) < 4:
         raise InputError(f"--subset_size must be at least 4, got {len(images)}")
     problems = [s.problem(images, attacker, machine) for s in subjects]

@@ -22,14 +22,13 @@ def main(
     model2load: o.Model2Load,
     network: o.Network,
     machine: o.Machine,
-    subset: o.Subset = "test",
-    subset_size: o.SubsetSize = 1000,
+    examples: o.Examples = o.TEST_1000,
     options: FourierOptions,
     out_file: o.OutFile = None,
 ) -> None:
     """Fourier heat map (Yin et al. 2019) and low-/high-pass accuracy curves, with errors."""
     subject = networks.open_network(model2load, network)
-    images = subject.images(subset, subset_size)
+    images = examples.of(subject)
     problem = subject.problem(images, None, machine)
     recipe = subject.recipe("calc_fourier", images, None, machine.seed, options)
 

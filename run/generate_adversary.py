@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ridgeline.analysis.perturbations import adversaries
+from ridgeline.analysis.perturbations import AdversaryOptions, adversaries
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import attack_of
 from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
-from ridgeline.train.options import Opt
-
-Draws = Annotated[int, Opt("attack seeds; two give the noise floor of similarities", low=1)]
 
 
 def main(
@@ -20,12 +17,10 @@ def main(
     model2load: o.Model2Load,
     network: o.Network,
     machine: o.Machine,
-    subset_size: Annotated[
-        int | None, "fixed random subset of train and of test; None: all"
-    ] = None,
+    subset_size: o.SubsetSize = None,
     out_file: o.OutFile = None,
     attack: Annotated[str | None, "attack; None: the clean images, all perturbations zero"] = None,
-    draws: Draws = 2,
+    options: AdversaryOptions,
 ) -> None:
     """Perturbations of train and test images under independent attack seeds, with predictions."""
     attacker = attack_of(attack)
@@ -35,15 +30,15 @@ def main(
         for subset in ("train", "test")
     }
     train, test = (problem.images for problem in problems.values())
-    recipe = subject.recipe("generate_adversary", train, attacker, machine.seed, draws=draws,
+    recipe = subject.recipe("generate_adversary", train, attacker, machine.seed, options,
                             test=networks.data_recipe(test, subject.dataset))  # fmt: skip
 
     def compute(keep, tick):
         kept = {subset: problem.resuming(keep) for subset, problem in problems.items()}
-        return adversaries(kept, attacker, draws, tick)
+        return adversaries(kept, attacker, options.draws, tick)
 
     path = networks.output_path(out_file, model2load, "adversaries")
-    total = draws * sum(len(p.images) for p in problems.values())
+    total = options.draws * sum(len(p.images) for p in problems.values())
     computed("adversaries", path, recipe, compute, overwrite=machine.overwrite, total=total,
              checkpoint=model2load)  # fmt: skip
     print(f"result in {path}")

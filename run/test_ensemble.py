@@ -9,7 +9,7 @@ from ridgeline.analysis.robustness import robustness
 from ridgeline.landscape.result import result_path
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
-from ridgeline.run.shared.budgets import attack_of, budgets_of, say_budgets
+from ridgeline.run.shared.budgets import UnderAttack
 from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.same_data import check_same_data
@@ -27,15 +27,13 @@ def main(
     machine: o.Machine,
     subset_size: o.SubsetSize = None,
     out_file: Annotated[str | None, "result file (.nc); None: print only"] = None,
-    attack: o.Attack = None,
-    adv_budget_list: o.Budgets = None,
+    under: UnderAttack,
 ) -> None:
     """Accuracy with 95 % Wilson intervals and loss; the ensemble averages probabilities.
 
     --adv_budget_list sweeps the strength of the attack.
     """
-    attacker = attack_of(attack)
-    budgets = budgets_of(adv_budget_list, attacker)
+    attacker, budgets = under.attacker, under.budgets
     subjects = [networks.open_network(name, network, "lenet") for name in model2load]
     check_same_data(*subjects)
     images = subjects[0].images("test", subset_size)
@@ -47,13 +45,12 @@ def main(
     )  # fmt: skip
 
     def compute(keep, tick):
-        say_budgets(adv_budget_list, budgets, attacker)
         return robustness([problem.resuming(keep) for problem in problems], budgets, tick)
 
     path = out_file and result_path(out_file)
     total = len(images) * (1 + (len(budgets) if attacker else 0))
     ds = computed("robustness", path, recipe, compute, overwrite=machine.overwrite, total=total,
-                  checkpoints=",".join(model2load))  # fmt: skip
+                  begin=under.say, checkpoints=",".join(model2load))  # fmt: skip
     print(report(ds) + (f"\nresult in {path}" if path else ""))
 
 

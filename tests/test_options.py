@@ -38,6 +38,7 @@ class Some(Options):
         ({"scale": 0.0}, "--scale must be positive, got 0"),
         ({"scale": float("inf")}, "--scale must be positive, got inf"),
         ({"way": "upp"}, "did you mean 'up'"),
+        ({"steps": 2**31}, "--steps must be below 2\\^31, got 2.14748e"),
         ({"sizes": (2, 0)}, "--sizes must be at least 1, got 0"),
         ({"way": "down", "scale": 2.0}, "--scale belongs to --way up"),
     ],

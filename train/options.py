@@ -17,6 +17,9 @@ from typing import Annotated, Any
 
 from ridgeline.models.errors import InputError, unknown
 
+#: no machine counts so far, and torch's integers end soon after
+_MOST = 2**31
+
 
 @dataclass(frozen=True)
 class Opt:
@@ -64,6 +67,8 @@ class Opt:
         for number in value if isinstance(value, tuple) else (value,):
             if not self._allows(number):
                 raise InputError(f"--{name} must {self._range()}, got {number:g}")
+            if isinstance(number, int) and number >= _MOST:
+                raise InputError(f"--{name} must be below 2^31, got {number:g}")
 
     def _allows(self, number: float) -> bool:
         return (

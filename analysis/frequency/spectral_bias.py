@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import scipy  # its parts are loaded when used
 import xarray as xr
 
-from ridgeline.landscape.result import recipe_of
+from ridgeline.landscape.result import load_result, recipe_of
 from ridgeline.models.errors import InputError
-from ridgeline.train.data.noise import Purpose, stream
+from ridgeline.train.data.noise import Purpose, check_seed, stream
 from ridgeline.train.files.recipe import difference
+from ridgeline.train.options import Opt, Options
 from ridgeline.train.statistics import error_of_share
 
 MEASURES = ("high_share", "centroid", "entropy")
+
+
+@dataclass(frozen=True)
+class BiasOptions(Options):
+    """What is compared with robustness."""
+
+    measure: Annotated[str, Opt("measure of spectra", choices=MEASURES)] = "high_share"
+    seed: Annotated[int, Opt("seed of the bootstrap")] = 0
+
+    def check(self) -> None:
+        """Raise InputError for a seed that is none."""
+        check_seed(self.seed)
+
+
+class Pairs(NamedTuple):
+    """Results by network: spectra, and robustness of the same networks."""
+
+    spectra: dict[str, xr.Dataset]
+    robustness: dict[str, xr.Dataset]
+
+
+def load_pairs(spectra: Sequence[str], robustness: Sequence[str], label: Sequence[str]) -> Pairs:
+    """The results in files that pair up, by label, or by the spectra's names without labels.
+
+    Raises InputError for lists of unequal length, a name given twice, and pairs of two networks.
+    """
+    names = list(label) or [Path(p).stem for p in spectra]
+    if not len(spectra) == len(robustness) == len(names) == len(set(names)):
+        raise InputError("--spectra, --robustness and --label must name as many files, each once")
+    left = {n: load_result(p, "spectrum") for n, p in zip(names, spectra, strict=True)}
+    right = {n: load_result(p) for n, p in zip(names, robustness, strict=True)}
+    check_pairs(left, right)
+    return Pairs(left, right)
 
 
 def network_spectrum(spectrum: xr.Dataset, only_seen: bool = True) -> dict[str, float]:

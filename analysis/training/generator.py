@@ -32,8 +32,17 @@ from ridgeline.train.statistics import error_of_share, mean_and_error
 class StudyOptions(Options):
     """What is looked at beside the test images."""
 
+    # the images themselves are in the recipe
+    train_size: Annotated[
+        int,
+        Opt("training images for the gap of own and strong attack", low=1, decides=False),
+    ] = 1000
     tiles: Annotated[int, Opt("images whose perturbations are kept for the picture", low=1)] = 4
     ignore: Annotated[int, Opt("first epochs that cannot count as a collapse", low=0)] = 0
+    cycle_epochs: Annotated[
+        float | None,
+        Opt("epochs of a learning-rate cycle; None: no table", above=0, decides=False),
+    ] = None
 
 
 def study(
@@ -44,6 +53,7 @@ def study(
     train_images: Images,
     *,
     tiles: int = 4,
+    ignore: int = 0,
     tick: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
     """Diagnostics D1 to D4 and D6 of APART (Li et al. 2020) over a run's networks by epoch.
@@ -58,7 +68,8 @@ def study(
     above half the Nyquist frequency; white noise `white_high_share`, about 3/4) and `zero_share`.
     Scalars: `random` = R (the reference under eps times random signs), `random_uniform`,
     `reference_strong` = T_strong. Every accuracy has its standard error `_se`. `perturbation`
-    (epoch, tile, channel, row, column) and `image` are the first `tiles` examples.
+    (epoch, tile, channel, row, column) and `image` are the first `tiles` examples. `collapse` says
+    what became of `robust`, without the first `ignore` epochs.
     """
     rows: list[dict] = []
     pictures = []
@@ -84,7 +95,7 @@ def study(
     )
     span = level["random"] - level["reference_strong"]
     ds["strength"] = (ds["random"] - ds["transfer"]) / (span if span > 0 else math.nan)
-    return ds
+    return ds.assign(collapse(ds["robust"].values, ignore=ignore))
 
 
 def _epoch(
@@ -197,6 +208,15 @@ def best_per_cycle(
         cycle = math.ceil(epoch / length)
         best[cycle] = max(best.get(cycle, -math.inf), float(value))
     return best
+
+
+def cycles(result: xr.Dataset, length: float | None) -> str:
+    """A line with the best robust accuracy of every cycle of `length` epochs; "" for None."""
+    if length is None:
+        return ""
+    best = best_per_cycle(result["epoch"].values, result["robust"].values, length)
+    values = ", ".join(f"{v:.3f}" for v in best.values())
+    return f"best robust accuracy per cycle: {values}\n"
 
 
 def _levels(reference: Problem, like: Problem, eps: float, strong: Attack) -> dict[str, float]:

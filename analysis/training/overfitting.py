@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
+from ridgeline.analysis.training.metrics import read_metrics
 from ridgeline.models.errors import InputError
+from ridgeline.train.files.recipe import file_digest
 from ridgeline.train.statistics import mean_and_interval
 
 #: what the table holds of every run
@@ -88,6 +92,48 @@ def recovery(lines: Sequence[dict], share: float = 0.99) -> np.ndarray:
         back = np.flatnonzero(robust[start:end] >= share * robust[start - 1])
         found.append(float(back[0] + 1) if len(back) else math.nan)
     return np.array(found)
+
+
+class Runs(NamedTuple):
+    """Metrics of runs: the label of each, its lines, and what its file is known by."""
+
+    labels: list[str]
+    lines: list[Sequence[dict]]
+    digests: list[str]
+
+    def by_label(self) -> dict[str, list[Sequence[dict]]]:
+        """The lines of every run of a label."""
+        found: dict[str, list[Sequence[dict]]] = {}
+        for label, lines in zip(self.labels, self.lines, strict=True):
+            found.setdefault(label, []).append(lines)
+        return found
+
+    def recoveries(self) -> str:
+        """A line for every run that forgets: after how many epochs it was back."""
+        text = ""
+        for label, lines in zip(self.labels, self.lines, strict=True):
+            epochs = ", ".join(f"{e:g}" for e in recovery(lines))
+            text += f"{label}: epochs to regain 99 % after forgetting: {epochs}\n" * bool(epochs)
+        return text
+
+
+def load_runs(metrics: Sequence[str], label: Sequence[str]) -> Runs:
+    """The runs of metrics files, by label, or by the files' names without labels.
+
+    Raises InputError for a run that is not finished, and one that counts twice.
+    """
+    paths = [Path(p) for p in metrics]
+    names = list(label) or [p.stem for p in paths]
+    if not paths or len(names) != len(paths):
+        raise InputError("--metrics needs at least one file and --label one label per file")
+    for path in paths:
+        if path.with_suffix(".state").exists():
+            raise InputError(f"{path} is of a run that is not finished; run its command again")
+    lines = [read_metrics(p) for p in paths]
+    digests = [file_digest(p) for p in paths]
+    if len(set(zip(names, digests, strict=True))) < len(digests):
+        raise InputError("--metrics names one run twice under one label: that is one seed")
+    return Runs(names, lines, digests)
 
 
 def overfitting(runs: Mapping[str, Sequence[Sequence[dict]]]) -> xr.Dataset:

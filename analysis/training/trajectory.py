@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import xarray as xr
 
+from ridgeline.analysis.training.metrics import read_metrics
 from ridgeline.analysis.training.overfitting import best_and_last, course, networks_in
 from ridgeline.landscape.curvature.measures import SpectrumOptions, measure
 from ridgeline.landscape.curvature.operators import Hessian
@@ -20,6 +22,7 @@ from ridgeline.landscape.weights.directions import random_direction
 from ridgeline.landscape.weights.paths import PolygonalChain
 from ridgeline.landscape.weights.point import Point, add, norm, subtract
 from ridgeline.models.errors import InputError, unknown
+from ridgeline.train.files.recipe import file_digest
 from ridgeline.train.options import Opt, Options
 from ridgeline.train.statistics import mean_and_error
 
@@ -38,6 +41,32 @@ class TrajectoryOptions(Options):
     directions: Annotated[int, Opt("random directions", low=1)] = 5
 
 
+@dataclass(frozen=True)
+class AlongOptions(Options):
+    """The metrics of the run itself, which are drawn along."""
+
+    metrics: Annotated[str | None, Opt("the run's metrics (.jsonl), drawn along")] = None
+    copy: Annotated[
+        str | None,
+        Opt("which network it is: stable, average, revision; None: the trained one"),
+    ] = None
+
+    def check(self) -> None:
+        """Raise InputError for a network of no metrics."""
+        if self.copy is not None and self.metrics is None:
+            raise InputError("--copy names a network in --metrics: pass both")
+
+    def read(self) -> xr.Dataset | None:
+        """What `metrics_along` says of the file, None without one; InputError."""
+        lines = [] if self.metrics is None else read_metrics(Path(self.metrics))
+        return metrics_along(lines, self.copy or "") if lines else None
+
+    def recipe(self) -> dict[str, Any]:
+        """The file by its content."""
+        found = super().recipe()
+        return found if not found else found | {"metrics": file_digest(Path(self.metrics))}
+
+
 def trajectory(
     epochs: Mapping[int, Problem],
     initial: Point,
@@ -46,6 +75,8 @@ def trajectory(
     radius: float = 0.1,
     ascent: float = 0.01,
     directions: int = 5,
+    best: Point | None = None,
+    along: xr.Dataset | None = None,
     tick: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
     """Curvature, distance from the start and robust flatness of a run's networks, over `epoch`.
@@ -56,7 +87,8 @@ def trajectory(
     anew, under filter-normalised random directions of length `radius`, mean over `directions` with
     its standard error `flatness_se` (Stutz et al. 2021, average case); `sharpness`: its rise where
     every tensor moves by `ascent` ||w|| up its own gradient (Wu et al. 2020), the worst case to
-    first order. The directions are the same at every epoch. All losses in nat.
+    first order. The directions are the same at every epoch. All losses in nat. With weights `best`
+    also the `barrier` from them to the last epoch's; `along` (`metrics_along`) is put beside.
     """
     rows = []
     for epoch, problem in epochs.items():
@@ -65,12 +97,16 @@ def trajectory(
         row = problem.keep(f"epoch {epoch}", look)
         rows.append({name: float(value) for name, value in row.items()})
     units = {"loss": "nat", "flatness": "nat", "sharpness": "nat"}
-    return xr.Dataset(
+    ds = xr.Dataset(
         {name: ("epoch", [row[name] for row in rows],
                 {"units": units[name]} if name in units else {}) for name in rows[0]},
         coords={"epoch": list(epochs)},
         attrs={"radius": radius, "ascent": ascent, "directions": directions},
     )  # fmt: skip
+    if best is not None:
+        last = epochs[max(epochs)]
+        ds = ds.assign(barrier(last, best, last.origin))
+    return ds if along is None else ds.merge(along)
 
 
 def _epoch(

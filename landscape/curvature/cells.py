@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +11,18 @@ import numpy as np
 import torch
 import xarray as xr
 
+from ridgeline.landscape.batchnorm import statistics_at
 from ridgeline.landscape.curvature.input_hessian import InputHessian
 from ridgeline.landscape.curvature.measures import (
     CurvatureOptions,
     SpectrumOptions,
+    blocks_of,
     frozen_at,
     measure,
     operator_of,
 )
 from ridgeline.landscape.curvature.product_log import ProductLog
-from ridgeline.landscape.distributed import leader
+from ridgeline.landscape.distributed import join, leader, shard
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import held, save_result, stamp
 from ridgeline.landscape.weights.point import Point
@@ -30,16 +33,11 @@ from ridgeline.train.files.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What all cells share: of which matrix, and what is measured of it."""
+class Cell:
+    """One spectrum: of what, what is measured of it, and where it is kept meanwhile."""
 
     curvature: CurvatureOptions
     spectrum: SpectrumOptions
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One spectrum: budget, block, its parameters (or example), and where it is kept meanwhile."""
 
     eps: float
     block: str
@@ -62,21 +60,21 @@ class Cell:
         return held(self.part, self.recipe)
 
     def compute(
-        self, problem: Problem, frozen: Problem, setting: Setting, options: dict, bar
+        self, problem: Problem, frozen: Problem, options: dict, tick: Callable[[int], None]
     ) -> xr.Dataset:
         """The numbers of this cell; eigenvectors and diagonal go to their files."""
-        if setting.curvature.operator == "input":
-            operator = InputHessian(frozen, self.example, options["buffers"], bar.update)
+        if self.curvature.operator == "input":
+            operator = InputHessian(frozen, self.example, options["buffers"], tick)
         else:
             operator = operator_of(
-                problem, frozen, setting.curvature.operator, setting.curvature.adversary,
-                self.parameters, tick=bar.update, **options,
+                problem, frozen, self.curvature.operator, self.curvature.adversary,
+                self.parameters, tick=tick, **options,
             )  # fmt: skip
         log = ProductLog(operator, self.part.with_suffix(".products"), self.recipe)
-        ds, vectors, diagonal = measure(log, setting.spectrum, problem.seed)
+        ds, vectors, diagonal = measure(log, self.spectrum, problem.seed)
         points = []
         for (target, wanted), vector in zip(self.vectors, vectors.T, strict=False):
-            if setting.curvature.operator == "input":
+            if self.curvature.operator == "input":
                 image = torch.from_numpy(vector).to(operator.dtype)
                 point = {"image": image.view(problem.images.image_shape)}
             else:
@@ -96,11 +94,16 @@ class Cell:
 
 
 def cells_of(
-    path: Path, recipe: Recipe, budgets: list[float], images: Images, setting: Setting,
-    names: dict[str, list[str]],
+    path: Path, recipe: Recipe, budgets: list[float], problem: Problem,
+    curvature: CurvatureOptions, spectrum: SpectrumOptions,
 ) -> list[Cell]:  # fmt: skip
-    """Budgets x blocks (examples, for the input Hessian), with the files of their eigenvectors."""
-    if setting.curvature.operator == "input":
+    """Budgets x blocks (examples, for the input Hessian), with the files of their eigenvectors.
+
+    Raises InputError for blocks that are not there, or have fewer rows than there are eigenpairs.
+    """
+    images, names = problem.images, blocks_of(problem.origin, curvature.blocks)
+    check_sizes(spectrum.topk, curvature.operator, images, problem.origin, names)
+    if curvature.operator == "input":
         blocks = {f"example {int(i)}": ([], n) for n, i in enumerate(images.index)}
     else:
         blocks = {block: (parameters, None) for block, parameters in names.items()}
@@ -113,22 +116,34 @@ def cells_of(
             own = {**recipe, "eps": eps, "block": block}
             vectors = [
                 (path.with_name(f"{stem}_vec{n}.ckpt"), {**own, "kind": "direction", "number": n})
-                for n in range(setting.spectrum.topk)
+                for n in range(spectrum.topk)
             ]
-            wanted = ["diagonal", "diagonal_se"] if setting.spectrum.diagonal_products else []
+            wanted = ["diagonal", "diagonal_se"] if spectrum.diagonal_products else []
             diagonals = [
                 (path.with_name(f"{stem}_{n}.ckpt"), {**own, "kind": "direction", "number": n})
                 for n in wanted
             ]
             part = path.with_name(f".{path.stem}_{tag}.part")
-            cells.append(Cell(eps, block, parameters, example, own, part, vectors, diagonals))
+            cells.append(Cell(curvature, spectrum, eps, block, parameters, example, own, part,
+                              vectors, diagonals))  # fmt: skip
     return cells
 
 
-def compute_all(
-    cells: list[Cell], problem: Problem, setting: Setting, options: dict, bar
-) -> list[xr.Dataset]:
-    """The numbers of every cell; a budget's adversarial images are found once."""
+def spectra(cells: list[Cell], problem: Problem, tick: Callable[[int], None]) -> xr.Dataset:
+    """The numbers of every cell over (eps, block); a budget's adversarial images are found once.
+
+    Under torchrun every process takes its share of the images, except for the input Hessian.
+    """
+    images, attack, curvature = problem.images, problem.attack, cells[0].curvature
+    device = join(problem.device)
+    if curvature.operator != "input":
+        together = 1 if attack is None or attack.chunk is None else attack.chunk
+        problem = problem.to(device).on(shard(images, together))
+    options = {
+        "memory": curvature.bytes,
+        "weight_decay": curvature.weight_decay,
+        "buffers": statistics_at(problem, problem.origin, curvature.batchnorm),
+    }
     parts, frozen, at = [], None, None
     for cell in cells:
         part = cell.done()
@@ -136,13 +151,11 @@ def compute_all(
             if at != cell.eps:
                 attack = problem.attack.at(cell.eps) if cell.eps else None
                 here = problem.under(attack)
-                frozen = frozen_at(
-                    here, setting.curvature.adversary, options["buffers"], bar.update
-                )
+                frozen = frozen_at(here, curvature.adversary, options["buffers"], tick)
                 at = cell.eps
-            part = cell.compute(here, frozen, setting, options, bar)
+            part = cell.compute(here, frozen, options, tick)
         parts.append(part)
-    return parts
+    return _joined(parts, cells, images)
 
 
 def check_sizes(topk: int, operator: str, images: Images, origin: Point, names: dict) -> None:
@@ -157,11 +170,10 @@ def check_sizes(topk: int, operator: str, images: Images, origin: Point, names: 
             raise InputError(f"--topk must lie in 1..{size}, the number of {what}, got {topk}")
 
 
-def finish(
-    parts: list[xr.Dataset], images: Images, budgets: list[float], cells: list[Cell]
-) -> xr.Dataset:
+def _joined(parts: list[xr.Dataset], cells: list[Cell], images: Images) -> xr.Dataset:
     """One dataset over (eps, block) with the indices of the examples."""
     blocks = list(dict.fromkeys(cell.block for cell in cells))
+    budgets = list(dict.fromkeys(cell.eps for cell in cells))
     rows = [
         xr.concat(
             parts[n * len(blocks) : (n + 1) * len(blocks)], dim=xr.Variable("block", blocks),

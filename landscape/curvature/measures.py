@@ -134,6 +134,11 @@ class CurvatureOptions(Options):
         if self.operator == "input" and spectrum.diagonal_products:
             raise InputError("--operator input knows no --diagonal_products")
 
+    def title(self, attacked: bool) -> str:
+        """Which matrix of which loss it is, in words."""
+        loss = ADVERSARIES[self.adversary] if attacked else "clean loss"
+        return f"{OPERATORS[self.operator]}, {loss}"
+
     @property
     def bytes(self) -> int | None:
         """The memory that products may use."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from ridgeline.landscape.batchnorm import POLICIES
 from ridgeline.landscape.surfaces.cell import ADVERSARIES, EXTRAS
+from ridgeline.landscape.surfaces.shards import Shard, parse_shard
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack
 from ridgeline.train.options import Opt, Options
@@ -25,14 +26,30 @@ class ScanOptions(Options):
         tuple[str, ...], Opt("further measures of every cell", choices=tuple(EXTRAS))
     ] = ()
     batchnorm: Annotated[str, Opt("BatchNorm's statistics", choices=POLICIES)] = "keep"
+    shard: Annotated[
+        str | None,
+        Opt("i/n: compute this part only; ridgeline merge joins them", decides=False),
+    ] = None
+
+    @property
+    def part(self) -> Shard | None:
+        """The part behind --shard."""
+        return None if self.shard is None else parse_shard(self.shard)
 
     def check(self) -> None:
-        """Raise InputError for measures that a loss has not."""
+        """Raise InputError for measures that a loss has not, and a part that is none."""
+        if self.shard is not None:
+            parse_shard(self.shard)
         if self.extras and self.adversary == "max":
             raise InputError("--adversary max has no --extras: it takes the worse of two sets")
 
-    def mode(self, attack: Attack | None, every: int) -> str:
-        """Where images come from, with `every` cells an anchor; InputError without an attack."""
+    def keywords(self, attack: Attack | None, every: int) -> dict[str, Any]:
+        """The keywords of `scan`, where `every` cells an axis share an anchor.
+
+        Raises InputError for a mode that needs an attack.
+        """
         if self.adversary is not None and attack is None:
             raise InputError(f"--adversary {self.adversary} needs --attack")
-        return self.adversary or ("anchored" if every > 1 else "moving")
+        mode = self.adversary or ("anchored" if every > 1 else "moving")
+        return {"adversary": mode, "anchor_every": every, "batchnorm": self.batchnorm,
+                "extras": self.extras, "shard": self.part}  # fmt: skip

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
+from ridgeline.landscape.problem import Problem
 from ridgeline.models import InputError
+from ridgeline.run.shared import options as o
 from ridgeline.train.attacks import Attack, check_budget, parse_attack
 from ridgeline.train.attacks.norms import INF
+from ridgeline.train.options import Options
 from ridgeline.train.schedules import parse_schedule
 from ridgeline.train.specs import convert, parse_spec, resolve_budgets
 
@@ -53,3 +58,36 @@ def say_budgets(text: str | None, budgets: Sequence[float], attacker: Attack | N
         shown = ", ".join(f"{eps:.4g}" for eps in budgets)
         grey = " = " + ", ".join(f"{255 * eps:.4g}" for eps in budgets) + " of 255"
         print(f"budgets: {shown} of [0,1]{grey if attacker.order == INF else ', l_2 norm'}")
+
+
+@dataclass(frozen=True)
+class UnderAttack(Options):
+    """The attack that a network is looked at under, and the budgets of it."""
+
+    attack: o.Attack = None
+    adv_budget_list: o.Budgets = None
+
+    def check(self) -> None:
+        """Raise InputError for an attack that is none, and for budgets it cannot take."""
+        assert self.budgets
+
+    @cached_property
+    def attacker(self) -> Attack | None:
+        """The attack, None for clean images."""
+        return attack_of(self.attack)
+
+    @cached_property
+    def budgets(self) -> list[float]:
+        """The budgets in [0,1] units; without --adv_budget_list the attack's own."""
+        return budgets_of(self.adv_budget_list, self.attacker)
+
+    def say(self, problem: Problem | None = None) -> None:
+        """Print the budgets that --adv_budget_list made, and before them a problem's clean scores.
+
+        A network that gets other pixels than it knows shows there.
+        """
+        if problem is not None:
+            here, data = problem.under(None).scores(), problem.images
+            print(f"at the checkpoint, clean: loss {here.loss:.4f}, accuracy {here.accuracy:.4f} "
+                  f"on {len(data)} images of {data.name}", flush=True)  # fmt: skip
+        say_budgets(self.adv_budget_list, self.budgets, self.attacker)

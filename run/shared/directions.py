@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from torch import nn
 
 from ridgeline.landscape.result import load_result, recipe_of
-from ridgeline.landscape.weights.directions import between
-from ridgeline.landscape.weights.point import Point, norm, point_of, select
+from ridgeline.landscape.weights.directions import between, random_direction, unit
+from ridgeline.landscape.weights.point import Point, add, norm, point_of, select
 from ridgeline.models import InputError
+from ridgeline.run.shared import options as o
 from ridgeline.train.files.checkpoint import load_checkpoint, stored_recipe
 from ridgeline.train.files.recipe import difference
+from ridgeline.train.options import Opt, Options
 
 
 def load_direction(source: str, network: nn.Module, eigenvector: int) -> tuple[Point, str]:
@@ -63,3 +67,35 @@ def eigenvector_file(result: Path, number: int) -> Path:
             "compute the eigenvectors again"
         )
     return path
+
+
+@dataclass(frozen=True)
+class StepOptions(Options):
+    """A step along one direction."""
+
+    vec2load: o.Direction = None
+    eigenvec_idx: Annotated[int, Opt("eigenvector to take from a Hessian result", low=0)] = 0
+    vec_scale: Annotated[float, Opt("step s along the direction")] = 1.0
+
+    def check(self) -> None:
+        """Raise InputError for a step that moves nothing, and a number of no eigenvector."""
+        if self.vec_scale == 0:
+            raise InputError("--vec_scale 0 moves nothing; name another step")
+        if self.eigenvec_idx and not (self.vec2load or "").endswith(".nc"):
+            raise InputError("--eigenvec_idx picks one of a Hessian result: --vec2load FILE.nc")
+
+    def direction(self, network: nn.Module, seed: int) -> tuple[Point, str]:
+        """The direction at a network's weights, and what made it; a drawn one has norm 1."""
+        if self.vec2load is not None:
+            return load_direction(self.vec2load, network, self.eigenvec_idx)
+        drawn = unit(random_direction(point_of(network), seed, "none"))
+        return drawn, f"gaussian, norm 1, seed {seed}"
+
+    def taken(self, origin: Point, direction: Point) -> Point:
+        """Where the step leads; InputError if that is out of the range of numbers."""
+        moved = add(origin, direction, self.vec_scale)
+        if not all(t.isfinite().all() for t in moved.values()):
+            raise InputError(
+                f"--vec_scale {self.vec_scale:g} moves the weights out of their number range"
+            )
+        return moved

@@ -30,7 +30,7 @@ from ridgeline.train.attacks import Attack
 from ridgeline.train.data.datasets import SUBSETS, check_dataset, load_images, splits_of
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.network_check import check_network
-from ridgeline.train.data.noise import STREAMS, Purpose, check_seed, number_of, seeded
+from ridgeline.train.data.noise import STREAMS, Purpose, number_of, seeded
 from ridgeline.train.files.checkpoint import Checkpoint, load_checkpoint
 from ridgeline.train.files.recipe import Recipe, difference
 from ridgeline.train.options import Options
@@ -72,18 +72,6 @@ def use_precision(precision: str, device: torch.device) -> torch.dtype:
         raise InputError("--precision tf32 is for CUDA devices; use float32 or float64 here")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     return PRECISIONS[precision]
-
-
-def say_clean(problem: Problem) -> None:
-    """Print clean loss and accuracy first: a network that gets other pixels than it knows shows."""
-    here = problem.under(None).scores()
-    print(f"at the checkpoint, clean: loss {here.loss:.4f}, accuracy {here.accuracy:.4f} on "
-          f"{len(problem.images)} images of {problem.images.name}", flush=True)  # fmt: skip
-
-
-def unit_of(attack: Attack | None) -> int:
-    """How many neighbouring examples an attack must keep together."""
-    return 1 if attack is None or attack.chunk is None else attack.chunk
 
 
 def normalization_of(text: str | None) -> dict[str, list[float]] | None:
@@ -131,7 +119,6 @@ class LoadedNetwork:
 
         `trained` are those the checkpoint's recipe was trained on; InputError if it cannot tell.
         """
-        positive(subset_size=size)
         if subset not in (*SUBSETS, "trained"):
             raise unknown("--subset", subset, (*SUBSETS, "trained"))
         images = self.first
@@ -175,23 +162,29 @@ class LoadedNetwork:
             **inputs,
         }
 
+    def derived(self, command: str, **inputs: Any) -> Recipe:
+        """The recipe of a checkpoint made from this one: its own, and what became of it."""
+        own = {"data": {"dataset": self.dataset}, **(self.checkpoint.recipe or {})}
+        return {**own, "command": command, "model": self.model,
+                "checkpoint": self.checkpoint.sha256, **inputs}  # fmt: skip
+
     @property
     def epoch(self) -> int | None:
         """The epoch that the checkpoint records."""
         trained = self.checkpoint.recipe or {}
         return trained.get("epoch", trained.get("epochs"))
 
-    def problem(self, images: Images, attack: Attack | None, machine: o.Machine) -> Problem:
-        """The problem a diagnostic looks at."""
-        positive(batch_size=machine.batch_size)
-        return Problem(
-            self.network,
-            images,
-            attack,
-            seed=check_seed(machine.seed),
-            batch_size=machine.batch_size,
-            device=device_of(machine.gpu),
-        )
+    def problem(
+        self, images: Images, attack: Attack | None, machine: o.Machine,
+        precision: str | None = None,
+    ) -> Problem:  # fmt: skip
+        """The problem a diagnostic looks at, in the numbers of --precision; None: its own."""
+        device = device_of(machine.gpu)
+        found = Problem(
+            self.network, images, attack, seed=machine.seed, batch_size=machine.batch_size,
+            device=device,
+        )  # fmt: skip
+        return found if precision is None else found.to(dtype=use_precision(precision, device))
 
 
 def open_network(
@@ -204,7 +197,6 @@ def open_network(
     Constants of a normalisation that the file holds are used unless --normalize says otherwise.
     The network is tried on two images. `load=False` leaves the weights out (curve checkpoints).
     """
-    positive(width=network.width)
     name, t = place_of(model2load)
     checkpoint = load_checkpoint(name, network.state_key)
     recipe = checkpoint.recipe or {}

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import check_seed
 from ridgeline.train.options import Opt, Options
 
+if TYPE_CHECKING:
+    from ridgeline.run.shared.networks import LoadedNetwork
+    from ridgeline.train.data.examples import Images
+
 DataDir = Annotated[str | None, "folder of the torchvision sets; None: the user's cache folder"]
-SubsetSize = Annotated[int | None, "use a fixed random subset of this many examples; None: all"]
+SubsetSize = Annotated[
+    int | None, Opt("use a fixed random subset of this many examples; None: all", low=1)
+]
 Subset = Annotated[str, "train, test, or trained: the images the checkpoint was trained on"]
 Model2Load = Annotated[str, "checkpoint: ours, a state dict of others, or CURVE.ckpt@t"]
+Epochs = Annotated[tuple[str, ...], "a run's checkpoints by epoch, NAME_1.ckpt,NAME_5.ckpt,..."]
 Attack = Annotated[
     str | None, "e.g. name=pgd,step_size=0.01,threshold=0.1,iter_num=20,order=-1; None: clean"
 ]
 Seed = Annotated[int, "seed of everything random"]
-Gpu = Annotated[str | None, "cpu, or the number of a CUDA device; None: the first one, else cpu"]
-Overwrite = Annotated[bool, "replace existing output; what this recipe left half done is continued"]
+Gpu = Annotated[
+    str | None,
+    Opt("cpu, or the number of a CUDA device; None: the first one, else cpu", decides=False),
+]
+Overwrite = Annotated[
+    bool,
+    Opt("replace existing output; what this recipe left half done is continued", decides=False),
+]
 OutFile = Annotated[str | None, "result file (.nc); None: beside the checkpoint"]
 OutFolder = Annotated[str | None, "folder of the output; None: the checkpoint's"]
 OutName = Annotated[str | None, "stem of the output; None: made from the checkpoint's"]
@@ -34,7 +47,7 @@ Direction = Annotated[
 
 
 @dataclass(frozen=True)
-class Network:
+class Network(Options):
     """What a checkpoint is a checkpoint of; None everywhere takes what the checkpoint records."""
 
     dataset: Annotated[
@@ -45,7 +58,7 @@ class Network:
         str | None,
         "lenet, ..., torchvision:NAME, package.module:factory or file.py:factory; None: recorded",
     ] = None
-    width: Annotated[int | None, "width factor w; None: the recorded one"] = None
+    width: Annotated[int | None, Opt("width factor w; None: the recorded one", low=1)] = None
     bias: Annotated[bool | None, "biases of LeNet and VGG; None: as recorded"] = None
     normalize: Annotated[
         str | None,
@@ -58,13 +71,39 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """How a diagnostic runs."""
+class Examples(Options):
+    """The images that a network is looked at on."""
 
-    batch_size: Annotated[int, "examples in memory at a time; never changes a result"] = 100
+    subset: Annotated[
+        str,
+        Opt("images", choices={"train": "", "test": "",
+                               "trained": "those the checkpoint was trained on"}),
+    ] = "train"  # fmt: skip
+    subset_size: SubsetSize = None
+
+    def of(self, subject: LoadedNetwork) -> Images:
+        """These images of the network's data set; InputError if it cannot tell what it saw."""
+        return subject.images(self.subset, self.subset_size)
+
+
+TEST_200, TEST_1000 = Examples("test", 200), Examples("test", 1000)
+TRAINED_500 = Examples("trained", 500)
+
+
+@dataclass(frozen=True)
+class Machine(Options):
+    """How a diagnostic runs; only the seed decides what comes out."""
+
+    batch_size: Annotated[
+        int, Opt("examples in memory at a time; never changes a result", low=1, decides=False)
+    ] = 100
     seed: Seed = 0
     gpu: Gpu = None
     overwrite: Overwrite = False
+
+    def check(self) -> None:
+        """Raise InputError for a seed that is none."""
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -106,10 +145,7 @@ class Training(Options):
     ] = False
 
     def check(self) -> None:
-        """Counts are such as a machine can hold; the seed is one."""
-        for name in ("subset_size", "batch_size", "epoch_num", "eval_size"):
-            if (getattr(self, name) or 0) >= 2**31:
-                raise InputError(f"--{name} must be below 2^31, got {getattr(self, name):g}")
+        """Raise InputError for a seed that is none."""
         check_seed(self.seed)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -21,12 +24,20 @@ from ridgeline.landscape.surfaces.planes import (
 from ridgeline.landscape.weights.directions import unit
 from ridgeline.landscape.weights.drawn_directions import DirectionOptions
 from ridgeline.landscape.weights.paths import Plane
-from ridgeline.landscape.weights.point import Point, select, unflatten
+from ridgeline.landscape.weights.point import Point, norm, select, unflatten
 from ridgeline.models import InputError
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.directions import load_direction
 from ridgeline.train.files.integrity import tensors_digest
+from ridgeline.train.files.recipe import Recipe
+from ridgeline.train.options import Options
+
+Axes = Annotated[
+    str | None, "-1:1:21, min=-1,max=1,step=0.05 or rise=10,count=21; with adv_calc_freq=1"
+]
+Next = Annotated[str | None, "the next axis, as --vec1_scan; None: no such axis"]
+Run = Annotated[tuple[str, ...], "checkpoints of a run: scan the plane in which they vary most"]
 
 
 class Chosen(NamedTuple):
@@ -36,6 +47,70 @@ class Chosen(NamedTuple):
     sources: list[str]
     units: list[str]
     placed: xr.Dataset | None
+
+    def files(self, stem: FilePath, recipe: Recipe) -> list[tuple[FilePath, Point, Recipe]]:
+        """Where every direction is written, and by which recipe."""
+        return [
+            (stem.with_name(f"{stem.name}_vec{n}.ckpt"), v,
+             {**recipe, "kind": "direction", "axis": f"v{n}"})
+            for n, v in enumerate(self.plane.knots[1:], start=1)
+        ]  # fmt: skip
+
+    def described(self, cells: xr.Dataset) -> xr.Dataset:
+        """A scan over this plane that says what its coordinates mean, and where networks lie."""
+        for name, unit_of, v in zip(self.plane.axes, self.units, self.plane.knots[1:], strict=True):
+            cells[name].attrs = {"long_name": f"coordinate along v{name[1]}", "norm": norm(v),
+                                 "coordinate_1": unit_of}  # fmt: skip
+        return cells if self.placed is None else cells.merge(self.placed, combine_attrs="override")
+
+
+@dataclass(frozen=True)
+class PlaneOptions(Options):
+    """Which line, plane or space through the weights, and how finely."""
+
+    vec1_scan: Axes = None
+    vec2_scan: Next = None
+    vec3_scan: Next = None
+    load_vec1: o.Direction = None
+    load_vec2: o.Direction = None
+    load_vec3: o.Direction = None
+    trajectory: Run = ()
+
+    def check(self) -> None:
+        """Raise InputError for axes that are none, and directions of no axis."""
+        given = any(getattr(self, f"vec{n}_scan") is not None for n in (1, 2, 3))
+        if self.trajectory and (given or any(self.sources)):
+            raise InputError(
+                "--trajectory chooses directions and axes: leave --vec and --load_vec out"
+            )
+        for number in range(len(self.axes) + 1, 4):
+            if self.sources[number - 1] is not None:
+                raise InputError(f"--load_vec{number} is of one more axis: name --vec{number}_scan")
+
+    @cached_property
+    def axes(self) -> list[Axis]:
+        """The axes, as many as the plane has."""
+        return axes_given([self.vec1_scan, self.vec2_scan, self.vec3_scan])
+
+    @property
+    def sources(self) -> list[str | None]:
+        """What each of three directions is made from; None: drawn."""
+        return [self.load_vec1, self.load_vec2, self.load_vec3]
+
+    @property
+    def every(self) -> int:
+        """How many cells along an axis share an anchor."""
+        return self.axes[0].every
+
+    def chosen(
+        self, problem: Problem, network: o.Network, drawn: DirectionOptions, batchnorm: str
+    ) -> tuple[Chosen, dict[str, np.ndarray]]:
+        """The plane, and the coordinates of every axis by name; InputError."""
+        if self.trajectory:
+            found = along_run(problem, self.trajectory, network, 2)
+            return found, around(found.placed, [21, 21])
+        found = chosen_plane(problem, self.sources[: len(self.axes)], drawn, problem.seed)
+        return found, points_of(problem, found, self.axes, batchnorm)
 
 
 def axes_given(texts: Sequence[str | None]) -> list[Axis]:
