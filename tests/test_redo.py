@@ -75,6 +75,7 @@ AGAIN = {
     "runs/total_vec1.ckpt": {"total.nc", "total_vec0.ckpt", "total_diagonal.ckpt",
                              "total_diagonal_se.ckpt"},
     "runs/at_results.nc": {"at_vec1.ckpt", "at_vec2.ckpt"},
+    "runs/run_results.nc": {"run_vec1.ckpt", "run_vec2.ckpt"},  # whose recipe has parts of digests
     "runs/at.jsonl": {f"at{n}.ckpt" for n in ("", "_1", "_2", "_init", "_best", "_average",
                                               "_average_2", "_average_best")},
     "runs/at_best.ckpt": None,
@@ -84,6 +85,8 @@ AGAIN = {
     "runs/curve_scan.nc": set(),
     "runs/ensemble.nc": set(),
     "runs/at_2_trajectory.nc": set(),
+    "runs/parts_results_shard2of2.nc": set(),
+    "runs/swa_aligned.ckpt": set(),
     "adv/a.nc": set(),
     "adv/similarity.nc": set(),
 }  # fmt: skip
@@ -241,6 +244,8 @@ def test_code_that_a_file_names_runs_only_if_the_user_names_it_too(copy, redo):
     assert not mark.exists()
     assert redo(path, "--folder", copy, "--model_type", "evil.py:factory").returncode == 2
     assert mark.exists()
+    done = redo(copy / "runs/ensemble.nc", "--folder", copy, "--model_type", "evil.py:factory")
+    assert done.returncode == 2 and "names no external network" in done.stderr
 
 
 def test_no_recorded_name_leads_out_of_the_temporary_folder(copy, redo):

@@ -32,6 +32,11 @@ _OUTPUTS: dict[str, Callable[[Path], str]] = {
     "figure_folder": lambda folder: str(folder / "figures"),
     "model_name": lambda folder: "redone",
 }
+#: options whose files stand in the recipe with their whole digest
+_DIGESTED = {
+    "model2load", "initial", "best", "reference", "second", "to", "ckpt_file1", "ckpt_file2",
+    "load_vec1", "load_vec2", "load_vec3", "vec2load", "metrics",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,10 @@ def redo(result: Path, folder: Path | None, model_type: str | None) -> Redone:
             f"{result} records no call of a command: it comes from Python, from others, or from a "
             "version before calls were recorded"
         )
-    if result.suffix == ".nc" and not complete(load_result(result)):
-        raise InputError(f"{result} is not finished: run its command again first")
     call = original.call
+    part = "shard" in call["options"]  # which leaves cells to others
+    if result.suffix == ".nc" and not part and not complete(load_result(result)):
+        raise InputError(f"{result} is not finished: run its command again first")
     main, values = _checked(result, call, model_type)
     folder = Path(call["folder"]) if folder is None else folder.absolute()
     if not folder.is_dir():
@@ -228,13 +234,15 @@ def _checked(
         if values[name] != (tuple(stored) if isinstance(stored, list) else stored):
             raise InputError(f"{result} was made with --{name} {stored!r}: it is now "
                              f"{known[name].type_name}")  # fmt: skip
-    for name, named in values.items():
-        code = name.endswith("model_type") and named is not None and is_external(named)
-        if code and named != model_type:
-            raise InputError(
-                f"{result} names the external network {named}; pass --model_type {named} yourself "
-                "to run that code"
-            )
+    named = values.get("model_type")
+    code = named if named is not None and is_external(named) else None
+    if code is not None and code != model_type:
+        raise InputError(
+            f"{result} names the external network {code}; pass --model_type {code} yourself to run "
+            "that code"
+        )
+    if code is None and model_type is not None:
+        raise InputError(f"{result} names no external network: leave --model_type out")
     return main, values
 
 
@@ -254,12 +262,13 @@ def _is(value: Any, kind: type) -> bool:
 def _check_inputs(values: Mapping[str, Any], recipe: Recipe) -> None:
     """Raise InputError for a checkpoint or metrics file that changed since the recipe was written.
 
-    The recipe of a result holds the digests of those. Other inputs show in the new recipe.
+    This is told before anything is computed. Other inputs show in the recipe of the second run.
     """
     text, key = json.dumps(recipe), values.get("state_key")
-    for name, value in values.items():
+    for name in sorted(_DIGESTED & values.keys()):
+        value = values[name]
         for word in value if isinstance(value, tuple) else (value,):
-            if name in _OUTPUTS or not isinstance(word, str):
+            if not isinstance(word, str):
                 continue
             path = Path(word.removeprefix("between:"))
             if path.suffix not in (".ckpt", ".jsonl") or not path.is_file():
