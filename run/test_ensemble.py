@@ -15,7 +15,8 @@ from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.same_data import check_same_data
 
 Members = Annotated[
-    tuple[str, ...], "checkpoints of any architectures for the same images, A.ckpt,B.ckpt,..."
+    tuple[str, ...],
+    "checkpoints for the same images, A.ckpt,B.ckpt,... or places of a curve, C.ckpt@0.5",
 ]
 
 

@@ -153,3 +153,20 @@ def test_what_makes_no_scan_is_refused(options, said, runs):
     before = sorted(p.name for p in runs.iterdir())
     assert said in refused(f"scan_param --model2load a.ckpt {LOOK} --model_name no {options}")
     assert sorted(p.name for p in runs.iterdir()) == before
+
+
+def test_networks_on_a_curve_make_an_ensemble():
+    ok("train_curve --model2load a.ckpt,,b.ckpt --fix_points 1,0,1 --epoch_num 1 --model_name bend "
+       f"--out_folder . --subset_size 24 --batch_size 12 --optim {ADAM}")  # fmt: skip
+    for t, file in (("0", "a.ckpt"), ("1", "b.ckpt")):
+        ok(f"test_ensemble --model2load bend.ckpt@{t} --subset_size 8 --out_file on{t}")
+        ok(f"test_ensemble --model2load {file} --subset_size 8 --out_file off{t}")
+        on, off = load_result(f"on{t}.nc"), load_result(f"off{t}.nc")
+        np.testing.assert_array_equal(on["losses"], off["losses"])  # LeNet has no BatchNorm
+    ok("test_ensemble --model2load bend.ckpt@0,bend.ckpt@0.5,bend.ckpt@1 --subset_size 8 "
+       "--out_file all")  # fmt: skip
+    single = load_result("on0.nc")
+    assert abs(load_result("all.nc")["losses"] - single["losses"]).max() > 1e-6
+    assert "lies in 0..1" in refused("test_ensemble --model2load bend.ckpt@1.5")
+    assert "not a curve" in refused("test_ensemble --model2load a.ckpt@0.5")
+    assert "no such" in refused("test_ensemble --model2load none.ckpt@0.5")

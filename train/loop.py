@@ -127,7 +127,8 @@ def fit(
             _save_state(files, method, optim, start)
     # buffers that are infinite from the start, such as attention masks, tell nothing
     trained = [t for t in method.network.state_dict().values() if finite([t])]
-    metrics = start.metrics
+    metrics, classes = start.metrics, getattr(images, "num_classes", None)
+    dtype = next(method.network.parameters()).dtype
     saved = time.monotonic()
     bar = progress(
         epochs * len(images), f"train {files.name if files else ''}".rstrip(), "image",
@@ -142,7 +143,7 @@ def fit(
             method.network.train()
             began = time.monotonic()
             for places in batches_of(order, batch_size):
-                batch = next(images.batches(len(places), order=places, device=device))
+                batch = images.batch(places, device, dtype)
                 if augment:
                     batch = crop_and_flip(batch, seed, epoch, method.border)
                 step = ticks.step(epoch, position.done // batch_size)
@@ -176,7 +177,7 @@ def fit(
                 {
                     "epoch": epoch + 1,
                     "lr": rate(step.time),
-                    "classes": getattr(images, "num_classes", None),
+                    "classes": classes,
                 },
                 method.metrics(step),
                 {"train_loss": position.loss, "train_accuracy": position.accuracy},

@@ -25,6 +25,7 @@ from ridgeline.models import (
 )
 from ridgeline.models.errors import reason_of
 from ridgeline.run.shared import options as o
+from ridgeline.run.shared.curve_points import network_at, place_of
 from ridgeline.train.attacks import Attack
 from ridgeline.train.data.datasets import SUBSETS, check_dataset, load_images, splits_of
 from ridgeline.train.data.examples import Images
@@ -196,7 +197,8 @@ def open_network(
     Constants of a normalisation that the file holds are used unless --normalize says otherwise.
     The network is tried on two images. `load=False` leaves the weights out (curve checkpoints).
     """
-    checkpoint = load_checkpoint(model2load, network.state_key)
+    name, t = place_of(model2load)
+    checkpoint = load_checkpoint(name, network.state_key)
     recipe = checkpoint.recipe or {}
     dataset = network.dataset or recipe.get("data", {}).get("dataset")
     if dataset is None:
@@ -224,7 +226,10 @@ def open_network(
         model["width"] = published_width(model["model_type"], images.image_shape)
     check_model_type(model["model_type"], images.image_shape)
     module = fresh_network(model, 0)
-    if load:
+    if t is not None:
+        seen = load_images(dataset, "train", network.data_dir)
+        checkpoint = network_at(checkpoint, module, t, seen)
+    elif load:
         fitted = checkpoint.fit(module)
         if fitted.constants and not model.get("normalize"):
             model["normalize"] = fitted.normalization(model2load)

@@ -18,7 +18,7 @@ SubsetSize = Annotated[
     int | None, Opt("use a fixed random subset of this many examples; None: all", low=1)
 ]
 Subset = Annotated[str, "train, test, or trained: the images the checkpoint was trained on"]
-Model2Load = Annotated[str, "checkpoint: ours, or a state dict of others"]
+Model2Load = Annotated[str, "checkpoint: ours, a state dict of others, or CURVE.ckpt@t"]
 Epochs = Annotated[tuple[str, ...], "a run's checkpoints by epoch, NAME_1.ckpt,NAME_5.ckpt,..."]
 Attack = Annotated[
     str | None, "e.g. name=pgd,step_size=0.01,threshold=0.1,iter_num=20,order=-1; None: clean"

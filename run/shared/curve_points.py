@@ -1,0 +1,43 @@
+"""A network on a trained curve, named CURVE.ckpt@t."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from ridgeline.landscape.surfaces.curve import knots_in
+from ridgeline.landscape.weights.paths import curve
+from ridgeline.landscape.weights.point import point_of
+from ridgeline.models import InputError
+from ridgeline.train.data.examples import Images
+from ridgeline.train.files.checkpoint import Checkpoint
+from ridgeline.train.parts.batchnorm_statistics import recalibrate
+from ridgeline.train.specs import number
+
+
+def place_of(name: str) -> tuple[str, float | None]:
+    """The file and the place t of `CURVE.ckpt@t`; None for a name that is a file itself."""
+    file, at, text = name.rpartition("@")
+    if not at or Path(name).exists():
+        return name, None
+    t = number(text, f"the place t of {name}")
+    if not 0 <= t <= 1:
+        raise InputError(f"{name}: the place t on a curve lies in 0..1, got {t:g}")
+    return file, t
+
+
+def network_at(checkpoint: Checkpoint, network: nn.Module, t: float, images: Images) -> Checkpoint:
+    """Give a network the weights of a curve at t; returns them as a checkpoint.
+
+    Its BatchNorm statistics are those of `images`, since no place on a curve has its own.
+    """
+    tensors = checkpoint.tensors
+    knots = knots_in(tensors, point_of(network), str(checkpoint.path))
+    path = curve((checkpoint.recipe or {}).get("curve_type", "bezier"), knots)
+    buffers = {n: tensors[n] for n, _ in network.named_buffers() if n in tensors}
+    network.load_state_dict({**path(t), **buffers}, strict=False)
+    recalibrate(network, images)
+    weights = {n: v.detach().clone() for n, v in network.state_dict().items()}
+    return replace(checkpoint, tensors=weights)
