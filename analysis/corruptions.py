@@ -111,7 +111,7 @@ def corruption_scores(
 
     def right(name: str, severity: int) -> dict[str, torch.Tensor]:
         images = corrupted(problem.images, name, severity, problem.seed)
-        return {"correct": clean.on(images).scores(tick=tick).correct}
+        return {"correct": clean.on(images).evaluate(tick=tick).correct}
 
     hits = torch.zeros(len(names), len(severities), len(problem.images), dtype=torch.float64)
     for row, name in enumerate(names):
@@ -126,7 +126,7 @@ def corruption_scores(
             "accuracy": (("corruption", "severity"), accuracy),
             "accuracy_se": (
                 ("corruption", "severity"), error_of_share(accuracy, count)),
-            "clean_accuracy": clean.scores().accuracy,
+            "clean_accuracy": clean.evaluate().accuracy,
             "mean_accuracy": accuracy.mean(),
             "mean_accuracy_se": mean_and_error(by_example)[1],
         },

@@ -255,8 +255,8 @@ def perturbations(bench: Bench) -> Iterator[Finding]:
     images = _data(20, 10, 4)
     problem = bench.problem(_mlp(), images)
     attack = PGD(eps=0.1, iterations=5)
-    none = problem.under(attack.at(0.0)).scores().loss
-    clean = problem.scores().loss
+    none = problem.under(attack.at(0.0)).evaluate().loss
+    clean = problem.evaluate().loss
     yield Finding("loss under a budget of 0", none, clean, abs(none - clean), 0.0)
     moved = problem.under(attack).frozen().images.pixels.double()
     reach = (moved - images.pixels).abs().max().item()

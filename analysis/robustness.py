@@ -64,7 +64,7 @@ def robustness(
         names += ["adversarial"] if len(budgets) == 1 else [f"eps={eps:.4g}" for eps in budgets]
         attacks += [attack if eps == attack.eps else attack.at(eps) for eps in budgets]
         levels += budgets
-    scores = [together.under(at).scores(tick=tick) for at in attacks]
+    scores = [together.under(at).evaluate(tick=tick) for at in attacks]
     rows = [_row(score) for score in scores]
     clean = rows[0]["accuracy"]
     ratios = [np.nan, *(nrr(clean, row["accuracy"]) for row in rows[1:])]

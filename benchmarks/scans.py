@@ -206,7 +206,7 @@ def attacks(problem: rl.Problem) -> dict[str, Scan]:
         return total / len(y)
 
     contestants: dict[str, Scan] = {
-        "ridgeline": lambda: robust.scores().loss, "reference": reference}  # fmt: skip
+        "ridgeline": lambda: robust.evaluate().loss, "reference": reference}  # fmt: skip
     try:
         import torchattacks
 

@@ -194,7 +194,7 @@ class Problem:
 
         return exact()(outputs)
 
-    def scores(
+    def evaluate(
         self, point: Point | None = None, buffers: Mapping[str, Tensor] | None = None, tick=None
     ) -> Scores:
         """Loss and correctness of every example at a Point (default: the network's own)."""

@@ -175,10 +175,10 @@ def test_robustness_of_one_network_and_of_an_ensemble():
     attack = PGD(eps=0.05, iterations=3)
     problems = [Problem(make_mlp(seed=s).float(), images, attack) for s in (1, 2)]
     ds = robustness(problems[:1])
-    clean = problems[0].under(None).scores()
+    clean = problems[0].under(None).evaluate()
     assert float(ds["accuracy"].sel(condition="clean")) == clean.accuracy
     assert float(ds["loss"].sel(condition="clean")) == clean.loss
-    assert float(ds["loss"].sel(condition="adversarial")) == problems[0].scores().loss
+    assert float(ds["loss"].sel(condition="adversarial")) == problems[0].evaluate().loss
     both = robustness(problems)
     nets = [p.network for p in problems]
     mean = lambda x: torch.stack([n(x).softmax(1) for n in nets]).mean(0).log()  # noqa: E731

@@ -36,7 +36,7 @@ def test_margin_is_the_true_logit_less_the_largest_other(problem):
     expected = []
     for row, label in zip(logits.tolist(), images.labels.tolist(), strict=True):
         expected.append(row[label] - max(v for k, v in enumerate(row) if k != label))
-    found = problem.scores()
+    found = problem.evaluate()
     np.testing.assert_allclose(found.margins, expected, rtol=1e-12)
     assert found.margin == pytest.approx(np.mean(expected))
     assert ((found.margins > 0) == found.correct).all()
@@ -98,7 +98,7 @@ def test_numbers_do_not_depend_on_how_many_work(problem):
     for threads in (1, 3):
         torch.set_num_threads(threads)
         try:
-            scores = robust.scores()
+            scores = robust.evaluate()
             images = torch.cat([x for _, x in robust.adversarial()])
         finally:
             torch.set_num_threads(1)

@@ -53,7 +53,7 @@ def test_the_error_of_a_barrier_is_paired_over_examples(problem):
     assert ds["loss"].dims == ("eps", "path", "subset", "t")
     for eps in (0.0, 0.05):
         here = problem.under(problem.attack.at(eps) if eps else None)
-        losses = [here.scores(path(x)).losses.numpy() for x in t]
+        losses = [here.evaluate(path(x)).losses.numpy() for x in t]
         rises = [np.mean(v - (1 - x) * losses[0] - x * losses[-1])
                  for x, v in zip(t, losses, strict=True)]  # fmt: skip
         at = int(np.argmax(rises))

@@ -152,14 +152,14 @@ def test_networks_that_keep_computed_tensors_are_copied():
     network(images.pixels.float())
     problem = Problem(network, images)
     moved = add(problem.origin, {n: torch.ones_like(p) for n, p in problem.origin.items()})
-    assert problem.under(None).scores(moved).loss != problem.scores().loss
+    assert problem.under(None).evaluate(moved).loss != problem.evaluate().loss
     average = Average(network, 0.5)
     with torch.no_grad():
         network.f.weight_g += 1
     assert not torch.equal(average.network.f.weight_g, network.f.weight_g)
     x = images.pixels[:2].float()
     assert not torch.allclose(average.network(x), network(x))
-    assert problem.scores().loss == Problem(Cached_like(problem), images).scores().loss
+    assert problem.evaluate().loss == Problem(Cached_like(problem), images).evaluate().loss
 
 
 def Cached_like(problem: Problem) -> nn.Module:

@@ -125,11 +125,11 @@ def test_scan_centre_is_the_plain_loss_and_axes_are_not_swapped():
     ds = scan(problem, Plane([problem.origin, d1, d2]), {"x1": [-1, 0, 1], "x2": [0, 0.5]})
     assert ds["loss"].dims == ("eps", "x1", "x2")
     centre = ds.sel(x1=0, x2=0).isel(eps=0)
-    assert float(centre["loss"]) == problem.scores().loss
-    assert float(centre["accuracy"]) == problem.scores().accuracy
-    corner = problem.scores(add(add(problem.origin, d1), d2, 0.5))
+    assert float(centre["loss"]) == problem.evaluate().loss
+    assert float(centre["accuracy"]) == problem.evaluate().accuracy
+    corner = problem.evaluate(add(add(problem.origin, d1), d2, 0.5))
     assert float(ds["loss"].sel(x1=1, x2=0.5).isel(eps=0)) == pytest.approx(corner.loss, rel=1e-12)
-    losses = problem.scores().losses.numpy()
+    losses = problem.evaluate().losses.numpy()
     assert float(centre["loss_se"]) == pytest.approx(losses.std(ddof=1) / len(losses) ** 0.5)
 
 
@@ -182,7 +182,7 @@ def test_budget_axis():
     path = Plane([problem.origin, random_direction(problem.origin, 1)])
     ds = scan(problem, path, {"x1": [0.0, 1.0]}, budgets=[0.0, 0.05, 0.1])
     assert list(ds["eps"].values) == [0.0, 0.05, 0.1]
-    assert float(ds["loss"].sel(eps=0, x1=0)) == problem.under(None).scores().loss
+    assert float(ds["loss"].sel(eps=0, x1=0)) == problem.under(None).evaluate().loss
     assert (np.diff(ds["loss"].values, axis=0) > 0).all()
     with pytest.raises(InputError, match="need an attack"):
         scan(problem.under(None), path, {"x1": [0.0]}, budgets=[0.1])
@@ -202,7 +202,7 @@ def test_a_scan_cut_off_is_completed_to_the_same_numbers(tmp_path):
     def save(ds):
         save_result(stamp(ds, "scan", {"a": 1}), file)
 
-    real = Problem.scores
+    real = Problem.evaluate
 
     def failing(self, *args, **kwargs):
         if next(counted) == 3:
@@ -211,7 +211,7 @@ def test_a_scan_cut_off_is_completed_to_the_same_numbers(tmp_path):
 
     half = empty_cells({n: whole[n] for n in whole.dims}, variables_of(problem))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Problem, "scores", failing)
+        patch.setattr(Problem, "evaluate", failing)
         with pytest.raises(Cut):
             scan(problem, path, axes, cells=half)
     save(half)
@@ -314,7 +314,7 @@ def test_curve_training_lowers_the_barrier_and_leaves_the_ends():
     )
     np.testing.assert_allclose(after["loss"].sel(path="line"), before["loss"].sel(path="line"))
     losses = after["loss"].sel(path="curve", subset="a")
-    assert float(losses[0]) == pytest.approx(Problem(network, images).scores(ends[0]).loss)
+    assert float(losses[0]) == pytest.approx(Problem(network, images).evaluate(ends[0]).loss)
 
 
 def test_curve_with_batchnorm_and_attack_trains_and_keeps_the_base():

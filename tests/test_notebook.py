@@ -239,7 +239,7 @@ class Rows(Dataset):
 
 def test_data_come_as_users_have_them():
     network, (x, y), loss, *_ = cases()["regression"]
-    expected = rl.Problem(network, (x, y), loss=loss).scores().losses
+    expected = rl.Problem(network, (x, y), loss=loss).evaluate().losses
     for data in (
         (x.numpy(), y.numpy()),
         [x, y],
@@ -250,7 +250,7 @@ def test_data_come_as_users_have_them():
         [{"input": x, "labels": y}],
     ):
         given = rl.Problem(network, data, loss=loss)
-        torch.testing.assert_close(given.scores().losses, expected, rtol=0, atol=0)
+        torch.testing.assert_close(given.evaluate().losses, expected, rtol=0, atol=0)
 
 
 def test_images_with_classes_become_images():
@@ -329,7 +329,7 @@ def test_every_repr_is_one_line_without_a_tensor():
     problem = rl.Problem(flat(4), make_images(6), "name=fgsm,threshold=0.1")
     plane = rl.random_plane(problem)
     others = [rl.Problem(n, data, loss=loss) for n, data, loss, *_ in cases().values()]
-    for thing in (problem, problem.data, problem.scores(), plane, problem.under(None), *others,
+    for thing in (problem, problem.data, problem.evaluate(), plane, problem.under(None), *others,
                   rl.curve("bezier", [problem.origin] * 3), rl.Hessian(problem.under(None)),
                   others[0].data):  # fmt: skip
         assert "\n" not in repr(thing) and "tensor(" not in repr(thing), type(thing)
@@ -416,7 +416,7 @@ def test_the_whole_job_takes_no_more_than_twelve_lines(tmp_path):
     robust = problem.under("name=pgd,threshold=8,iter_num=2,order=-1")
     higher = rl.top_eigenpairs(robust, k=2)
     assert {pairs.attrs["kind"], density.attrs["kind"], higher.attrs["kind"]} == {"hessian"}
-    assert robust.scores().loss > problem.scores().loss
+    assert robust.evaluate().loss > problem.evaluate().loss
     assert (tmp_path / "surface.pdf").stat().st_size > 1000
 
 

@@ -148,7 +148,7 @@ def test_sharpness_is_the_rise_along_the_gradient_to_first_order():
     for name, w in problem.origin.items():
         length = (moved[name] - w).norm().item()
         assert length == pytest.approx(1e-4 * w.norm().item() if w.ndim > 1 else 0, rel=1e-9)
-    rise = problem.scores(moved).loss - problem.scores().loss
+    rise = problem.evaluate(moved).loss - problem.evaluate().loss
     slope = sum(1e-4 * w.norm() * gradient[n].norm() for n, w in problem.origin.items()
                 if w.ndim > 1)  # fmt: skip
     assert rise == pytest.approx(slope.item(), rel=0.01)

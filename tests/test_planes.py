@@ -87,7 +87,7 @@ def test_loss_of_checkpoints_stands_beside_that_of_the_plane(problem):
               zip(directions(problem, 3), (0.3, 0.1, 0.2), strict=True)]  # fmt: skip
     plane, placed = trajectory_plane(problem, points)
     found = along_trajectory(problem, plane, placed, [*points, problem.origin])
-    expected = [problem.scores(p).loss for p in [*points, problem.origin]]
+    expected = [problem.evaluate(p).loss for p in [*points, problem.origin]]
     np.testing.assert_allclose(found["true_loss"], expected, rtol=1e-12)
     assert abs(found["plane_loss"] - found["true_loss"]).max() > 1e-4
     assert float(found["plane_loss"][-1]) == pytest.approx(expected[-1], rel=1e-12)

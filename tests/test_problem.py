@@ -80,7 +80,9 @@ def test_batch_size_changes_nothing():
     network, images = make_conv_bn(), make_images(23)
     attack = PGD(eps=0.1, iterations=4)
     whole, ragged = (Problem(network, images, attack, batch_size=n) for n in (23, 5))
-    torch.testing.assert_close(whole.scores().losses, ragged.scores().losses, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        whole.evaluate().losses, ragged.evaluate().losses, rtol=1e-12, atol=0
+    )
     torch.testing.assert_close(
         whole.frozen().images.pixels, ragged.frozen().images.pixels, rtol=0, atol=1e-12
     )
@@ -134,7 +136,9 @@ def test_logistic_regression_closed_form():
     expected = (x * (s * (1 - s))[:, None]).T @ x / len(x)
     torch.testing.assert_close(dense(Hessian(problem)), expected, rtol=1e-12, atol=1e-14)
     sign = 2 * y.double() - 1
-    assert problem.scores().loss == pytest.approx(F.softplus(-sign * (x @ w)).mean().item(), 1e-14)
+    assert problem.evaluate().loss == pytest.approx(
+        F.softplus(-sign * (x @ w)).mean().item(), 1e-14
+    )
     gradient = ((s - y)[:, None] * x).mean(0)
     torch.testing.assert_close(Hessian(problem).gradient()["w"][0], gradient)
 
@@ -156,7 +160,7 @@ def test_adversarial_logistic_loss_and_frozen_hessian(order):
     inf = order == -1
     dual = w.abs().sum() if inf else w.norm()
     margin = (sign[:, 0] * (x @ w)) - eps * dual
-    assert problem.scores().loss == pytest.approx(F.softplus(-margin).mean().item(), rel=1e-14)
+    assert problem.evaluate().loss == pytest.approx(F.softplus(-margin).mean().item(), rel=1e-14)
     s = torch.sigmoid(-margin)
     moved = x - eps * sign * (w.sign() if inf else w / w.norm())
     frozen = (moved * (s * (1 - s))[:, None]).T @ moved / len(x)
@@ -241,7 +245,7 @@ def test_the_callers_network_is_never_touched():
     network.conv.weight.requires_grad_(False)
     before = copy.deepcopy(network.state_dict())
     problem = Problem(network, make_images(10), PGD(eps=0.1, iterations=2))
-    problem.scores()
+    problem.evaluate()
     top_eigenpairs(Hessian(problem.frozen()), 2)
     assert network.training
     assert not network.conv.weight.requires_grad

@@ -56,5 +56,5 @@ def test_path_ends_are_the_model(subject, kind):
     start = point_of(network)
     end = add(start, start, 0.1)
     path = curve(kind, straight(start, end, 4))
-    assert torch.equal(problem.scores(path(0.0)).losses, problem.scores().losses)
-    assert torch.equal(problem.scores(path(1.0)).losses, problem.scores(end).losses)
+    assert torch.equal(problem.evaluate(path(0.0)).losses, problem.evaluate().losses)
+    assert torch.equal(problem.evaluate(path(1.0)).losses, problem.evaluate(end).losses)

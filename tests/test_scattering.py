@@ -150,7 +150,7 @@ def test_at_distance_0_the_same_seed_finds_the_same_and_two_seeds_the_floor():
     assert float(start["scatter"].sel(part="reseeded")) == pytest.approx(
         float(ds["scatter_floor"]), rel=1e-12
     )
-    assert float(start["loss"]) == pytest.approx(problem.scores().loss, rel=0.02)
+    assert float(start["loss"]) == pytest.approx(problem.evaluate().loss, rel=0.02)
 
 
 def test_one_draw_gives_no_floor_and_the_first_seed_of_many():
@@ -160,7 +160,7 @@ def test_one_draw_gives_no_floor_and_the_first_seed_of_many():
     assert one["floor_cosine"].isnull().all() and one["scatter_floor"].isnull().all()
     assert one["scatter"].sel(part="reseeded").isnull().all()
     place = add(problem.origin, unit(random_direction(problem.origin, 0, "none")), 0.3)
-    assert one["loss"].item() == pytest.approx(problem.scores(place).loss, rel=1e-12)
+    assert one["loss"].item() == pytest.approx(problem.evaluate(place).loss, rel=1e-12)
 
 
 def test_batch_size_and_budgets_beside_it_do_not_change_a_number():
@@ -186,19 +186,19 @@ def test_directions_by_name_are_what_they_say(images):
         assert abs(vectors[:, -rank] @ flatten(found[name])) == pytest.approx(1, abs=1e-5)
     a, b = flatten(found["random"]), flatten(found["random:2"])
     assert abs(a @ b / a.norm() / b.norm()) < 5 / math.sqrt(len(a))
-    rise = problem.under(None).scores
-    climbed = frozen.scores(add(problem.origin, unit(found["gradient"]), 0.01)).loss
-    assert climbed > frozen.scores().loss and rise().loss < frozen.scores().loss
+    rise = problem.under(None).evaluate
+    climbed = frozen.evaluate(add(problem.origin, unit(found["gradient"]), 0.01)).loss
+    assert climbed > frozen.evaluate().loss and rise().loss < frozen.evaluate().loss
 
 
 def test_gradient_of_the_loss_is_that_of_the_operator(images):
     problem = Problem(make_conv_bn(), images, batch_size=9)
     losses, gradient = loss_gradient(problem)
-    torch.testing.assert_close(losses, problem.scores().losses, rtol=1e-12, atol=0)
+    torch.testing.assert_close(losses, problem.evaluate().losses, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient, flatten(Hessian(problem).gradient()).double())
     moved = add(problem.origin, problem.origin, 0.1)
     other, _ = loss_gradient(problem, moved, images=images.pixels.clone())
-    torch.testing.assert_close(other, problem.scores(moved).losses, rtol=1e-12, atol=0)
+    torch.testing.assert_close(other, problem.evaluate(moved).losses, rtol=1e-12, atol=0)
     assert not any(t.requires_grad for t in moved.values())
 
 
@@ -295,7 +295,7 @@ def test_a_relative_distance_is_a_share_of_the_weights(tmp_path):
     ds = scattering(problem, {"between": way}, [share / 2, share], relative=True)
     assert float(ds["distance"][1]) == pytest.approx(float(ds["length"][0]))
     arrived = float(ds["loss"].isel(direction=0, eps=0, distance=1))
-    both = [problem.seeded(another_seed(0, n)).scores(end).loss for n in (0, 1)]
+    both = [problem.seeded(another_seed(0, n)).evaluate(end).loss for n in (0, 1)]
     assert arrived == pytest.approx(np.mean(both), rel=1e-6)
     save_result(ds, tmp_path / "s.nc")
     xr.testing.assert_identical(load_result(tmp_path / "s.nc", "scattering"), ds)

@@ -106,10 +106,10 @@ def _epoch(
     clean, own, robust = (problem.under(attack) for attack in (None, generator, strong))
     found = perturbations(problem, generator)
     row = _accuracy("transfer", _hits(reference, problem, found))
-    row |= _accuracy("clean", clean.scores(tick=tick).correct)
-    row |= _accuracy("robust", robust.scores(tick=tick).correct)
-    row |= _accuracy("own_train", own.on(train_images).scores(tick=tick).correct)
-    row |= _accuracy("strong_train", robust.on(train_images).scores(tick=tick).correct)
+    row |= _accuracy("clean", clean.evaluate(tick=tick).correct)
+    row |= _accuracy("robust", robust.evaluate(tick=tick).correct)
+    row |= _accuracy("own_train", own.on(train_images).evaluate(tick=tick).correct)
+    row |= _accuracy("strong_train", robust.on(train_images).evaluate(tick=tick).correct)
     row["gap"] = row["own_train"] - row["strong_train"]
     row |= alignment(problem, generator.eps)
     row |= speckle(found)
@@ -229,7 +229,7 @@ def _levels(reference: Problem, like: Problem, eps: float, strong: Attack) -> di
     return {
         **_accuracy("random", _hits(reference, like, eps * draws.sign())),
         **_accuracy("random_uniform", _hits(reference, like, eps * draws)),
-        **_accuracy("reference_strong", judge.under(strong).scores().correct),
+        **_accuracy("reference_strong", judge.under(strong).evaluate().correct),
     }
 
 

@@ -116,14 +116,14 @@ def _epoch(
     """What `trajectory` tells of one epoch's network."""
     origin, count = problem.origin, len(problem.images)
     frozen = problem.frozen()
-    here = frozen.scores()  # on the images just found: the attack runs once
+    here = frozen.evaluate()  # on the images just found: the attack runs once
     hessian = Hessian(frozen)
     found, *_ = measure(hessian, SpectrumOptions(trace_products=trace_products), problem.seed)
     tick(count)
     rises = []
     for number in range(directions):
         there = add(origin, random_direction(origin, problem.seed, number=number), radius)
-        rises.append(problem.scores(there).loss - here.loss)
+        rises.append(problem.evaluate(there).loss - here.loss)
         tick(count)
     flatness, flatness_se = mean_and_error(np.array(rises))
     moved = steepest(origin, hessian.gradient(), ascent)
@@ -134,7 +134,7 @@ def _epoch(
         "loss": here.loss, "loss_se": here.loss_se, "accuracy": here.accuracy,
         "distance": walked, "relative_distance": walked / norm(initial),
         "flatness": flatness, "flatness_se": flatness_se,
-        "sharpness": problem.scores(moved).loss - here.loss,
+        "sharpness": problem.evaluate(moved).loss - here.loss,
     }  # fmt: skip
     tick(count)
     return row

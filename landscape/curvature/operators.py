@@ -122,7 +122,7 @@ class Operator(Products):
 
     def loss(self) -> float:
         """The loss at the point, the weight-decay term included."""
-        losses = self.problem.scores(self.origin, self.buffers).losses
+        losses = self.problem.evaluate(self.origin, self.buffers).losses
         decay = sum(t.double().square().sum().item() for t in self.active.values())
         total = all_sum(losses.sum().to(self.device)).item()
         return total / self.examples + 0.5 * self.weight_decay * decay

@@ -86,7 +86,7 @@ def extent_of(problem: Problem, path: Path, axis: int, rise: float, batchnorm: s
         coordinates = [0.0] * len(path.axes)
         coordinates[axis] = at
         point = {n: t.detach() for n, t in path(*coordinates).items()}
-        return problem.scores(point, statistics_at(problem, point, batchnorm)).loss
+        return problem.evaluate(point, statistics_at(problem, point, batchnorm)).loss
 
     centre, extent = loss(0.0), 2.0**-6
     while extent <= _WIDEST:

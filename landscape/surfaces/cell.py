@@ -101,7 +101,7 @@ class Places:
         if self.extras:  # of the images that the loss is of
             problem = problem.frozen(point, buffers, tick)
             tick = lambda n: None  # noqa: E731
-        return problem.scores(point, buffers, tick), self._extras(problem, point, buffers)
+        return problem.evaluate(point, buffers, tick), self._extras(problem, point, buffers)
 
     def _extras(
         self, problem: Problem, point: Point, buffers: Mapping[str, Tensor]

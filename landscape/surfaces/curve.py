@@ -254,6 +254,6 @@ def _rise_error(problem: Problem, path: Path, t: float, batchnorm: str) -> float
     found = []
     for at in (0.0, t, 1.0):
         point = {n: w.detach() for n, w in path(at).items()}
-        found.append(problem.scores(point, statistics_at(problem, point, batchnorm)).losses)
+        found.append(problem.evaluate(point, statistics_at(problem, point, batchnorm)).losses)
     start, middle, end = found
     return mean_and_error((middle - (1 - t) * start - t * end).numpy())[1]

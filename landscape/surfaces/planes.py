@@ -160,9 +160,9 @@ def along_trajectory(
     that of the trajectory. `buffers` are the checkpoints' own (BatchNorm); without, the problem's.
     """
     buffers = [None] * len(points) if buffers is None else buffers
-    true = [problem.scores(p, b).loss for p, b in zip(points, buffers, strict=True)]
+    true = [problem.evaluate(p, b).loss for p, b in zip(points, buffers, strict=True)]
     flat = [
-        problem.scores(plane(*map(float, row)), b).loss
+        problem.evaluate(plane(*map(float, row)), b).loss
         for row, b in zip(placed["position"].values, buffers, strict=True)
     ]
     units = {"units": unit_of(problem.loss)}

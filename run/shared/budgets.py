@@ -87,7 +87,7 @@ class UnderAttack(Options):
         A network that gets other pixels than it knows shows there.
         """
         if problem is not None:
-            here, data = problem.under(None).scores(), problem.images
+            here, data = problem.under(None).evaluate(), problem.images
             print(f"at the checkpoint, clean: loss {here.loss:.4f}, accuracy {here.accuracy:.4f} "
                   f"on {len(data)} images of {data.name}", flush=True)  # fmt: skip
         say_budgets(self.adv_budget_list, self.budgets, self.attacker)
