@@ -25,7 +25,6 @@ from ridgeline.landscape.weights.paths import Plane, straight
 from ridgeline.models import InputError
 from ridgeline.run.shared import networks
 from ridgeline.run.shared.command import Complete, Compute, Tick, completed, computed
-from ridgeline.run.shared.demo_report import draw_figures, summary
 from ridgeline.train.attacks import PGD
 from ridgeline.train.data.datasets import load_images
 from ridgeline.train.data.noise import STREAMS, another_seed, check_seed
@@ -154,6 +153,8 @@ class Lab:
 
     def study(self) -> None:
         """The whole job, in order."""
+        from ridgeline.run.shared.demo_report import draw_figures, summary  # --help need not wait
+
         metrics = self.train_networks()
         self.checkpoints = {
             name: load_checkpoint(self.folder / f"{name}.ckpt").sha256 for name in NETWORKS
