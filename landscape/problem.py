@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from ridgeline.landscape.resume import Compute, Keep, Values, at_once
 from ridgeline.landscape.weights.point import Point, buffers_of, point_of
-from ridgeline.models.copying import Replicas, copy_of
+from ridgeline.models.copying import Replicas, copy_of, device_named
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack, Predict, parse_attack
 from ridgeline.train.data.any_data import examples_of
@@ -77,7 +77,7 @@ class Problem:
         check_network(self.network, data, None if plain else loss)
         self._check_attack(attack, data)
         first = next(self.network.parameters())
-        device = torch.device(first.device if self.device is None else self.device)
+        device = device_named(first.device if self.device is None else self.device)
         network = copy_of(self.network).eval().requires_grad_(False).to(device)
         self._set(
             network=network, _replicas=Replicas(network), data=data, attack=attack, device=device,
