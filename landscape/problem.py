@@ -34,16 +34,16 @@ class Problem:
 
     `data` is anything `examples_of` reads: a pair (x, y), a DataLoader, a Dataset, or Images; x may
     be a tuple (the network's arguments) or a dict (its keyword arguments). `loss` is a name in
-    LOSSES, or a callable (outputs, targets) -> (N,); attacks climb the cross-entropy whatever it
+    LOSSES, or a callable (outputs, targets) -> (N,); attacks climb their own loss whatever it
     is. With an attack, given also as its spec ("name=pgd,threshold=8,iter_num=10,order=-1"), the
     loss is that of the images the attack finds at theta (noise keyed by `seed` and example: common
     random numbers at every theta).
 
     Holds a private copy of the network and evaluates it by `functional_call`, so nothing of the
-    caller's is ever touched. `batch_size` is a memory setting and never changes a value. The dtype
-    is that of the Point. `device` None is the network's own. `calibration` are the data that
-    recalibrated BatchNorm statistics come from (None: the problem's own). `keep` remembers finished
-    parts of the work, so that what was killed resumes (`landscape.resume.resumable`).
+    caller's is ever touched. `batch_size` is a memory setting that changes values by rounding alone
+    (an attack in float32 may turn that into another sign). The dtype is that of the Point. `device`
+    None is the network's own. `calibration` are the data that recalibrated BatchNorm statistics
+    come from (None: the problem's own). `keep` remembers parts of the work (`landscape.resume`).
 
     Raises InputError for a network that does not fit the data or cannot be measured
     (`check_network`), and for an attack on anything but images.

@@ -507,3 +507,28 @@ def test_what_means_nothing_is_one_line(call, said):
     network, data, loss, *_ = cases()["regression"]
     with pytest.raises(rl.InputError, match=said):
         call(rl.Problem(network, data, loss=loss))
+
+
+class Value(nn.Module):
+    """One number per example, (N,)."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+    def forward(self, x):
+        """Values (N,)."""
+        return self.body(x)[:, 0]
+
+
+def test_outputs_may_be_single_numbers():
+    x, y = torch.randn(9, 3).double(), torch.randn(9).double()
+    network = Value()
+    problem = rl.Problem(network, (x, y), loss="squared_error")
+    own = rl.Problem(network, (x, y), loss=lambda o, t: (o - t).square())
+    torch.testing.assert_close(problem.evaluate().losses, own.evaluate().losses)
+    each = [flatten(rl.Hessian(own.on(own.data.take(torch.tensor([n])))).gradient())
+            for n in range(9)]  # fmt: skip
+    gradients = torch.stack(each)
+    fisher = dense(rl.GaussNewton(own, curvature="empirical"))
+    torch.testing.assert_close(fisher, gradients.T @ gradients / 9, rtol=1e-9, atol=1e-12)
