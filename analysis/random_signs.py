@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ridgeline.analysis.perturbations import similarity
+from ridgeline.train.attacks.norms import INF
 from ridgeline.train.data.noise import Noise, Purpose
 from ridgeline.train.statistics import mean_and_error
 
@@ -73,12 +74,16 @@ def _sign_cosine(free: int, blocked: int) -> tuple[float, float]:
     return mean, max(second - mean**2, 0.0)
 
 
-def cosine_null(clean: Tensor, index: Tensor, eps: float, seed: int) -> dict[str, float]:
+def cosine_null(
+    clean: Tensor, index: Tensor, eps: float, seed: int, order: float = INF
+) -> dict[str, float]:
     """Cosine of two random-sign perturbations of an image: mean, its error, sd of one image.
 
-    Of `clean` (N, C, H, W) moved by +-eps and clipped to [0,1], a few pairs per example, keyed by
-    seed and `index` (N,). Drawn, since pixels closer than eps to 0 or 1 leave no closed form.
+    Of `clean` (N, C, H, W) moved by random signs of l_inf or l_2 norm eps and clipped to [0,1], a
+    few pairs per example, keyed by seed and `index` (N,). Drawn, since pixels close to 0 or 1 leave
+    no closed form. The sd is sqrt(mean variance within an image), as in `sign_null`.
     """
+    eps = eps if order == INF else eps / math.sqrt(clean[0].numel())
     noise = Noise(seed, index, purpose=Purpose.RANDOM_SIGNS)
 
     def drawn(number: int) -> Tensor:
@@ -87,4 +92,5 @@ def cosine_null(clean: Tensor, index: Tensor, eps: float, seed: int) -> dict[str
     cosines = [similarity(drawn(2 * n), drawn(2 * n + 1)).cosine for n in range(_PAIRS)]
     every = torch.stack(cosines)
     mean, error = mean_and_error(every.nanmean(0).numpy())
-    return {"mean": mean, "se": error, "sd": every[~every.isnan()].std().item()}
+    within = (every - every.nanmean(0)).square().nanmean(0) * _PAIRS / (_PAIRS - 1)
+    return {"mean": mean, "se": error, "sd": within.nanmean().sqrt().item()}

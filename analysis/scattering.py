@@ -196,7 +196,8 @@ def _at_home(problem: Problem, home: _Found, clean: Tensor, eps: float) -> dict[
     row["gradient_norm"] = home.gradients.norm(dim=1).mean().item()
     row["loss_at_theta"] = home.losses.mean().item()
     if eps:
-        drawn = cosine_null(clean, problem.images.index, eps, problem.seed)
+        order = problem.attack.order
+        drawn = cosine_null(clean, problem.images.index, eps, problem.seed, order)
         row |= {"null_cosine": drawn["mean"], "null_cosine_se": drawn["se"],
                 "null_cosine_sd": drawn["sd"]}  # fmt: skip
         for name, (mean, spread) in sign_null(clean).items():

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from ridgeline.landscape.resume import Compute, Keep, Values, at_once
 from ridgeline.landscape.weights.point import Point, buffers_of, point_of
-from ridgeline.models.copying import Replicas, copy_of
+from ridgeline.models.copying import Replicas, copy_of, device_named
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack, Predict, parse_attack
 from ridgeline.train.data.any_data import examples_of
@@ -34,16 +34,16 @@ class Problem:
 
     `data` is anything `examples_of` reads: a pair (x, y), a DataLoader, a Dataset, or Images; x may
     be a tuple (the network's arguments) or a dict (its keyword arguments). `loss` is a name in
-    LOSSES, or a callable (outputs, targets) -> (N,); attacks climb the cross-entropy whatever it
+    LOSSES, or a callable (outputs, targets) -> (N,); attacks climb their own loss whatever it
     is. With an attack, given also as its spec ("name=pgd,threshold=8,iter_num=10,order=-1"), the
     loss is that of the images the attack finds at theta (noise keyed by `seed` and example: common
     random numbers at every theta).
 
     Holds a private copy of the network and evaluates it by `functional_call`, so nothing of the
-    caller's is ever touched. `batch_size` is a memory setting and never changes a value. The dtype
-    is that of the Point. `device` None is the network's own. `calibration` are the data that
-    recalibrated BatchNorm statistics come from (None: the problem's own). `keep` remembers finished
-    parts of the work, so that what was killed resumes (`landscape.resume.resumable`).
+    caller's is ever touched. `batch_size` is a memory setting that changes values by rounding alone
+    (an attack in float32 may turn that into another sign). The dtype is that of the Point. `device`
+    None is the network's own. `calibration` are the data that recalibrated BatchNorm statistics
+    come from (None: the problem's own). `keep` remembers parts of the work (`landscape.resume`).
 
     Raises InputError for a network that does not fit the data or cannot be measured
     (`check_network`), and for an attack on anything but images.
@@ -77,7 +77,7 @@ class Problem:
         check_network(self.network, data, None if plain else loss)
         self._check_attack(attack, data)
         first = next(self.network.parameters())
-        device = torch.device(first.device if self.device is None else self.device)
+        device = device_named(first.device if self.device is None else self.device)
         network = copy_of(self.network).eval().requires_grad_(False).to(device)
         self._set(
             network=network, _replicas=Replicas(network), data=data, attack=attack, device=device,

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
+
+from ridgeline.models.errors import InputError, reason_of
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -26,6 +29,16 @@ def copy_of(network: Network) -> Network:
 def _deepcopy(network: Network, known: dict[int, Tensor]) -> Network:
     computed = {id(t): t.detach().clone() for t in _attributes(network) if not t.is_leaf}
     return copy.deepcopy(network, known | computed)
+
+
+def device_named(device: torch.device | str) -> torch.device:
+    """The device of that name; InputError if this machine has none."""
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!s} cannot be used: {reason_of(error)}") from None
+    return device
 
 
 class Replicas:

@@ -110,7 +110,6 @@ CHAIN = (
     "test_corruptions --model2load runs/at.ckpt --subset_size 2 --corruptions gaussian_noise "
     "--severities 1,5",
     "plot --result runs/at.jsonl",
-    "redo --result adv/a.nc",
 )
 
 

@@ -26,7 +26,7 @@ SIGNED = {"vec_scale"}
 
 def base_lines() -> dict[str, str]:
     """The first line of every command in the chain."""
-    lines = {"selfcheck": "selfcheck", "demo": "demo"}
+    lines = {"selfcheck": "selfcheck", "demo": "demo", "redo": "redo --result runs/r_at.nc"}
     for line in CHAIN:
         lines.setdefault(line.split()[0], line)
     lines["plot"] += " --overwrite"  # or the figure that is there is what it stumbles over

@@ -82,3 +82,9 @@ def test_budgets_need_an_attack(problem):
     with pytest.raises(rl.InputError, match="need an attack"):
         rl.scan_curve(problem.under(None), rl.curve("bezier", [problem.origin] * 2), [0.0, 1.0],
                       {"a": problem.images}, budgets=[0.0, 0.1])  # fmt: skip
+
+
+@pytest.mark.parametrize("t", [[0.2, 0.5, 0.8], [1.0, 0.5, 0.0], [0.0, 0.5], [0.0]])
+def test_a_barrier_needs_both_ends_in_order(problem, t):
+    with pytest.raises(rl.InputError, match="increase from 0 to 1"):
+        rl.scan_curve(problem, rl.curve("bezier", [problem.origin] * 2), t, {"a": problem.images})

@@ -456,3 +456,79 @@ def test_a_curve_is_trained_between_any_two_networks(name):
             rl.connect(problem, end, **wrong)
     with pytest.raises(rl.InputError, match="the other end"):
         rl.connect(problem, flat(4))
+
+
+class Endless(torch.utils.data.IterableDataset):
+    """A stream without a length."""
+
+    def __iter__(self):
+        _, (x, y), *_ = cases()["regression"]
+        yield from zip(x, y, strict=True)
+
+
+def test_a_stream_without_length_is_read():
+    network, (x, y), loss, *_ = cases()["regression"]
+    for data in (Endless(), DataLoader(Endless(), batch_size=7)):
+        found = rl.Problem(network, data, loss=loss).evaluate().losses
+        torch.testing.assert_close(found, rl.Problem(network, (x, y), loss=loss).evaluate().losses)
+
+
+def test_a_matrix_smaller_than_the_steps_has_a_density():
+    network, data, loss, *_ = cases()["regression"]
+    problem = rl.Problem(network, data, loss=loss)
+    count = sum(t.numel() for t in problem.origin.values())
+    for steps in (count - 1, count, count + 30):
+        density = rl.spectral_density(problem, probes=2, steps=steps)
+        assert density.sizes["step"] == steps
+        np.testing.assert_allclose(density["ritz_weight"].sum("step"), 1, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda p: rl.top_eigenpairs(p, "3"), "topk must be a number"),
+        (lambda p: rl.top_eigenpairs(p, 1, memory="1"), "memory must be a number"),
+        (lambda p: rl.top_eigenpairs(p, 1, blocks=["a"]), "blocks must be"),
+        (lambda p: rl.scan(p, "plane", 3), "needs a plane or a curve"),
+        (lambda p: rl.scan(p, rl.random_plane(p), 2.5), "axes must be"),
+        (lambda p: rl.scan(p, rl.random_plane(rl.Problem(flat(4), make_images(6))), 3), "another"),
+        (lambda p: rl.plane(p, torch.ones(3)), "dict of tensors by parameter"),
+        (lambda p: rl.plane(p, [p.origin]), "one by one"),
+        (lambda p: rl.plane(p, {n: t * torch.nan for n, t in p.origin.items()}), "no finite"),
+        (lambda p: rl.draw([p]), "draw takes a result"),
+        (lambda p: rl.draw("a.nc"), "draw takes a result"),
+        (lambda p: p.seeded("1"), "seed must be a whole number"),
+        (lambda p: rl.Problem(p.network, p.data, loss=p.loss, device="moon"), "cannot be used"),
+        (lambda p: rl.Problem(p.network, p.data, loss=lambda o, y: (o - o.mean(0)).square().sum(1)),
+         "depends on the other examples"),
+    ],
+)  # fmt: skip
+def test_what_means_nothing_is_one_line(call, said):
+    network, data, loss, *_ = cases()["regression"]
+    with pytest.raises(rl.InputError, match=said):
+        call(rl.Problem(network, data, loss=loss))
+
+
+class Value(nn.Module):
+    """One number per example, (N,)."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+    def forward(self, x):
+        """Values (N,)."""
+        return self.body(x)[:, 0]
+
+
+def test_outputs_may_be_single_numbers():
+    x, y = torch.randn(9, 3).double(), torch.randn(9).double()
+    network = Value()
+    problem = rl.Problem(network, (x, y), loss="squared_error")
+    own = rl.Problem(network, (x, y), loss=lambda o, t: (o - t).square())
+    torch.testing.assert_close(problem.evaluate().losses, own.evaluate().losses)
+    each = [flatten(rl.Hessian(own.on(own.data.take(torch.tensor([n])))).gradient())
+            for n in range(9)]  # fmt: skip
+    gradients = torch.stack(each)
+    fisher = dense(rl.GaussNewton(own, curvature="empirical"))
+    torch.testing.assert_close(fisher, gradients.T @ gradients / 9, rtol=1e-9, atol=1e-12)

@@ -100,7 +100,7 @@ def test_planes_refuse_what_spans_none(problem):
     for wrong, said in (
         ([], "one or more directions"),
         ([a, add(a, a)], "parallel"),
-        ([{n: 0 * t for n, t in a.items()}], "length 0"),
+        ([{n: 0 * t for n, t in a.items()}], "no finite length"),
         ([{"x": torch.ones(3)}], "another network"),
     ):
         with pytest.raises(rl.InputError, match=said):

@@ -245,7 +245,7 @@ def test_code_that_a_file_names_runs_only_if_the_user_names_it_too(copy, redo):
     assert redo(path, "--folder", copy, "--model_type", "evil.py:factory").returncode == 2
     assert mark.exists()
     done = redo(copy / "runs/ensemble.nc", "--folder", copy, "--model_type", "evil.py:factory")
-    assert done.returncode == 2 and "names no external network" in done.stderr
+    assert done.returncode == 2 and "names no such external network" in done.stderr
 
 
 def test_no_recorded_name_leads_out_of_the_temporary_folder(copy, redo):

@@ -377,3 +377,15 @@ def test_grey_marks_a_place_without_a_finite_loss():
     for axes in (top, bottom):
         assert "no finite loss" in axes.get_legend_handles_labels()[1]
     plt.close("all")
+
+
+def test_the_null_is_of_the_norm_of_the_attack_and_its_spread_of_one_image():
+    """Only this sees the spread between images in it, and l_2 budgets that move every pixel."""
+    clean = torch.full((200, 1, 20, 20), 0.5, dtype=torch.float64)
+    clean[:100] = 0
+    drawn = cosine_null(clean, torch.arange(200), 0.1, seed=0)
+    assert drawn["sd"] == pytest.approx(sign_null(clean)["sign_cosine"][1], rel=0.1)
+    grey = torch.rand(60, 1, 28, 28, generator=torch.Generator().manual_seed(0)).double()
+    found = cosine_null(grey, torch.arange(60), 0.5, seed=0, order=2)
+    assert abs(found["mean"]) < 0.02
+    assert cosine_null(grey, torch.arange(60), 0.5, seed=0)["mean"] > 0.1

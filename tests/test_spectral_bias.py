@@ -153,7 +153,7 @@ def test_commands_and_figures(run_command, tmp_path):
         run_command("plot", "--result", files, *options, "--out_file", "p", "--overwrite",
                     check=True)  # fmt: skip
     refused = run_command("test_corruptions", "--model2load", "runs/n0.ckpt", "--severities", "6")
-    assert (refused.returncode, "1 to 5" in refused.stderr) == (2, True)
+    assert (refused.returncode, "must lie in 1..5, got 6" in refused.stderr) == (2, True)
     mnist = run_command("analyze_spectral_bias", "--spectra", listed("spectrum"), "--robustness",
                         listed("spectrum"), "--out_file", "q")  # fmt: skip
     assert (mnist.returncode, "robustness" in mnist.stderr) == (2, True)

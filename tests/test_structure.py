@@ -113,6 +113,13 @@ COMMANDS = sorted(p for p in (ROOT / "run").glob("*.py") if p.stem != "__init__"
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)
+def test_a_command_is_short(path):
+    """Arithmetic belongs to landscape and analysis, what commands share to run/shared."""
+    limit = 85 if path.stem.startswith("train_") else 60
+    assert path.read_text().count("\n") <= limit
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)
 def test_a_command_loads_torch_only_through_the_package(path):
     """`import ridgeline` lets waiting threads sleep, which torch reads once, when it is loaded."""
     names = set()

@@ -20,10 +20,10 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
-    """Squared distance (N,) of outputs (N, ...) to targets of their shape, or one-hot labels."""
+    """Squared distance (N,) of outputs (N, ...), or (N,), to targets alike or one-hot labels."""
     if not y.is_floating_point():
         y = F.one_hot(y, outputs.shape[1]).to(outputs)
-    return (outputs - y.view_as(outputs)).square().flatten(1).sum(1)
+    return (outputs - y.view_as(outputs)).square().reshape(len(outputs), -1).sum(1)
 
 
 def divergence(target: Tensor, logits: Tensor) -> Tensor:

@@ -65,6 +65,8 @@ class Opt:
         if all(b is None for b in bounds):
             return
         for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise InputError(f"--{name} must be a number, got {number!r}")
             if not self._allows(number):
                 raise InputError(f"--{name} must {self._range()}, got {number:g}")
             if isinstance(number, int) and number >= _MOST:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import xarray as xr
 from matplotlib.figure import Figure
@@ -61,6 +61,10 @@ def draw(results: xr.Dataset | Results, **options) -> Figure:
     """
     if isinstance(results, xr.Dataset):
         results = {_label(results): results}
+    if not isinstance(results, Mapping) or not all(
+        isinstance(ds, xr.Dataset) for ds in results.values()
+    ):
+        raise InputError("draw takes a result, or several by label: {'A': a, 'B': b}")
     kinds = {ds.attrs.get("kind", "unknown") for ds in results.values()}
     if len(kinds) != 1:
         raise InputError(

@@ -87,7 +87,7 @@ class GaussNewton(Operator):
             )
         else:
             r = graph.residuals
-            along = (r * pushed).flatten(2).sum(-1)
+            along = (r * pushed).reshape(*r.shape[:2], -1).sum(-1)
             middle = (r * along.view(*along.shape, *(1,) * (r.ndim - 2))).mean(0)
         return self._derivative(graph.outputs, grad_outputs=middle, retain_graph=True)
 

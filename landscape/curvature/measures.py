@@ -151,6 +151,8 @@ def blocks_of(origin: Point, patterns: str | None) -> dict[str, list[str]]:
     Raises InputError for a glob that matches nothing.
     """
     names = list(origin)
+    if not isinstance(patterns, str | None):
+        raise InputError(f"blocks must be 'each' or globs 'a.*,b.*' in one text, got {patterns!r}")
     if patterns is None:
         return {"all": names}
     if patterns == "each":
@@ -207,7 +209,9 @@ def measure(
         quadrature = lanczos_quadrature(
             operator, probes=wanted.density_probes, steps=wanted.density_steps, seed=seed
         )
-        parts.append(density_dataset(quadrature).reindex(step=np.arange(wanted.density_steps)))
+        density = density_dataset(quadrature)  # a small matrix has fewer steps than asked for
+        density = density.assign_coords(step=np.arange(density.sizes["step"]))
+        parts.append(density.reindex(step=np.arange(wanted.density_steps)))
     if wanted.trace_products:
         if wanted.estimator == "pyhessian":
             trace = pyhessian_trace(operator, wanted.trace_products, seed)

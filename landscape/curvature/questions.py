@@ -107,7 +107,8 @@ def spectrum(problem: Problem, wanted: SpectrumOptions, **curvature: Any) -> xr.
             part, vectors, _ = measure(matrix, wanted, problem.seed)
             if wanted.topk:
                 columns = [matrix.embed(torch.from_numpy(v.copy())) for v in vectors.T]
-                rows = np.stack([flatten(v).cpu().numpy() for v in columns])
+                kind = matrix.dtype if matrix.dtype == torch.float64 else torch.float32
+                rows = np.stack([flatten(v).cpu().to(kind).numpy() for v in columns])
                 part["eigenvector"] = (("rank", "parameter"), rows, {"long_name": "unit vector"})
             parts.append(part)
     ds = parts[0]

@@ -104,6 +104,11 @@ def axes_of(
     path: Path, axes: int | Mapping[str, Sequence[float]], extent: float = 1.0
 ) -> Mapping[str, Sequence[float]]:
     """The coordinates of a grid over a path, by axis; InputError for a grid it does not have."""
+    if not isinstance(path, Path):
+        raise InputError(f"a scan needs a plane or a curve, such as rl.random_plane(problem), "
+                         f"got {type(path).__name__}")  # fmt: skip
+    if not isinstance(axes, int | Mapping):
+        raise InputError(f"axes must be a number of points or name -> numbers, got {axes!r}")
     if isinstance(axes, int):
         if not 0 < extent < np.inf:
             raise InputError(f"a scan needs a positive extent, got {extent:g}")

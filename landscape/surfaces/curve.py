@@ -177,15 +177,18 @@ def scan_curve(
 ) -> xr.Dataset:
     """Loss and accuracy along a curve and along the straight line between its ends.
 
-    Dims are (path, subset, t) with path in (curve, line), before them eps where `budgets` are
-    given; recalibrated BatchNorm statistics come from the problem's own images for every subset.
-    `barrier` (path, subset) is the largest L(t) - ((1-t) L(0) + t L(1)), at t = `barrier_at`, NaN
-    if any loss on the path is. Its standard error `barrier_se` is that of the same difference of
-    every example's own losses (the choice of t is not part of it). `arc_length` (path, t) is the
-    Euclidean length of the path up to t. Raises InputError for budgets without an attack.
+    Dims are (path, subset, t) with path in (curve, line), before them eps if `budgets` are given;
+    recalibrated BatchNorm statistics come from the problem's own images for every subset. `t`
+    increases from 0 to 1. `barrier` (path, subset) is the largest L(t) - ((1-t) L(0) + t L(1)), at
+    t = `barrier_at`; it is NaN if any loss on the path is. Its standard error `barrier_se` is that
+    of the same difference of every example's own losses (the choice of t is not part of it).
+    `arc_length` (path, t) is the Euclidean length of the path up to t. Raises InputError for
+    another `t` and for budgets without an attack.
     """
     paths = {"curve": path, "line": curve("poly_chain", [path.knots[0], path.knots[-1]])}
     t = np.asarray(t, dtype=float)
+    if t.ndim != 1 or len(t) < 2 or t[0] != 0 or t[-1] != 1 or not (np.diff(t) > 0).all():
+        raise InputError(f"t must increase from 0 to 1 and hold both, got {t.tolist()}")
     levels = [problem.attack.eps if problem.attack else 0.0] if budgets is None else list(budgets)
     if problem.attack is None and any(levels):
         raise InputError("budgets above 0 need an attack")

@@ -50,10 +50,15 @@ def plane(problem: Problem, *directions: Point) -> Plane:
         raise InputError("a plane needs one or more directions")
     shapes = {name: t.shape for name, t in problem.origin.items()}
     for direction in directions:
+        if not isinstance(direction, Mapping):
+            raise InputError(
+                "a direction is a dict of tensors by parameter, such as rl.eigenvectors gives; got "
+                f"{type(direction).__name__} (plane(problem, *directions) takes them one by one)"
+            )
         if {name: t.shape for name, t in direction.items()} != shapes:
             raise InputError("a direction is of another network: names or shapes differ")
-        if norm(direction) == 0:
-            raise InputError("a direction has length 0: nothing moves along it")
+        if not 0 < norm(direction) < np.inf:
+            raise InputError("a direction has no finite length above 0: nothing moves along it")
     for n, first in enumerate(directions):
         for second in directions[:n]:
             if abs(cosine(first, second)) > 1 - 1e-6:

@@ -56,7 +56,10 @@ class Path(ABC):
         return np.concatenate([[0.0], chords.cumsum()])[np.searchsorted(grid, t)]
 
     def like(self, point: Point) -> Self:
-        """The same path on the device and in the dtype of a Point."""
+        """The path on the device and in the dtype of a Point; InputError for another network."""
+        shapes = {n: t.shape for n, t in point.items()}
+        if any({n: t.shape for n, t in k.items()} != shapes for k in self.knots):
+            raise InputError("the path is of another network: names or shapes of parameters differ")
         return replace(self, knots=[{n: t.to(point[n]) for n, t in k.items()} for k in self.knots])
 
 

@@ -37,21 +37,22 @@ def computed(
     total: int | None = 0,
     begin: Callable[[], None] = lambda: None,
     saved: Callable[[], None] = lambda: None,
+    title: str | None = None,
     **notes: str,
 ) -> xr.Dataset:
     """The result of a recipe: what its path already holds, or computed, stamped and saved.
 
-    `total` examples make a progress bar, None one without an end. `begin` is called before
-    anything is computed, `saved` once the result is on disk. Without a path nothing is kept.
-    Raises InputError, before anything is computed, if something else stands at the path. Under
-    torchrun one process writes.
+    `total` examples make a progress bar called `title`, None one without an end. `begin` is called
+    before anything is computed, `saved` once the result is on disk. Without a path nothing is
+    kept. Raises InputError, before anything is computed, if something else stands at the path.
+    Under torchrun one process writes.
     """
     found = None if path is None else claim(path, recipe, overwrite)
     if found is not None:
         return found
     begin()
     with resumable(path, recipe) as keep:
-        with progress(total, kind, "image", quiet=total == 0 or not leader()) as bar:
+        with progress(total, title or kind, "image", quiet=total == 0 or not leader()) as bar:
             ds = stamp(compute(keep, bar.update), kind, recipe, **notes)
         if path is not None and leader():
             save_result(ds, path)

@@ -234,15 +234,15 @@ def _checked(
         if values[name] != (tuple(stored) if isinstance(stored, list) else stored):
             raise InputError(f"{result} was made with --{name} {stored!r}: it is now "
                              f"{known[name].type_name}")  # fmt: skip
-    named = values.get("model_type")
-    code = named if named is not None and is_external(named) else None
-    if code is not None and code != model_type:
-        raise InputError(
-            f"{result} names the external network {code}; pass --model_type {code} yourself to run "
-            "that code"
-        )
-    if code is None and model_type is not None:
-        raise InputError(f"{result} names no external network: leave --model_type out")
+    code = [v for k, v in values.items() if k.endswith("model_type") and v and is_external(v)]
+    if model_type is not None and model_type not in code:
+        raise InputError(f"--model_type {model_type}: {result} names no such external network")
+    for named in code:
+        if named != model_type:
+            raise InputError(
+                f"{result} names the external network {named}; pass --model_type {named} yourself "
+                "to run that code"
+            )
     return main, values
 
 

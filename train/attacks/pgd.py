@@ -33,7 +33,7 @@ def ascend(
     """Steepest ascent of the loss from `start` within the ball around x and [0,1].
 
     Returns images (N, C, H, W) and their losses (N,): the iterate of largest loss per example, or
-    the last one (with losses of the last but one) without `keep_best`. Only input gradients are
+    the last one (with the largest loss before it) without `keep_best`. Only input gradients are
     taken, of the *sum* over examples, so its result does not depend on its batch.
     """
     adversarial, best, best_loss = start, start, torch.full_like(x[:, 0, 0, 0], -torch.inf)

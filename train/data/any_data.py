@@ -92,7 +92,10 @@ def _read(data: Any, name: str) -> tuple[Any, Tensor]:
     if isinstance(data, Dataset) and not isinstance(data, DataLoader):
         data = DataLoader(data, batch_size=256)
     parts: list[tuple[Any, Any]] = []
-    total = len(data) if hasattr(data, "__len__") else None
+    try:
+        total = len(data)
+    except TypeError:  # an iterable, or a loader of one, has no length
+        total = None
     with progress(total, f"reading {name}", "batch") as bar:
         for batch in data:
             parts.append(_split(batch, name))

@@ -53,6 +53,7 @@ def check_network(network: nn.Module, data: Data, loss: Loss | None = None) -> N
         ))  # fmt: skip
         if loss is not None:
             _check_loss(loss, outputs, batch.y)
+            _check_uncoupled(loss, outputs, batch.y)
             if loss is cross_entropy:
                 _check_classes(outputs, data.tensors()[-2])
 
@@ -126,6 +127,17 @@ def _check_loss(loss: Loss, outputs: Tensor, y: Tensor) -> None:
         )
     if not losses.isfinite().all():
         raise InputError(f"the loss {name_of(loss)} is NaN or infinite on the first examples")
+
+
+def _check_uncoupled(loss: Loss, outputs: Tensor, y: Tensor) -> None:
+    """Raise InputError if an example's loss changes with the other examples of its batch."""
+    both, alone = loss(outputs, y), loss(outputs[:1], y[:1])
+    if not _near(both[:1], alone, _OTHER_BATCH):
+        raise InputError(
+            f"the loss {name_of(loss)} of an example depends on the other examples of its batch "
+            f"({both[0]:.6g} beside another, {alone[0]:.6g} alone); it must be a function of its "
+            "own output and target"
+        )
 
 
 def _check_classes(outputs: Tensor, targets: Tensor) -> None:

@@ -75,6 +75,8 @@ def stream(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
 
 def check_seed(seed: int) -> int:
     """The seed itself; InputError outside 0 to 2^64 - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise InputError(f"seed must be a whole number, got {seed!r}")
     if not 0 <= seed < 2**64:
         raise InputError(f"seed must lie in 0..2^64-1, got {seed}")
     return seed
