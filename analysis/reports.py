@@ -68,9 +68,12 @@ def curve(ds: xr.Dataset) -> Iterator[str]:
 
 def scan(ds: xr.Dataset) -> Iterator[str]:
     """How much of the grid is there, and its range."""
-    lost = int((~np.isfinite(ds["loss"])).sum())
+    done = ds["done"].values if "done" in ds else np.ones(ds["loss"].shape, dtype=bool)
+    if not done.all():
+        yield f"{int(done.sum())} of {done.size} cells are computed"
+    lost = int((done & ~np.isfinite(ds["loss"].values)).sum())
     if lost:
-        yield f"{lost} of {ds['loss'].size} cells hold no finite loss"
+        yield f"{lost} of {done.size} cells hold no finite loss"
 
 
 def trajectory(ds: xr.Dataset) -> Iterator[str]:

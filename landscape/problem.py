@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ridgeline.landscape.resume import Compute, Keep, Values, at_once
+from ridgeline.landscape.pieces import piece_by_piece
+from ridgeline.landscape.resume import Keep, Values, at_once
 from ridgeline.landscape.weights.point import Point, buffers_of, point_of
 from ridgeline.models.copying import Replicas, copy_of, device_named
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack, Predict, parse_attack
 from ridgeline.train.data.any_data import examples_of
-from ridgeline.train.data.examples import Batch, Data, Images, arguments_of
-from ridgeline.train.data.network_check import check_network
+from ridgeline.train.data.examples import Batch, Data, Images, arguments_of, map_tensors
+from ridgeline.train.data.network_check import check_network, overwrites
 from ridgeline.train.data.noise import STREAMS, check_seed
 from ridgeline.train.evaluation import Scores, attacked, evaluate
 from ridgeline.train.files.integrity import tensors_digest
 from ridgeline.train.losses import Loss, loss_of, name_of
 from ridgeline.train.precision import exact
-from ridgeline.train.workers import in_order
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,7 +58,8 @@ class Problem:
     loss: str | Loss = "cross_entropy"
     keep: Keep = field(default=at_once, compare=False)
     origin: Point = field(init=False)
-    _replicas: Replicas = field(init=False, compare=False)
+    replicas: Replicas = field(init=False, compare=False)
+    _clones: bool = field(init=False, compare=False)  # the network overwrites what it is given
     buffers: Mapping[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +80,8 @@ class Problem:
         device = device_named(first.device if self.device is None else self.device)
         network = copy_of(self.network).eval().requires_grad_(False).to(device)
         self._set(
-            network=network, _replicas=Replicas(network), data=data, attack=attack, device=device,
+            network=network, replicas=Replicas(network), _clones=overwrites(network, data),
+            data=data, attack=attack, device=device,
             origin=point_of(network), buffers=buffers_of(network),
         )  # fmt: skip
 
@@ -155,7 +156,7 @@ class Problem:
         network = copy_of(self.network).to(device, dtype)
         return self._with(
             network=network,
-            _replicas=Replicas(network),
+            replicas=Replicas(network),
             device=device,
             origin=point_of(network),
             buffers=buffers_of(network),
@@ -188,8 +189,8 @@ class Problem:
         }
 
         def outputs(x: Any) -> Tensor:
-            positional, named = arguments_of(x)
-            with self._replicas.one() as network:
+            positional, named = arguments_of(map_tensors(torch.clone, x) if self._clones else x)
+            with self.replicas.one() as network:
                 return functional_call(network, state, positional, named)
 
         return exact()(outputs)
@@ -204,7 +205,7 @@ class Problem:
                 evaluate(images=chunk, attack=self.attack, loss=loss_of(self.loss), **options)
             )
 
-        found = [part for _, part in self._each("scores", score, point, buffers, tick)]
+        found = [part for _, part in piece_by_piece(self, "scores", score, point, buffers, tick)]
         names = ("losses", "correct", "margins")
         return Scores(*(torch.cat([part[n] for part in found]) for n in names))
 
@@ -223,54 +224,9 @@ class Problem:
                     tick(len(batch.index))
                 yield batch, batch.x
             return
-        for chunk, found in self._each("images", perturbed, point, buffers, tick):
+        for chunk, found in piece_by_piece(self, "images", perturbed, point, buffers, tick):
             batch = chunk.whole(self.device, dtype)
             yield batch, found["x"].to(batch.x)
-
-    def _each(
-        self,
-        what: str,
-        compute: Callable[[Data, dict[str, Any]], Values],
-        point: Point | None,
-        buffers: Mapping[str, Tensor] | None,
-        tick: Callable[[int], None] | None,
-    ) -> Iterator[tuple[Data, Values]]:
-        """The data in runs of `batch_size`, each with what `compute` makes of it.
-
-        An attack may insist on another number of examples. `compute` is told what `evaluate` and
-        `attacked` need to know of the Point, and of how to run.
-        """
-        point = self._laid_out(self.origin if point is None else point)
-        size = (self.attack and self.attack.chunk) or self.batch_size
-        options = {
-            "predict": self.predict(point, buffers), "dtype": next(iter(point.values())).dtype,
-            "seed": self.seed, "device": self.device, "batch_size": size,
-        }  # fmt: skip
-        chunks = self.data.pieces(size)
-        jobs = [partial(compute, chunk, options) for chunk in chunks]
-        if self.keep is at_once:
-            self._replicas.provide(min(torch.get_num_threads(), len(jobs)))
-            results = in_order(jobs, len(jobs), self.device)
-        else:  # what was kept is read in the order it was written
-            pairs = zip(chunks, jobs, strict=True)
-            results = (self._kept(what, chunk, job) for chunk, job in pairs)
-        for chunk, found in zip(chunks, results, strict=True):
-            if tick is not None:
-                tick(len(chunk))
-            yield chunk, found
-
-    def _laid_out(self, point: Point) -> Point:
-        """The Point with the kernels of its convolutions as they run fastest."""
-        if self.device.type != "cpu":
-            return point
-        layout = torch.channels_last
-        return {n: t.to(memory_format=layout) if t.ndim == 4 else t for n, t in point.items()}
-
-    def _kept(self, what: str, chunk: Data, compute: Compute) -> Values:
-        """The values of one chunk, under a name that tells what was done with which examples."""
-        first, last = chunk.index[0], chunk.index[-1]
-        name = f"{what} of {chunk.name} {first}..{last}, {self.attack!r}, seed {self.seed}"
-        return self.keep(name, compute)
 
     def batches(
         self, dtype: torch.dtype | None = None, data: Data | None = None

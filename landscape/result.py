@@ -203,9 +203,3 @@ def fill(
 def complete(result: xr.Dataset) -> bool:
     """Whether no cell of a grid is left to compute; results that are no grids always are."""
     return "done" not in result or bool(result["done"].all())
-
-
-def not_finite(values: xr.DataArray) -> str:
-    """What to say about values that are NaN or infinite, " (3 of 9 cells ...)"; "" for none."""
-    count = int((~np.isfinite(values)).sum())
-    return f" ({count} of {values.size} cells hold no finite loss)" if count else ""

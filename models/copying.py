@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
+from threading import RLock, current_thread
 from typing import TypeVar
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from ridgeline.models.errors import InputError, reason_of
 
 Network = TypeVar("Network", bound=nn.Module)
+#: what the names of the pool's threads begin with
+POOL = "ridgeline-pool"
 
 
 def copy_of(network: Network) -> Network:
@@ -42,32 +45,44 @@ def device_named(device: torch.device | str) -> torch.device:
 
 
 class Replicas:
-    """A network and copies of it that share its parameters, one for every thread that calls it.
+    """A network, and copies of it that share its parameters for threads of the pool.
 
     `functional_call` puts other tensors in a module's place meanwhile, which no other thread may
-    see. Whoever calls it alone gets the network itself.
+    see. Threads of the pool (`train.workers`) take copies and wait for one; every other thread gets
+    the network itself, one at a time, so that hooks on it see every pass that is not the pool's.
     """
 
     def __init__(self, network: nn.Module):
         self.network = network
-        self._free = deque([network])
-        self._made = 1
+        self._alone = RLock()
+        self._free: SimpleQueue[nn.Module] = SimpleQueue()
+        self._made = 0
 
     def provide(self, count: int) -> None:
-        """Have `count` of them; to be called while none is in use."""
-        shared = {id(p): p for p in self.network.parameters()}
-        while self._made < count:
-            self._free.append(_deepcopy(self.network, dict(shared)))
-            self._made += 1
+        """Have `count` copies; called by the thread that hands out the work."""
+        with self._alone:  # nobody runs the network while it is copied
+            shared = {id(p): p for p in self.network.parameters()}
+            while self._made < count:
+                self._free.put(_deepcopy(self.network, dict(shared)))
+                self._made += 1
 
     @contextmanager
     def one(self) -> Iterator[nn.Module]:
         """One that no other thread uses."""
-        network = self._free.popleft()
+        if not in_pool():
+            with self._alone:
+                yield self.network
+            return
+        network = self._free.get()
         try:
             yield network
         finally:
-            self._free.appendleft(network)
+            self._free.put(network)
+
+
+def in_pool() -> bool:
+    """Whether this thread is one of the pool."""
+    return current_thread().name.startswith(POOL)
 
 
 def _attributes(network: nn.Module) -> Iterator[Tensor]:

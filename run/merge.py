@@ -12,6 +12,7 @@ from ridgeline.models import InputError
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.networks import apart
 
 
 def main(
@@ -20,12 +21,13 @@ def main(
     out_file: Annotated[str, "result file (.nc)"],
     overwrite: o.Overwrite = False,
 ) -> None:
-    """One result of the cells of all parts; it may then be completed by scan_param."""
+    """One result of the cells of all parts, which together must be the whole grid."""
     parts = [load_result(name) for name in result]
     ds = merged(parts)
     if not complete(ds):
         raise InputError(f"the parts leave {int((~ds['done']).sum())} cells out: run their shards")
     path, recipe = result_path(out_file), recipe_of(parts[0])
+    apart(path, *result)
     notes = {"checkpoint": parts[0].attrs.get("checkpoint", "")}
     computed(ds.attrs["kind"], path, recipe, lambda *_: ds, overwrite=overwrite, **notes)
     print("\n".join(filter(None, [report(ds), f"{len(parts)} parts; result in {Path(path)}"])))

@@ -32,7 +32,8 @@ def main(
     problem = subject.problem(subsets["train"], under.attacker, machine)
     recipe = subject.recipe(
         "scan_curve", problem.images, under.attacker, machine.seed, options,
-        curve_type=options.type_in(subject.checkpoint), budgets=under.budgets,
+        curve_type=options.type_in(subject.checkpoint),
+        budgets=under.budgets if under.adv_budget_list else None,
         test=networks.data_recipe(subsets["test"], subject.dataset),
     )  # fmt: skip
     out = networks.output_stem(out_folder, model_name, model2load, "_scan")

@@ -110,6 +110,7 @@ CHAIN = (
     "test_corruptions --model2load runs/at.ckpt --subset_size 2 --corruptions gaussian_noise "
     "--severities 1,5",
     "plot --result runs/at.jsonl",
+    "export --result runs/at_results.nc --out_file runs/at_table.csv",
 )
 
 

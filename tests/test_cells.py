@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 import ridgeline as rl
+from ridgeline.analysis.cka import cka
 from ridgeline.landscape.surfaces.cell import EXTRAS
 from ridgeline.landscape.surfaces.shards import Shard, merged
 from ridgeline.landscape.weights.point import flatten, unflatten
@@ -126,3 +127,84 @@ def test_jobs_come_back_in_order_and_an_error_stops_them():
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
+
+
+THREADS = [2, 3]
+
+
+@pytest.fixture
+def threads(request):
+    """Torch with several threads meanwhile."""
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(1)
+
+
+class WithNorm(nn.Module):
+    """BatchNorm and an input that is overwritten."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.ReLU(inplace=True), nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(),
+            nn.Linear(48, 4),
+        )  # fmt: skip
+
+    def forward(self, x):
+        """Logits (N, 4); x itself is changed."""
+        return self.body(x.sub_(0.4))
+
+
+@pytest.mark.parametrize("threads", THREADS, indirect=True)
+def test_hooks_and_recalibration_see_the_network_after_parallel_work(threads):
+    images = make_images(23)
+    network = WithNorm().double()
+    problem = rl.Problem(network, images, batch_size=4)
+    plane = rl.random_plane(problem, 1)
+    found = []
+    for number in (threads, 1):
+        torch.set_num_threads(number)
+        for _ in range(3):
+            found.append(rl.scan(problem, plane, 5, batchnorm="recalibrate")["loss"].values)
+            found.append(cka(problem, problem.under(ATTACK), minibatch=8)["mean_diagonal"].values)
+    for one, other in zip(found[::2], found[2::2], strict=False):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(found[1::2], found[3::2], strict=False):
+        np.testing.assert_array_equal(one, other)
+    kept = rl.scan(problem, plane, 5)["loss"].values
+    assert not np.allclose(kept, found[0])
+    assert problem.evaluate().loss == problem.evaluate().loss
+
+
+@pytest.mark.parametrize("threads", THREADS, indirect=True)
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "name=apgd,threshold=0.1,iter_num=3,restarts=1",
+        "name=square,threshold=0.1,iter_num=5",
+        ATTACK,
+    ],
+)
+def test_attacks_are_those_of_one_thread_and_leave_global_state_alone(threads, attack):
+    robust = rl.Problem(WithNorm(), make_images(23), attack, batch_size=4)
+    tf32, state = torch.backends.cudnn.allow_tf32, torch.get_rng_state()
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        found = [robust.evaluate().losses for _ in range(3)]
+        assert torch.backends.cudnn.allow_tf32 is True
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.set_num_threads(1)
+    for losses in found:
+        assert torch.equal(losses, robust.evaluate().losses)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3], indirect=True)
+def test_a_caller_may_predict_while_attacks_run_and_without_gradients(threads):
+    robust = rl.Problem(WithNorm(), make_images(23), ATTACK, batch_size=4)
+    predict, found = robust.predict(robust.origin), []
+    with torch.no_grad():
+        for batch, x in robust.adversarial():
+            found.append((predict(x).argmax(1) == batch.y).double())
+    assert torch.cat(found).mean().item() == robust.evaluate().accuracy

@@ -492,6 +492,11 @@ def test_a_matrix_smaller_than_the_steps_has_a_density():
         (lambda p: rl.scan(p, "plane", 3), "needs a plane or a curve"),
         (lambda p: rl.scan(p, rl.random_plane(p), 2.5), "axes must be"),
         (lambda p: rl.scan(p, rl.random_plane(rl.Problem(flat(4), make_images(6))), 3), "another"),
+        (lambda p: rl.scan(p, rl.random_plane(p, 1), {"loss": [0.0]}), "cannot be called loss"),
+        (lambda p: rl.Problem(p.network, p.data, loss=lambda o, y: o.detach()[:, 0]),
+         "has no gradient"),
+        (lambda p: rl.trace(rl.Problem(p.network, p.data, loss=lambda o, y: torch.where(
+            y[:, 0] > y[:2, 0].max(), torch.nan, 1.0) * o[:, 0])), "no curvature|not finite"),
         (lambda p: rl.plane(p, torch.ones(3)), "dict of tensors by parameter"),
         (lambda p: rl.plane(p, [p.origin]), "one by one"),
         (lambda p: rl.plane(p, {n: t * torch.nan for n, t in p.origin.items()}), "no finite"),

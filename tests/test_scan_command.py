@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,20 @@ def test_the_gradient_is_the_steepest_direction_of_length_1():
     loss = ds["loss"].sel(eps=0).values
     slope = (loss[2] - loss[0]) / 0.002
     assert slope == pytest.approx(float(ds["gradient_norm"].sel(eps=0, x1=0)), rel=0.02)
+
+
+def test_what_fresh_eyes_broke():
+    base = f"scan_param --model2load a.ckpt {LOOK} --vec1_scan 0:1:4 --model_name fresh"
+    assert "is a network" in refused(f"{base} --load_vec1 b.ckpt")
+    assert "2 of 4 cells are computed" in ok(f"{base} --shard 1/2")
+    ok(f"{base} --shard 2/2")
+    parts = "fresh_results_shard1of2.nc,fresh_results_shard2of2.nc"
+    assert "input" in refused(f"merge --result {parts} --out_file fresh_results_shard1of2.nc")
+    ok(f"merge --result {parts} --out_file fresh.nc")
+    ok("export --result fresh.nc --out_file fresh.csv")
+    assert len(Path("fresh.csv").read_text().splitlines()) == 5
+    assert "exists" in refused("export --result fresh.nc --out_file fresh.csv")
+    assert "unknown format" in refused("export --result fresh.nc --out_file fresh.doc")
 
 
 def test_a_space_of_three_axes_is_scanned_and_exported():

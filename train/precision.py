@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from ridgeline.models.copying import in_pool
+
 
 @contextmanager
 def exact() -> Iterator[None]:
@@ -15,6 +17,9 @@ def exact() -> Iterator[None]:
     Who wants TF32 sets `torch.set_float32_matmul_precision("high")`, which is obeyed for both.
     The setting is restored afterwards.
     """
+    if in_pool():  # the flag is the whole process's; CPUs, whose pool this is, have no TF32
+        yield
+        return
     wanted = torch.get_float32_matmul_precision() != "highest"
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = wanted

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from ridgeline.models.copying import POOL
+
 Result = TypeVar("Result")
 
 
@@ -20,9 +22,8 @@ def in_order(
     """The results of `count` independent jobs, in their order.
 
     On a CPU with several threads, jobs run beside each other, each with its share of the threads:
-    small operations gain nothing from a second thread, whole batches do. A result depends on how
-    many threads a job has, beyond rounding never, and not on which jobs run beside it. On a GPU
-    they run one after the other.
+    small operations gain nothing from a second thread, whole batches do. Jobs must not touch global
+    state, such as torch's random generators. On a GPU they run one after the other.
     """
     threads = torch.get_num_threads()
     workers = min(threads, count)
@@ -55,7 +56,7 @@ def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
         torch.get_num_threads()  # the first question sets the thread up, which undoes what is set
         torch.set_num_threads(threads)
 
-    pool = ThreadPoolExecutor(workers, "ridgeline", start)
+    pool = ThreadPoolExecutor(workers, POOL, start)
     together = Barrier(workers)  # so that every thread has begun before the next line
     for job in [pool.submit(together.wait) for _ in range(workers)]:
         job.result()

@@ -228,6 +228,8 @@ def measure(
         diagonal += estimate_diagonal(operator, products=wanted.diagonal_products, seed=seed)
     ds = xr.merge(parts, compat="override")
     ds["mean_loss"] = operator.loss()
+    if not np.isfinite(ds["mean_loss"]):
+        raise InputError("the loss is NaN or infinite for some examples: it has no curvature")
     ds["parameters"] = operator.shape[0]
     for name, meaning in (
         ("share_regular", "examples with a settled, strict inner maximum"),

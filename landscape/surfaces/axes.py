@@ -9,6 +9,7 @@ import numpy as np
 
 from ridgeline.landscape.batchnorm import statistics_at
 from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.surfaces.cell import EXTRAS, VARIABLES
 from ridgeline.landscape.weights.paths import Path
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.specs import convert, number, parse_spec, whole
@@ -114,6 +115,8 @@ def axes_of(
             raise InputError(f"a scan needs a positive extent, got {extent:g}")
         low, high = (extent * end for end in path.ends)
         return dict.fromkeys(path.axes, spaced(low, high, axes, "scan"))
+    if taken := axes.keys() & {"eps", "done", *VARIABLES, *EXTRAS}:
+        raise InputError(f"an axis cannot be called {', '.join(sorted(taken))}: a scan holds that")
     if len(axes) != len(path.axes):
         raise InputError(f"{path!r} has {len(path.axes)} coordinates, the grid {len(axes)} axes")
     return axes

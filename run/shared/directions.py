@@ -32,6 +32,9 @@ def load_direction(source: str, network: nn.Module, eigenvector: int) -> tuple[P
     if source.startswith("between:"):  # a network, under whatever names its file has
         point = between(origin, select(checkpoint.fit(network).state, origin, str(path)))
     else:
+        recipe = checkpoint.recipe or {}
+        if recipe and recipe.get("kind") != "direction":
+            raise InputError(f"{source} is a network, not a direction: write between:{source}")
         point = select(checkpoint.tensors, origin, str(path))
     if norm(point) == 0:
         raise InputError(f"{source} is a direction of length 0: nothing moves along it")

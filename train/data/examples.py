@@ -16,8 +16,8 @@ from torch import Tensor
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import Purpose, stream
 
-#: numbers of a set up to which its batches stay converted in memory (1 GiB in float32)
-_REMEMBERED = 2**28
+#: numbers of a set up to which its batches stay converted in memory (512 MiB in float32)
+_REMEMBERED = 2**27
 
 #: what a network takes: a tensor, a tuple of them (its arguments) or a dict (its keyword arguments)
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]

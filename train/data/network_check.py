@@ -58,6 +58,17 @@ def check_network(network: nn.Module, data: Data, loss: Loss | None = None) -> N
                 _check_classes(outputs, data.tensors()[-2])
 
 
+def overwrites(network: nn.Module, data: Data) -> bool:
+    """Whether a network changes the inputs it is given, as a first ReLU(inplace=True) does."""
+    like = next(p for p in network.parameters())
+    x = map_tensors(torch.clone, data.batch(torch.arange(1), like.device, like.dtype).x)
+    before = [t._version for t in leaves(x)]
+    positional, named = arguments_of(x)
+    with undisturbed(network), torch.no_grad(), exact():
+        network(*positional, **named)
+    return before != [t._version for t in leaves(x)]
+
+
 def _outputs(network: nn.Module, x: Inputs, *, data: Data, logits: bool) -> Tensor:
     """The network's output for x (N, ...); InputError unless it is one finite tensor."""
     images = isinstance(data, Images)
@@ -125,6 +136,9 @@ def _check_loss(loss: Loss, outputs: Tensor, y: Tensor) -> None:
             f"number per example ({len(outputs)},): use reduction='none' and add up or average "
             "all other axes, e.g. F.mse_loss(out, y, reduction='none').flatten(1).mean(1)"
         )
+    with torch.enable_grad():
+        if not loss(outputs.detach().requires_grad_(), y).requires_grad:
+            raise InputError(f"the loss {name_of(loss)} has no gradient by the network's outputs")
     if not losses.isfinite().all():
         raise InputError(f"the loss {name_of(loss)} is NaN or infinite on the first examples")
 

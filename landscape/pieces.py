@@ -1,0 +1,73 @@
+"""The work on a problem's data, piece by piece, on the cores of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ridgeline.landscape.resume import Compute, Values, at_once
+from ridgeline.landscape.weights.point import Point
+from ridgeline.train.data.examples import Data
+from ridgeline.train.workers import in_order
+
+if TYPE_CHECKING:
+    from ridgeline.landscape.problem import Problem
+
+
+def piece_by_piece(
+    problem: Problem,
+    what: str,
+    compute: Callable[[Data, dict[str, Any]], Values],
+    point: Point | None,
+    buffers: Mapping[str, Tensor] | None,
+    tick: Callable[[int], None] | None,
+) -> Iterator[tuple[Data, Values]]:
+    """The data in runs of `batch_size`, each with what `compute` makes of it.
+
+    An attack may insist on another number of examples. `compute` is told what `evaluate` and
+    `attacked` need to know of the Point, and of how to run.
+    """
+    point = _laid_out(problem, problem.origin if point is None else point)
+    size = (problem.attack and problem.attack.chunk) or problem.batch_size
+    options = {
+        "predict": problem.predict(point, buffers), "dtype": next(iter(point.values())).dtype,
+        "seed": problem.seed, "device": problem.device, "batch_size": size,
+    }  # fmt: skip
+    chunks = problem.data.pieces(size)
+
+    def job(chunk: Data) -> Values:
+        with torch.enable_grad():  # attacks need it, whatever the caller's mode
+            return compute(chunk, options)
+
+    jobs = [partial(job, chunk) for chunk in chunks]
+    # an attack with chunks of its own seeds the global generator, which threads share
+    seeds = problem.attack is not None and problem.attack.chunk is not None
+    if problem.keep is at_once and not seeds:
+        problem.replicas.provide(min(torch.get_num_threads(), len(jobs)))
+        results = in_order(jobs, len(jobs), problem.device)
+    else:  # what was kept is read in the order it was written
+        pairs = zip(chunks, jobs, strict=True)
+        results = (_kept(problem, what, chunk, job) for chunk, job in pairs)
+    for chunk, found in zip(chunks, results, strict=True):
+        if tick is not None:
+            tick(len(chunk))
+        yield chunk, found
+
+
+def _laid_out(problem: Problem, point: Point) -> Point:
+    """The Point with the kernels of its convolutions as they run fastest."""
+    if problem.device.type != "cpu":
+        return point
+    layout = torch.channels_last
+    return {n: t.to(memory_format=layout) if t.ndim == 4 else t for n, t in point.items()}
+
+
+def _kept(problem: Problem, what: str, chunk: Data, compute: Compute) -> Values:
+    """The values of one chunk, under a name that tells what was done with which examples."""
+    first, last = chunk.index[0], chunk.index[-1]
+    name = f"{what} of {chunk.name} {first}..{last}, {problem.attack!r}, seed {problem.seed}"
+    return problem.keep(name, compute)

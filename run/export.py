@@ -1,0 +1,33 @@
+"""Write a result for other programs: a table (.csv), ParaView (.vts) or an interactive page."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from ridgeline.landscape.result import load_result
+from ridgeline.models import InputError
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.launch import launch
+from ridgeline.train.files.recipe import check_folder
+
+
+def main(
+    *,
+    result: Annotated[str, "result file (.nc)"],
+    out_file: Annotated[str, "FILE.csv, FILE.vts or FILE.html (scans)"],
+    overwrite: o.Overwrite = False,
+) -> None:
+    """One file of the numbers of one result."""
+    from pathlib import Path
+
+    from ridgeline.analysis.exports import export
+
+    target = Path(out_file)
+    check_folder(target)
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; name another --out_file or pass --overwrite")
+    print(f"wrote {export(load_result(result), target)}")
+
+
+if __name__ == "__main__":
+    launch(main)
