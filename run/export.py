@@ -22,11 +22,11 @@ def main(
 
     from ridgeline.analysis.exports import export
 
-    target = Path(out_file)
+    ds, target = load_result(result), Path(out_file)
     check_folder(target)
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; name another --out_file or pass --overwrite")
-    print(f"wrote {export(load_result(result), target)}")
+    print(f"wrote {export(ds, target)}")
 
 
 if __name__ == "__main__":

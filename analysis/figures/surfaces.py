@@ -134,9 +134,7 @@ def draw_scan(results: Results, axes: Axes | None = None, view: str = "contour")
     if view not in VIEWS:
         raise unknown("--view", view, VIEWS)
     if any(ds["loss"].ndim > 3 for ds in results.values()):
-        raise InputError(
-            "a scan over three axes is for ParaView: `ridgeline export` writes it as .vts"
-        )
+        raise InputError("a scan over three axes is for ParaView: ridgeline export writes .vts")
     planes = {k: ds for k, ds in results.items() if ds["loss"].ndim == 3}
     if not planes:
         return draw_lines(results, axes)
