@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.weights.paths import Path
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import unknown
 from ridgeline.train.parts import batchnorm_statistics
@@ -35,3 +36,11 @@ def recalibrated(problem: Problem, point: Point) -> dict[str, Tensor]:
         lambda buffers, x: problem.predict(point, buffers)(x),
         lambda: (b.x for b in problem.batches(dtype, problem.calibration)),
     )
+
+
+def place_on(
+    problem: Problem, path: Path, coordinates: Sequence[float], policy: str = "keep"
+) -> tuple[Point, Mapping[str, Tensor]]:
+    """The Point of a path at some coordinates, and the buffers to use there under a policy."""
+    point = {name: weight.detach() for name, weight in path(*coordinates).items()}
+    return point, statistics_at(problem, point, policy)

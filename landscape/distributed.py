@@ -1,12 +1,14 @@
-"""Sharing the images of a diagnostic over the processes of `torchrun`.
+"""Sharing the work of a diagnostic over the processes of `torchrun`.
 
-Every process runs the same program on its own images; sums over all of them are exchanged, so
-that every process holds the same numbers. Without torchrun there is one process and no exchange.
+Either every process runs the same program on its own images, and sums over all of them are
+exchanged, so that every process holds the same numbers; or every process computes its own cells of
+a grid and joins the others at the end. Without torchrun there is one process and no exchange.
 """
 
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -15,16 +17,44 @@ from torch import Tensor
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.examples import Images
 
+#: how long one process may work while others wait for it
+_PATIENCE = timedelta(days=30)
+
 
 def join(device: torch.device) -> torch.device:
     """Join the processes torchrun started; returns this process's device. Call once, first."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return device
+    device = own_device(device)
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     return device
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The device of this process: under torchrun each has a GPU of its own."""
+    if device.type != "cuda" or processes()[1] == 1:
+        return device
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+
+
+def processes() -> tuple[int, int]:
+    """The number of this process, from 0, and how many torchrun started."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def meet() -> None:
+    """Wait until every process is here."""
+    join(torch.device("cpu"))
+    if dist.is_initialized():
+        all_count(0)
+
+
+def leave() -> None:
+    """Part from the other processes; threads of the exchange must not outlive the program."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def leader() -> bool:

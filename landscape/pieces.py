@@ -17,6 +17,9 @@ from ridgeline.train.workers import in_order
 if TYPE_CHECKING:
     from ridgeline.landscape.problem import Problem
 
+#: number of a piece -> name of a module -> what is called in the place of its forward
+Instead = Callable[[int], Mapping[str, Callable[..., Tensor]]]
+
 
 def piece_by_piece(
     problem: Problem,
@@ -25,6 +28,7 @@ def piece_by_piece(
     point: Point | None,
     buffers: Mapping[str, Tensor] | None,
     tick: Callable[[int], None] | None,
+    instead: Instead | None = None,
 ) -> Iterator[tuple[Data, Values]]:
     """The data in runs of `batch_size`, each with what `compute` makes of it.
 
@@ -39,14 +43,17 @@ def piece_by_piece(
     }  # fmt: skip
     chunks = problem.data.pieces(size)
 
-    def job(chunk: Data) -> Values:
+    def job(number: int, chunk: Data) -> Values:
+        here = options
+        if instead is not None:
+            here = options | {"predict": problem.predict(point, buffers, instead(number))}
         with torch.enable_grad():  # attacks need it, whatever the caller's mode
-            return compute(chunk, options)
+            return compute(chunk, here)
 
-    jobs = [partial(job, chunk) for chunk in chunks]
+    jobs = [partial(job, number, chunk) for number, chunk in enumerate(chunks)]
     # an attack with chunks of its own seeds the global generator, which threads share
     seeds = problem.attack is not None and problem.attack.chunk is not None
-    if problem.keep is at_once and not seeds:
+    if problem.keep is at_once and not seeds and problem.together:
         problem.replicas.provide(min(torch.get_num_threads(), len(jobs)))
         results = in_order(jobs, len(jobs), problem.device)
     else:  # what was kept is read in the order it was written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ridgeline.landscape.pieces import piece_by_piece
+from ridgeline.landscape.pieces import Instead, piece_by_piece
 from ridgeline.landscape.resume import Keep, Values, at_once
 from ridgeline.landscape.weights.point import Point, buffers_of, point_of
-from ridgeline.models.copying import Replicas, copy_of, device_named
+from ridgeline.models.copying import NOTHING, Replicas, copy_of, device_named, replaced
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack, Predict, parse_attack
 from ridgeline.train.data.any_data import examples_of
@@ -59,6 +59,7 @@ class Problem:
     keep: Keep = field(default=at_once, compare=False)
     origin: Point = field(init=False)
     replicas: Replicas = field(init=False, compare=False)
+    together: bool = field(default=True, init=False, compare=False)
     _clones: bool = field(init=False, compare=False)  # the network overwrites what it is given
     buffers: Mapping[str, Tensor] = field(init=False)
 
@@ -142,6 +143,10 @@ class Problem:
         """The same problem with other random numbers."""
         return self._with(seed=check_seed(seed))
 
+    def running(self, together: bool) -> Problem:
+        """The same problem whose pieces run side by side on a CPU, or one by one on all threads."""
+        return self._with(together=together)
+
     def resuming(self, keep: Keep) -> Problem:
         """The same problem with a memory for finished parts of its work."""
         return self._with(keep=keep)
@@ -176,10 +181,14 @@ class Problem:
             "streams": STREAMS,
         }  # fmt: skip
 
-    def predict(self, point: Point, buffers: Mapping[str, Tensor] | None = None) -> Predict:
+    def predict(
+        self, point: Point, buffers: Mapping[str, Tensor] | None = None,
+        instead: Mapping[str, Callable[..., Tensor]] = NOTHING,
+    ) -> Predict:  # fmt: skip
         """The function x -> outputs at a Point, in its dtype; differentiable in both.
 
-        The Point may lie on any device.
+        The Point may lie on any device. `instead` is called in the place of some modules' forward,
+        by name; its first argument is the module.
         """
         dtype = next(iter(point.values())).dtype
         buffers = self.buffers if buffers is None else buffers
@@ -190,22 +199,27 @@ class Problem:
 
         def outputs(x: Any) -> Tensor:
             positional, named = arguments_of(map_tensors(torch.clone, x) if self._clones else x)
-            with self.replicas.one() as network:
+            with self.replicas.one() as network, replaced(network, instead):
                 return functional_call(network, state, positional, named)
 
         return exact()(outputs)
 
     def evaluate(
-        self, point: Point | None = None, buffers: Mapping[str, Tensor] | None = None, tick=None
-    ) -> Scores:
-        """Loss and correctness of every example at a Point (default: the network's own)."""
+        self, point: Point | None = None, buffers: Mapping[str, Tensor] | None = None, tick=None,
+        instead: Instead | None = None,
+    ) -> Scores:  # fmt: skip
+        """Loss and correctness of every example at a Point (default: the network's own).
+
+        `instead` gives for each piece of the data what stands in for modules (`predict`).
+        """
 
         def score(chunk: Data, options: dict[str, Any]) -> Values:
             return vars(
                 evaluate(images=chunk, attack=self.attack, loss=loss_of(self.loss), **options)
             )
 
-        found = [part for _, part in piece_by_piece(self, "scores", score, point, buffers, tick)]
+        found = [part for _, part in piece_by_piece(
+            self, "scores", score, point, buffers, tick, instead)]  # fmt: skip
         names = ("losses", "correct", "margins")
         return Scores(*(torch.cat([part[n] for part in found]) for n in names))
 

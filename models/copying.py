@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
 from threading import RLock, current_thread
 from typing import TypeVar
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from ridgeline.models.errors import InputError, reason_of
 
+#: no module is replaced
+NOTHING: Mapping[str, Callable[..., Tensor]] = {}
 Network = TypeVar("Network", bound=nn.Module)
 #: what the names of the pool's threads begin with
 POOL = "ridgeline-pool"
@@ -78,6 +81,22 @@ class Replicas:
             yield network
         finally:
             self._free.put(network)
+
+
+@contextmanager
+def replaced(network: nn.Module, instead: Mapping[str, Callable[..., Tensor]]) -> Iterator[None]:
+    """The network with functions in the place of some modules' forward; hooks still run.
+
+    `instead` maps names of modules to functions (module, *arguments).
+    """
+    modules = [network.get_submodule(name) for name in instead]
+    for module, function in zip(modules, instead.values(), strict=True):
+        module.forward = partial(function, module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
 
 
 def in_pool() -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ridgeline.analysis.reports import report
 from ridgeline.landscape.curvature.cells import cells_of, spectra
 from ridgeline.landscape.curvature.measures import CurvatureOptions, SpectrumOptions
-from ridgeline.landscape.distributed import leader
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import UnderAttack
@@ -42,8 +41,7 @@ def main(
     def begin():
         for cell in cells:
             cell.claim(machine.overwrite)
-        if leader():
-            under.say(problem)
+        under.say(problem)
 
     ds = computed(
         "hessian", path, recipe, lambda _, tick: spectra(cells, problem, tick), total=None,
@@ -51,8 +49,7 @@ def main(
         hessian=curvature.title(any(under.budgets)), checkpoint=model2load,
         estimator=spectrum.estimator,
     )  # fmt: skip
-    if leader():
-        print(f"{report(ds)}\n{ds.attrs['hessian']}; result in {path}")
+    print(f"{report(ds)}\n{ds.attrs['hessian']}; result in {path}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from ridgeline.run.shared.command import completed, written
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.planes import PlaneOptions
 
+SHARED = True  #: torchrun's processes share the cells
+
 
 def main(
     *,
@@ -42,18 +44,16 @@ def main(
     )  # fmt: skip
     stem, part = networks.output_stem(out_folder, model_name, model2load, ""), cells.part
     path = stem.with_name(f"{stem.name}_results{f'_shard{part}' if part else ''}.nc")
-    vectors = chosen.files(stem, recipe) if part is None or part.number == 1 else []
 
     def compute(held, save):
-        with written(vectors, machine.overwrite):
+        with written(chosen.files(stem, recipe, part), machine.overwrite):
             under.say(problem)
         return scan(problem, chosen.plane, points, budgets=under.budgets, cells=held,
                     save=lambda ds: save(chosen.described(ds)), **how)  # fmt: skip
 
-    ds = completed(
-        "scan", path, recipe, compute, overwrite=machine.overwrite, checkpoint=model2load
-    )
-    print("\n".join(filter(None, [report(ds), f"result in {path}"])))
+    ds = completed("scan", path, recipe, compute, overwrite=machine.overwrite,
+                   checkpoint=model2load)  # fmt: skip
+    print(f"{report(ds)}\nresult in {path}".lstrip())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +12,12 @@ import pytest
 import torch
 import xarray as xr
 
-from ridgeline.landscape.result import load_result
+from ridgeline.landscape.result import load_result, recipe_of, save_result
 from ridgeline.landscape.weights.point import norm, subtract
 from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.files.recipe import digest
 from tests.commands import ADAM, call, tiny_set
+from tests.conftest import ROOT
 
 LOOK = "--subset_size 6 --batch_size 4"
 ATTACK = "--attack name=pgd,threshold=0.1,iter_num=2"
@@ -49,6 +54,36 @@ def refused(line: str) -> str:
     status, _, error = call(line)
     assert status == 2 and error.count("\n") == 1, error
     return error
+
+
+def processes(count: int, line: str) -> None:
+    """Run a command in several processes of torchrun."""
+    command, *options = line.split()
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone",
+         "--nproc_per_node", str(count), str(ROOT / "run" / f"{command}.py"), *options],
+        check=True, timeout=200, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_processes_give_the_bits_of_one_and_take_up_what_others_left(runs):
+    """Also of a run in three processes that was killed; nothing but results is left behind."""
+    base = f"scan_param --model2load a.ckpt {LOOK} {ATTACK} --adv_budget_list 0,0.1 "
+    base += "--vec1_scan min=-1,max=1,step=0.25,adv_calc_freq=2"
+    ok(f"{base} --model_name alone")
+    alone = load_result("alone_results.nc")
+    half = alone.copy(deep=True)
+    half["done"][:, ::2] = False
+    half["loss"][:] = half["loss"].where(half["done"], -1.0)  # seen if it is taken
+    half["accuracy"][:, 1] = 0.125  # seen if it is computed anew
+    name = f".joint_results.nc.{digest(recipe_of(alone))[:16]}.2of3.nc"
+    save_result(half, name)
+    processes(2, f"{base} --model_name joint")
+    joint = load_result("joint_results.nc")
+    np.testing.assert_array_equal(joint["accuracy"][:, 1], 0.125)
+    joint["accuracy"][:, 1] = alone["accuracy"][:, 1]
+    xr.testing.assert_equal(joint, alone)
+    assert not [p for p in runs.iterdir() if p.name.startswith(".joint")]
 
 
 @pytest.mark.parametrize("mode", ["moving", "anchored", "frozen"])

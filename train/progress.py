@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 
@@ -15,7 +16,7 @@ def progress(
 
     The clock is read on every update: tqdm's learnt stride goes silent when work slows down. A
     terminal that claims to have no size, as some containers' do, counts as 80 x 24. `quiet` shows
-    no bar.
+    no bar; of torchrun's processes the first shows its own.
     """
     screen = shutil.get_terminal_size()
     return tqdm(
@@ -28,5 +29,5 @@ def progress(
         ncols=screen.columns,
         nrows=screen.lines,
         leave=False,
-        disable=quiet,
+        disable=quiet or os.environ.get("RANK", "0") != "0",
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ridgeline.landscape.batchnorm import statistics_at
+from ridgeline.landscape.batchnorm import place_on
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.surfaces.cell import EXTRAS, VARIABLES
 from ridgeline.landscape.weights.paths import Path
@@ -86,8 +86,7 @@ def extent_of(problem: Problem, path: Path, axis: int, rise: float, batchnorm: s
     def loss(at: float) -> float:
         coordinates = [0.0] * len(path.axes)
         coordinates[axis] = at
-        point = {n: t.detach() for n, t in path(*coordinates).items()}
-        return problem.evaluate(point, statistics_at(problem, point, batchnorm)).loss
+        return problem.evaluate(*place_on(problem, path, coordinates, batchnorm)).loss
 
     centre, extent = loss(0.0), 2.0**-6
     while extent <= _WIDEST:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ridgeline.landscape.batchnorm import statistics_at
+from ridgeline.landscape.batchnorm import place_on
 from ridgeline.landscape.gradient import loss_gradient
 from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.surfaces.execution import description, fastest
+from ridgeline.landscape.surfaces.first_layers import FirstLayers
 from ridgeline.landscape.weights.paths import Path
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError, unknown
@@ -54,13 +56,14 @@ def variables_of(problem: Problem, extras: Collection[str] = ()) -> dict[str, di
 class Places:
     """Measures of a problem at coordinates of a path, for every budget.
 
-    The adversarial images of the latest anchor are remembered. Raises InputError for budgets above
+    The adversarial images of the latest anchor are remembered, and on a grid of many `cells` what
+    the first layers make of images that stand still. Raises InputError for budgets above
     0 without an attack, and for extras of losses that are no function of one set of images.
     """
 
     def __init__(
         self, problem: Problem, path: Path, budgets: Sequence[float], batchnorm: str,
-        extras: Collection[str] = (), adversary: str = "moving",
+        extras: Collection[str] = (), adversary: str = "moving", cells: int = 1,
     ):  # fmt: skip
         attack = problem.attack
         if attack is None and any(budgets):
@@ -71,8 +74,21 @@ class Places:
         self.problems = [
             problem.under(attack.at(eps) if attack and eps else None) for eps in budgets
         ]
+        # what most cells ask for: attacks only where they move
+        typical = self.problems[-1] if adversary in ("moving", "max") else problem.under(None)
+        together = fastest(typical, cells * len(budgets)).together
+        self.problems = [each.running(together) for each in self.problems]
         self._key: tuple | None = None
         self._frozen: Problem | None = None
+        # the first layers are worth their passes, one a knot, where many cells see the same images
+        self._many = cells >= 4 * len(self.path.knots) and adversary != "anchored"
+        self._seen: tuple[tuple | None, FirstLayers | None] | None = None
+
+    @property
+    def execution(self) -> str:
+        """How the latest cell was computed."""
+        layers = self._seen[1] if self._seen else None
+        return description(self.problems[0], layers.names if layers else ())
 
     def measure(
         self, level: int, at: Coordinates, anchors: Sequence[Coordinates | None], tick: Tick
@@ -92,16 +108,30 @@ class Places:
         self, level: int, at: Coordinates, anchor: Coordinates | None, tick: Tick
     ) -> tuple[Scores, dict[str, float]]:
         problem = self.problems[level]
-        point, buffers = self._place(problem, at)
+        point, buffers = place_on(problem, self.path, at, self.batchnorm)
         if anchor is not None and problem.attack is not None:
             if self._key != (level, anchor):
-                self._frozen = problem.frozen(*self._place(problem, anchor))
+                self._frozen = problem.frozen(*place_on(problem, self.path, anchor, self.batchnorm))
                 self._key = (level, anchor)
             problem = self._frozen
+        moving = problem.attack is not None
         if self.extras:  # of the images that the loss is of
             problem = problem.frozen(point, buffers, tick)
             tick = lambda n: None  # noqa: E731
-        return problem.evaluate(point, buffers, tick), self._extras(problem, point, buffers)
+        first = self._first_layers(problem, buffers, moving)
+        instead = None if first is None else first.at(*at)
+        scores = problem.evaluate(point, buffers, tick, instead)
+        return scores, self._extras(problem, point, buffers)
+
+    def _first_layers(
+        self, problem: Problem, buffers: Mapping[str, Tensor], moving: bool
+    ) -> FirstLayers | None:
+        if moving or not self._many:
+            return None
+        key = self._key if problem is self._frozen else None  # the clean images of every budget
+        if self._seen is None or self._seen[0] != key:
+            self._seen = (key, FirstLayers.of(problem, self.path, buffers))
+        return self._seen[1]
 
     def _extras(
         self, problem: Problem, point: Point, buffers: Mapping[str, Tensor]
@@ -116,10 +146,6 @@ class Places:
             operator = Hessian(problem, point, buffers=buffers)
             found["lambda_max"] = float(top_eigenpairs(operator, 1, seed=problem.seed).values[0])
         return found
-
-    def _place(self, problem: Problem, at: Coordinates) -> tuple[Point, Mapping[str, Tensor]]:
-        point = {name: weight.detach() for name, weight in self.path(*at).items()}
-        return point, statistics_at(problem, point, self.batchnorm)
 
 
 def _worse(a: Scores, b: Scores) -> Scores:

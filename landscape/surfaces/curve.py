@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ridgeline.landscape.batchnorm import statistics_at
+from ridgeline.landscape.batchnorm import place_on
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import empty_cells, stamp
 from ridgeline.landscape.surfaces.cell import VARIABLES, variables_of
@@ -256,7 +256,6 @@ def _rise_error(problem: Problem, path: Path, t: float, batchnorm: str) -> float
     path = path.like(problem.origin)
     found = []
     for at in (0.0, t, 1.0):
-        point = {n: w.detach() for n, w in path(at).items()}
-        found.append(problem.evaluate(point, statistics_at(problem, point, batchnorm)).losses)
+        found.append(problem.evaluate(*place_on(problem, path, [at], batchnorm)).losses)
     start, middle, end = found
     return mean_and_error((middle - (1 - t) * start - t * end).numpy())[1]

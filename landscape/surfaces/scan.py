@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
@@ -52,7 +53,8 @@ def scan(
     values = [np.asarray(v, dtype=float) for v in axes.values()]
     if budgets is None:
         budgets = [problem.attack.eps if problem.attack else 0.0]
-    places = Places(problem, path, budgets, batchnorm, extras, adversary)
+    shape = tuple(len(v) for v in values)
+    places = Places(problem, path, budgets, batchnorm, extras, adversary, math.prod(shape))
     if cells is None:
         cells = empty_cells(
             {
@@ -71,7 +73,6 @@ def scan(
             "adv_calc_freq": anchor_every, "bn": batchnorm, "budgets": list(budgets),
             "extras": sorted(extras),
         })  # fmt: skip
-    shape = tuple(len(v) for v in values)
 
     def block_of(cell: Cell) -> Cell:
         """The cells that share their anchor with this one, by that anchor."""
@@ -90,7 +91,9 @@ def scan(
 
     def compute(cell: Cell, tick: Callable[[int], None]) -> dict[str, float]:
         anchors = fixed.get(adversary) or [at(block_of(cell)[1:])]
-        return places.measure(cell[0], at(cell[1:]), anchors, tick)
+        found = places.measure(cell[0], at(cell[1:]), anchors, tick)
+        cells.attrs["execution"] = places.execution
+        return found
 
     every = itertools.product(range(len(budgets)), *(range(n) for n in shape))
     order = sorted(every, key=lambda c: (block_of(c), c))

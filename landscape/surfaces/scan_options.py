@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from ridgeline.landscape.batchnorm import POLICIES
 from ridgeline.landscape.surfaces.cell import ADVERSARIES, EXTRAS
-from ridgeline.landscape.surfaces.shards import Shard, parse_shard
+from ridgeline.landscape.surfaces.shards import Shard, of_process, parse_shard
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack
 from ridgeline.train.options import Opt, Options
@@ -33,13 +33,13 @@ class ScanOptions(Options):
 
     @property
     def part(self) -> Shard | None:
-        """The part behind --shard."""
+        """The part behind --shard, which has a file of its own."""
         return None if self.shard is None else parse_shard(self.shard)
 
     def check(self) -> None:
         """Raise InputError for measures that a loss has not, and a part that is none."""
-        if self.shard is not None:
-            parse_shard(self.shard)
+        if self.part is not None and of_process() is not None:
+            raise InputError("--shard is for jobs; under torchrun every process takes its part")
         if self.extras and self.adversary == "max":
             raise InputError("--adversary max has no --extras: it takes the worse of two sets")
 
@@ -52,4 +52,4 @@ class ScanOptions(Options):
             raise InputError(f"--adversary {self.adversary} needs --attack")
         mode = self.adversary or ("anchored" if every > 1 else "moving")
         return {"adversary": mode, "anchor_every": every, "batchnorm": self.batchnorm,
-                "extras": self.extras, "shard": self.part}  # fmt: skip
+                "extras": self.extras, "shard": self.part or of_process()}  # fmt: skip

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import xarray as xr
 
+from ridgeline.landscape.distributed import processes
 from ridgeline.landscape.result import GRIDS, recipe_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.files.recipe import difference
@@ -24,6 +25,12 @@ class Shard(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.number}of{self.count}"
+
+
+def of_process() -> Shard | None:
+    """The part of this process under torchrun; None: it is alone."""
+    rank, count = processes()
+    return Shard(rank + 1, count) if count > 1 else None
 
 
 def parse_shard(text: str) -> Shard:

@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 
 import xarray as xr
 
-from ridgeline.landscape.distributed import leader
+from ridgeline.landscape.distributed import leader, meet, processes
 from ridgeline.landscape.problem import Problem
-from ridgeline.landscape.result import claim, complete, save_result, stamp
+from ridgeline.landscape.result import claim, complete, load_result, save_result, stamp
 from ridgeline.landscape.resume import Keep, resumable
+from ridgeline.landscape.surfaces.shards import merged
 from ridgeline.landscape.weights.point import Point
 from ridgeline.train.files.checkpoint import claim_checkpoint, save_checkpoint
-from ridgeline.train.files.recipe import Recipe
+from ridgeline.train.files.recipe import Recipe, digest
 from ridgeline.train.progress import progress
 
 Name = TypeVar("Name")
@@ -52,7 +53,7 @@ def computed(
         return found
     begin()
     with resumable(path, recipe) as keep:
-        with progress(total, title or kind, "image", quiet=total == 0 or not leader()) as bar:
+        with progress(total, title or kind, "image", quiet=total == 0) as bar:
             ds = stamp(compute(keep, bar.update), kind, recipe, **notes)
         if path is not None and leader():
             save_result(ds, path)
@@ -66,13 +67,47 @@ def completed(
 ) -> xr.Dataset:  # fmt: skip
     """The grid of a recipe: as its path holds it, or with the cells that are left computed.
 
-    What is there is saved now and then, so that a command that was cut off can go on. Raises
-    InputError, before anything is computed, if something else stands at the path.
+    What is there is saved now and then, so that a command that was cut off can go on. Under
+    torchrun every process saves its own cells, and the first one puts them together in the end;
+    what they leave when they are cut off is taken up by however many come next. Raises InputError,
+    before anything is computed, if something else stands at the path.
     """
     cells = claim(path, recipe, overwrite)
     if cells is not None and complete(cells):
         return cells
-    return complete_(cells, lambda ds: save_result(stamp(ds, kind, recipe, **notes), path))
+    number, count = processes()
+    held = [] if cells is None else [cells]
+    held += map(load_result, _parts(path, recipe))
+    own = path if count == 1 else _part(path, recipe, f"{number + 1}of{count}")
+    ds = complete_(
+        merged(held) if held else None,
+        lambda ds: save_result(stamp(ds, kind, recipe, **notes), own),
+    )
+    if count > 1:
+        meet()
+        ds = merged([*map(load_result, _parts(path, recipe))])
+        meet()  # everyone has read what the first process now removes
+    if leader():
+        if count > 1:
+            save_result(ds, path)
+        for part in _parts(path, recipe):
+            part.unlink()
+    return ds
+
+
+def _part(path: Path, recipe: Recipe, whose: str) -> Path:
+    return path.with_name(f"{_beginning(path, recipe)}{whose}.nc")
+
+
+def _parts(path: Path, recipe: Recipe) -> list[Path]:
+    """What processes of torchrun have left of a grid, in a fixed order."""
+    folder, begins = path.parent, _beginning(path, recipe)
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p for p in files if p.name.startswith(begins) and p.suffix == ".nc")
+
+
+def _beginning(path: Path, recipe: Recipe) -> str:
+    return f".{path.name}.{digest(recipe)[:16]}."
 
 
 def resumed(problems: Mapping[Name, Problem], keep: Keep) -> dict[Name, Problem]:

@@ -20,7 +20,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,7 +77,7 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
             _check_alone(command)
         values, known = given(main, argv), options_of(main)
         changed = {k: v for k, v in values.items() if v != known[k].default}
-        with called(Path(main.__code__.co_filename).stem, changed, os.getcwd()):
+        with called(Path(main.__code__.co_filename).stem, changed, os.getcwd()), _first_speaks():
             main(**bound(main, values))
     except BrokenPipeError:  # whoever reads the output has gone
         raise
@@ -94,6 +94,10 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
         sys.exit(130)
     finally:
         release_all()
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            from ridgeline.landscape.distributed import leave
+
+            leave()
 
 
 def _check_alone(command: str) -> None:
@@ -102,8 +106,18 @@ def _check_alone(command: str) -> None:
     if world.isdigit() and int(world) > 1:
         raise InputError(
             f"{command} does not share its work between processes; start it without torchrun "
-            "(calc_hessian is the command that does)"
+            "(calc_hessian and scan_param do)"
         )
+
+
+@contextlib.contextmanager
+def _first_speaks() -> Iterator[None]:
+    """Let only the first process of torchrun print."""
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        yield
 
 
 def keep_freed_pages() -> None:

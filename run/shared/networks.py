@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ridgeline.landscape.distributed import own_device
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import result_path
 from ridgeline.models import (
@@ -179,7 +180,7 @@ class LoadedNetwork:
         precision: str | None = None,
     ) -> Problem:  # fmt: skip
         """The problem a diagnostic looks at, in the numbers of --precision; None: its own."""
-        device = device_of(machine.gpu)
+        device = own_device(device_of(machine.gpu))
         found = Problem(
             self.network, images, attack, seed=machine.seed, batch_size=machine.batch_size,
             device=device,

@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import xarray as xr
 
+from ridgeline.landscape.distributed import leader
 from ridgeline.landscape.gradient import loss_gradient
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.surfaces.axes import Axis, extent_of, parse_axis, spaced
@@ -21,6 +22,7 @@ from ridgeline.landscape.surfaces.planes import (
     positions,
     trajectory_plane,
 )
+from ridgeline.landscape.surfaces.shards import Shard
 from ridgeline.landscape.weights.directions import unit
 from ridgeline.landscape.weights.drawn_directions import DirectionOptions
 from ridgeline.landscape.weights.paths import Plane
@@ -48,8 +50,12 @@ class Chosen(NamedTuple):
     units: list[str]
     placed: xr.Dataset | None
 
-    def files(self, stem: FilePath, recipe: Recipe) -> list[tuple[FilePath, Point, Recipe]]:
-        """Where every direction is written, and by which recipe."""
+    def files(
+        self, stem: FilePath, recipe: Recipe, part: Shard | None
+    ) -> list[tuple[FilePath, Point, Recipe]]:
+        """Where every direction is written, and by which recipe; the first part writes them."""
+        if not leader() or (part is not None and part.number > 1):
+            return []
         return [
             (stem.with_name(f"{stem.name}_vec{n}.ckpt"), v,
              {**recipe, "kind": "direction", "axis": f"v{n}"})

@@ -1,0 +1,171 @@
+"""First layers as combinations of their outputs at the knots: the numbers are those of passes."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.surfaces.cell import Places
+from ridgeline.landscape.surfaces.execution import fastest
+from ridgeline.landscape.surfaces.first_layers import FirstLayers
+from ridgeline.landscape.surfaces.planes import random_plane
+from ridgeline.landscape.surfaces.scan import scan
+from ridgeline.landscape.weights.paths import Bezier, PolygonalChain
+from ridgeline.train.attacks import FGSM
+from tests.conftest import make_conv_bn, make_images, make_mlp
+
+
+class Shortcut(nn.Module):
+    """Two convolutions see the images; one writes over its outputs, one only over a copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = (nn.Conv2d(1, 3, 3, padding=1) for _ in range(2))
+        self.head = nn.Linear(108, 4)
+
+    def forward(self, x):
+        x = x * 2 - 1
+        return self.head((self.one(x).relu_() + self.two(x).tanh()).flatten(1))
+
+
+class Scaled(nn.Module):
+    """A weight touches the images before the first layer does."""
+
+    def __init__(self, quietly: bool = False):
+        super().__init__()
+        self.scale, self.net, self.quietly = nn.Parameter(torch.ones(1)), make_mlp(), quietly
+
+    def forward(self, x):
+        scale = self.scale.detach() if self.quietly else self.scale
+        return self.net(x * scale)
+
+
+class Twice(nn.Module):
+    """The first layer is also a later one."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(36, 36), nn.Linear(36, 4)
+
+    def forward(self, x):
+        return self.head(self.layer(self.layer(x.flatten(1)).tanh()))
+
+
+def problem_of(network: nn.Module, batch_size: int = 10) -> Problem:
+    return Problem(network.double(), make_images(23), batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("network", "names"),
+    [
+        (make_mlp(), ["1"]),
+        (make_conv_bn(), ["conv"]),
+        (Shortcut(), ["one", "two"]),
+        (Scaled(), []),
+        (Scaled(quietly=True), []),
+        (Twice(), []),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(36, 4)), []),
+    ],
+)
+def test_the_layers_that_count(network, names):
+    """Sees a layer taken for linear in the coordinates that is not."""
+    if isinstance(network, nn.Linear):
+        network = nn.Sequential(nn.Flatten(), network)
+    torch.manual_seed(0)
+    problem = problem_of(network)
+    found = FirstLayers.of(problem, random_plane(problem), problem.buffers)
+    assert (found.names if found else []) == names
+
+
+@pytest.mark.parametrize("batchnorm", ["keep", "recalibrate"])
+@pytest.mark.parametrize("make", [make_mlp, make_conv_bn, Shortcut, Twice])
+@pytest.mark.parametrize("kind", ["plane", "line", "bezier", "chain"])
+def test_every_cell_is_what_a_pass_there_gives(make, batchnorm, kind):
+    torch.manual_seed(1)
+    problem = problem_of(make())
+    plane = random_plane(problem, seed=3)
+    path = {"plane": plane, "line": random_plane(problem, 1), "bezier": Bezier(plane.knots),
+            "chain": PolygonalChain(plane.knots)}[kind]  # fmt: skip
+    count = 5 if kind == "plane" else 13
+    ds = scan(problem, path, count, batchnorm=batchnorm, extent=0.5)
+    places = Places(problem, path, [0.0], batchnorm)  # one cell: by passes
+    for at in itertools.product(*(ds[a].values for a in path.axes)):
+        for name, value in places.measure(0, at, [None], lambda n: None).items():
+            got = float(ds[name].sel(dict(zip(path.axes, at, strict=True))).squeeze())
+            assert got == pytest.approx(value, rel=1e-11, abs=1e-13)
+    if kind == "plane" and batchnorm == "keep":
+        assert float(ds["loss"].sel(x1=0, x2=0).squeeze()) == problem.evaluate().loss
+
+
+def test_frozen_images_stand_still_and_moving_ones_do_not():
+    problem = problem_of(make_mlp()).under(FGSM(eps=0.1))
+    plane = random_plane(problem)
+    for adversary, counts in (("frozen", True), ("moving", False), ("anchored", False)):
+        places = Places(problem, plane, [0.1], "keep", adversary=adversary, cells=100)
+        anchors = {"frozen": (0.0, 0.0), "moving": None, "anchored": (0.5, 0.5)}[adversary]
+        found = places.measure(0, (0.25, -0.5), [anchors], lambda n: None)
+        alone = Places(problem, plane, [0.1], "keep", adversary=adversary)
+        wanted = alone.measure(0, (0.25, -0.5), [anchors], lambda n: None)
+        assert found == pytest.approx(wanted, rel=1e-11)
+        assert (places._seen is not None) == counts
+
+
+def test_what_does_not_fit_is_not_held(monkeypatch):
+    problem = problem_of(make_mlp())
+    plane = random_plane(problem)
+    room = 5 * 23 * (3 + 1)  # hidden units, examples, knots and what they combine to
+    monkeypatch.setattr("ridgeline.landscape.surfaces.first_layers._ROOM", room)
+    assert FirstLayers.of(problem, plane, problem.buffers)
+    monkeypatch.setattr("ridgeline.landscape.surfaces.first_layers._ROOM", room - 1)
+    assert FirstLayers.of(problem, plane, problem.buffers) is None
+
+
+def test_pieces_run_one_by_one_where_that_is_clearly_faster(monkeypatch):
+    """Sees a choice by chance, one that changes bits, or a timing that costs more than it gains."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        problem = problem_of(make_mlp(), batch_size=2)
+        for alone, together in ((0.9, False), (0.97, True), (2.0, True)):
+            clock = Clock(problem, {True: 1.0, False: alone}, monkeypatch)
+            found = fastest(problem, cells=1000)
+            assert (found.together, clock.runs) == (together, 8)
+            assert torch.equal(found.evaluate().losses, problem.evaluate().losses)
+        clock = Clock(problem, {True: 1.0, False: 0.1}, monkeypatch)
+        assert fastest(problem, cells=20).together and clock.runs == 0  # not worth it
+        other = Clock(problem, {True: 1.0, False: 0.1}, monkeypatch, bits=1e-9)
+        assert fastest(problem, cells=1000).together and other.runs == 8
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Clock:
+    """Makes evaluations take the seconds they are told to, by the way they run."""
+
+    def __init__(self, problem, seconds, monkeypatch, bits=0.0):
+        self.now, self.runs = 0.0, 0
+        real = Problem.evaluate
+
+        def evaluate(this):
+            found = real(this)
+            if len(this.data) < len(problem.data):  # one that is timed
+                self.now += seconds[this.together]
+                self.runs += 1
+                found.losses[0] += bits * this.together
+            return found
+
+        monkeypatch.setattr(Problem, "evaluate", evaluate)
+        monkeypatch.setattr("time.perf_counter", lambda: self.now)
+
+
+def test_a_result_says_how_it_was_computed():
+    problem = problem_of(make_mlp())
+    plane = random_plane(problem)
+    assert scan(problem, plane, 5).attrs["execution"] == (
+        "1 thread; channels-last; 1 combined from the knots'"
+    )
+    assert scan(problem, plane, 3).attrs["execution"] == "1 thread; channels-last"
