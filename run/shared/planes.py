@@ -24,7 +24,7 @@ from ridgeline.landscape.surfaces.planes import (
 from ridgeline.landscape.weights.directions import unit
 from ridgeline.landscape.weights.drawn_directions import DirectionOptions
 from ridgeline.landscape.weights.paths import Plane
-from ridgeline.landscape.weights.point import Point, norm, select, unflatten
+from ridgeline.landscape.weights.point import Point, select, unflatten
 from ridgeline.models import InputError
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
@@ -58,9 +58,8 @@ class Chosen(NamedTuple):
 
     def described(self, cells: xr.Dataset) -> xr.Dataset:
         """A scan over this plane that says what its coordinates mean, and where networks lie."""
-        for name, unit_of, v in zip(self.plane.axes, self.units, self.plane.knots[1:], strict=True):
-            cells[name].attrs = {"long_name": f"coordinate along v{name[1]}", "norm": norm(v),
-                                 "coordinate_1": unit_of}  # fmt: skip
+        for name, unit_of in zip(self.plane.axes, self.units, strict=True):
+            cells[name].attrs["coordinate_1"] = unit_of
         return cells if self.placed is None else cells.merge(self.placed, combine_attrs="override")
 
 
