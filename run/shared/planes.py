@@ -24,7 +24,7 @@ from ridgeline.landscape.surfaces.planes import (
 from ridgeline.landscape.weights.directions import unit
 from ridgeline.landscape.weights.drawn_directions import DirectionOptions
 from ridgeline.landscape.weights.paths import Plane
-from ridgeline.landscape.weights.point import Point, select, unflatten
+from ridgeline.landscape.weights.point import Point, add, select, unflatten
 from ridgeline.models import InputError
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
@@ -163,8 +163,7 @@ def chosen_plane(
     found = plane(problem, *directions)
     placed = None
     if ends and (options.orthogonal or len(directions) == 1):
-        others = [{n: problem.origin[n] + d[n] for n in d} for d in ends]
-        placed = positions(found, [problem.origin, *others])
+        placed = positions(found, [problem.origin, *(add(problem.origin, d) for d in ends)])
     return Chosen(found, digests, units, placed)
 
 
