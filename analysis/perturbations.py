@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ridgeline.landscape.checksum import check_seal
 from ridgeline.landscape.problem import Problem
-from ridgeline.landscape.result import load_result, recipe_of
+from ridgeline.landscape.result import header, load_result, recipe_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack
 from ridgeline.train.data.noise import another_seed
@@ -184,9 +184,7 @@ def adversarial_sets(folder: str | Path, dataset: str | None = None) -> dict[str
     sets: dict[str, xr.Dataset] = {}
     for path in sorted(Path(folder).glob("*.nc")):
         check_seal(path)
-        with xr.open_dataset(path, engine="h5netcdf") as header:
-            kind = header.attrs.get("kind")
-        if kind == "adversaries":
+        if header(path).attrs.get("kind") == "adversaries":
             large = path.stat().st_size > _LARGE
             sets[path.stem.removesuffix("_adversaries")] = load_result(path, lazy=large)
     if not sets:

@@ -86,8 +86,7 @@ def _parse(name: str) -> tuple[str, int]:
 def _gradient(problem: Problem, batchnorm: str) -> Point:
     def compute() -> dict[str, Tensor]:
         buffers = statistics_at(problem, problem.origin, batchnorm)
-        found = torch.cat([x.cpu() for _, x in problem.adversarial(buffers=buffers)])
-        return {"gradient": loss_gradient(problem, buffers=buffers, images=found)[1]}
+        return {"gradient": loss_gradient(problem.frozen(buffers=buffers), buffers=buffers)[1]}
 
     return unflatten(problem.keep("gradient direction", compute)["gradient"], problem.origin)
 

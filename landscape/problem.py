@@ -73,7 +73,7 @@ class Problem:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
         data, attack = examples_of(self.data), _attack_of(self.attack)
         if self.calibration is not None:
-            object.__setattr__(self, "calibration", examples_of(self.calibration, "calibration"))
+            self._set(calibration=examples_of(self.calibration, "calibration"))
         plain = self.loss == "cross_entropy" and isinstance(data, Images)
         check_network(self.network, data, None if plain else loss)
         self._check_attack(attack, data)

@@ -87,10 +87,7 @@ def load_result(path: str | Path, kind: str | None = None, *, lazy: bool = False
     if not path.is_file():
         raise InputError(f"no such result file: {path}")
     check_seal(path)
-    try:
-        dataset = (xr.open_dataset if lazy else xr.load_dataset)(path, engine="h5netcdf")
-    except Exception as error:  # HDF5 and its readers raise many kinds for a damaged file
-        raise InputError(f"{path} is truncated or not a netCDF result ({error})") from None
+    dataset = _read(path, lazy)
     if "kind" not in dataset.attrs or "recipe" not in dataset.attrs:
         raise InputError(f"{path} is not a Ridgeline result: it holds no kind and recipe")
     if kind is not None and dataset.attrs["kind"] != kind:
@@ -98,6 +95,22 @@ def load_result(path: str | Path, kind: str | None = None, *, lazy: bool = False
     if dataset.attrs["kind"] in GRIDS and "loss" in dataset and "done" not in dataset:
         dataset["done"] = dataset["loss"].notnull()
     return dataset
+
+
+def header(path: Path) -> xr.Dataset:
+    """The attributes of a netCDF file (kind, recipe, provenance) without its numbers.
+
+    Checks no seal. Raises InputError for a damaged or foreign file.
+    """
+    with _read(path, lazy=True) as dataset:
+        return xr.Dataset(attrs=dataset.attrs)
+
+
+def _read(path: Path, lazy: bool) -> xr.Dataset:
+    try:
+        return (xr.open_dataset if lazy else xr.load_dataset)(path, engine="h5netcdf")
+    except Exception as error:  # HDF5 and its readers raise many kinds for a damaged file
+        raise InputError(f"{path} is truncated or not a netCDF result ({error})") from None
 
 
 def claim(path: str | Path, recipe: Recipe, overwrite: bool) -> xr.Dataset | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from ridgeline.landscape.result import load_result
-from ridgeline.models import InputError
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.launch import launch
-from ridgeline.train.files.recipe import check_folder
+from ridgeline.train.files.recipe import check_new
 
 
 def main(
@@ -18,14 +18,10 @@ def main(
     overwrite: o.Overwrite = False,
 ) -> None:
     """One file of the numbers of one result."""
-    from pathlib import Path
-
     from ridgeline.analysis.exports import export
 
     ds, target = load_result(result), Path(out_file)
-    check_folder(target)
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists; name another --out_file or pass --overwrite")
+    check_new(target, overwrite)
     print(f"wrote {export(ds, target)}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from ridgeline.analysis.reports import report
@@ -30,7 +29,7 @@ def main(
     apart(path, *result)
     notes = {"checkpoint": parts[0].attrs.get("checkpoint", "")}
     computed(ds.attrs["kind"], path, recipe, lambda *_: ds, overwrite=overwrite, **notes)
-    print("\n".join(filter(None, [report(ds), f"{len(parts)} parts; result in {Path(path)}"])))
+    print("\n".join(filter(None, [report(ds), f"{len(parts)} parts; result in {path}"])))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from ridgeline.analysis.training.metrics import read_metrics
 from ridgeline.landscape.result import load_result
 from ridgeline.models import InputError
 from ridgeline.run.shared.launch import launch
-from ridgeline.train.files.recipe import check_folder
+from ridgeline.train.files.recipe import check_new
 
 Files = Annotated[tuple[str, ...], "result files (.nc) of one kind, or metrics (.jsonl)"]
 
@@ -40,9 +40,7 @@ def main(
         raise InputError(f"--label: every file needs a label of its own, got {', '.join(names)}")
     target = Path(out_file) if out_file else paths[0].with_suffix("")
     for path in figure_files(target):
-        check_folder(path)
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} exists; name another --out_file or pass --overwrite")
+        check_new(path, overwrite)
     if all(p.suffix == ".jsonl" for p in paths):
         metrics = {n: read_metrics(p) for n, p in zip(names, paths, strict=True)}
         with style():

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ridgeline.train.data.examples import Images
+from ridgeline.train.files.locks import release_all
 from tests.commands import Done, Precision, call, run_chain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +65,18 @@ def make_conv_bn(seed: int = 0) -> nn.Module:
 @pytest.fixture
 def images() -> Images:
     return make_images()
+
+
+class Killed(BaseException):
+    """The end of a process in the middle of its work."""
+
+
+@pytest.fixture
+def free_locks(monkeypatch):
+    """Nothing is held from test to test; what is written need not reach a disk."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    yield
+    release_all()
 
 
 @pytest.fixture

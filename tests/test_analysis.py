@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from matplotlib.axes import Axes
 from scipy.fft import dctn
 
 from ridgeline.analysis.cka import cka
 from ridgeline.analysis.distances import parameter_distance
 from ridgeline.analysis.figures import FIGURES, draw
-from ridgeline.analysis.figures.overview import table
-from ridgeline.analysis.figures.style import save_figure
+from ridgeline.analysis.figures.overview import overview, table
+from ridgeline.analysis.figures.style import save_figure, style
 from ridgeline.analysis.figures.surfaces import draw_training
 from ridgeline.analysis.frequency.filters import filter_spectrum
 from ridgeline.analysis.frequency.fourier import fourier_sensitivity, pass_curves
@@ -249,6 +251,43 @@ def test_every_kind_of_result_has_a_figure(tmp_path):
     empty = stamp(results["scan"].where(False), "scan", {})
     with pytest.raises(InputError, match="no finite loss"):
         draw({"a": empty})
+
+
+def hidden(axes: Axes) -> int:
+    """Pixels that are not white where the legend of a panel stands, once it is taken away."""
+    legend, canvas = axes.get_legend(), axes.figure.canvas
+    canvas.draw()
+    box = legend.get_window_extent()
+    legend.set_visible(False)
+    canvas.draw()
+    legend.set_visible(True)
+    drawn = np.asarray(canvas.buffer_rgba())[::-1]  # the first row is the top
+    (x0, y0), (x1, y1) = np.floor(box.min).astype(int), np.ceil(box.max).astype(int)
+    return int((drawn[y0:y1, x0:x1] < 255).any(2).sum())
+
+
+def test_no_legend_of_a_panel_hides_what_is_drawn():
+    """Sees a legend over a line, a band or an axis, for data that fill their panels."""
+    results = {kind: stamp(ds, kind, {}) for kind, ds in results_of_every_kind().items()}
+    metrics = [{"epoch": e, "train_loss": e % 2, "classes": 4} for e in range(1, 9)]
+    clean = robustness([Problem(make_mlp(), make_images(12))])
+    hessian = results["hessian"].assign(eigenvalue=("rank", [3.0, 3.0, 3.0]))
+    page = overview(
+        {"a": metrics, "b": metrics}, {"a": clean}, {"a": hessian, "b": results["hessian"]},
+        {"a": results["scan"], "b": results["scan"]}, 0.1, results["curve"],
+        results["similarity"], {"a": results["spectrum"]},
+    )  # fmt: skip
+    budgets = xr.concat([hessian] * 2, xr.Variable("eps", [0.0, 0.1])).assign_attrs(hessian.attrs)
+    several = {"a": draw({"a": results["fourier"]}), "b": draw({"a": results["cka"]}),
+               "c": draw({"a": budgets, "b": budgets}, against="eps")}  # fmt: skip
+    with style():
+        grid = plt.subplots(2, 2, layout="constrained", figsize=(8, 6))[1]
+        draw({"": results["curve"]}, axes=grid[0, 1])
+    panels = [axes for figure in (page, *several.values(), grid[0, 0].figure)
+              for axes in figure.axes if axes.get_legend() is not None]  # fmt: skip
+    assert len(panels) == 9
+    assert {n: found for n, axes in enumerate(panels) if (found := hidden(axes))} == {}
+    plt.close("all")
 
 
 def test_table_lines_up():

@@ -348,6 +348,7 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:
         "curve step": ("scan_curve --model2load runs/a.ckpt --step_size 0.3", "divide 1"),
         "no folder": ("analyze_adversary --folder none", "no such folder"),
         "empty folder": ("analyze_adversary --folder runs", "holds no result"),
+        "foreign folder": ("analyze_adversary --folder .", "broken.nc is truncated or not"),
         "plot missing": ("plot --result none.nc", "no such result file"),
         "plot foreign": ("plot --result broken.nc", "not a netCDF result"),
         "plot labels": ("plot --result a.nc,b.nc --label x", "one label per file"),

@@ -8,17 +8,13 @@ import torch
 from torch import nn
 
 import ridgeline as rl
-from tests.conftest import make_images
+from tests.conftest import make_images, make_mlp
 
 
 @pytest.fixture
 def problem():
-    images = make_images(15)
-    size = images.pixels[0].numel()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Flatten(), nn.Linear(size, 4), nn.Tanh(), nn.Linear(4, 4))
-    return rl.Problem(network.double(), images, "name=fgsm,threshold=0.05", batch_size=4)
+    network, images = make_mlp(hidden=4), make_images(15)
+    return rl.Problem(network, images, "name=fgsm,threshold=0.05", batch_size=4)
 
 
 def moved(problem, seed, scale=1.0):

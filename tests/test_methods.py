@@ -20,7 +20,6 @@ from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.training import train_method
 from ridgeline.train.files import run_files
 from ridgeline.train.files.checkpoint import load_checkpoint
-from ridgeline.train.files.locks import release_all
 from ridgeline.train.files.run_files import DONE, RunFiles
 from ridgeline.train.loop import Diverged
 from ridgeline.train.methods import METHODS, Method, Setup, Step
@@ -29,22 +28,11 @@ from ridgeline.train.methods.cure import CureOptions
 from ridgeline.train.methods.fomo import FomoOptions
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.options import Opt, Options, described
-from tests.conftest import make_images
+from tests.conftest import Killed, make_images
 from tests.methods import Case, cases, command_of, content, staged, train
 
+pytestmark = pytest.mark.usefixtures("free_locks")
 ADAM = parse_optimizer("name=adam,lr=0.01")
-
-
-@pytest.fixture(autouse=True)
-def free_locks(monkeypatch):
-    """Nothing is held from test to test; what is written need not reach a disk."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    yield
-    release_all()
-
-
-class Killed(BaseException):
-    pass
 
 
 def finite(value) -> bool:

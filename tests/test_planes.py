@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import ridgeline as rl
 from ridgeline.landscape.surfaces.planes import (
@@ -17,17 +16,12 @@ from ridgeline.landscape.surfaces.planes import (
 )
 from ridgeline.landscape.weights.directions import random_direction, unit
 from ridgeline.landscape.weights.point import add, cosine, dot, norm, subtract
-from tests.conftest import make_images
+from tests.conftest import make_images, make_mlp
 
 
 @pytest.fixture
 def problem():
-    images = make_images(8)
-    size = images.pixels[0].numel()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Flatten(), nn.Linear(size, 3), nn.Tanh(), nn.Linear(3, 4))
-    return rl.Problem(network.double(), images)
+    return rl.Problem(make_mlp(hidden=3), make_images(8))
 
 
 def directions(problem, count):

@@ -21,22 +21,11 @@ from ridgeline.train.loop import Diverged, batches_of, check_batches, fit
 from ridgeline.train.methods import Setup, Standard
 from ridgeline.train.optimizers import parse_optimizer
 from tests import commands
-from tests.conftest import make_conv_bn, make_images
+from tests.conftest import Killed, make_conv_bn, make_images
 from tests.methods import TRAINED, cases, staged, train
 
+pytestmark = pytest.mark.usefixtures("free_locks")
 ADAM = parse_optimizer("name=adam,lr=0.01")
-
-
-@pytest.fixture(autouse=True)
-def free_locks(monkeypatch):
-    """Nothing is held from test to test; what is written need not reach a disk."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    yield
-    release_all()
-
-
-class Killed(BaseException):
-    pass
 
 
 def test_a_network_that_nobody_claimed_is_not_written(tmp_path):

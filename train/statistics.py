@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import scipy  # its parts are loaded when used
+import torch
 from torch import Tensor
 
 
@@ -43,3 +45,19 @@ def error_of_share(share: float | np.ndarray, count: int) -> float | np.ndarray:
     0.05
     """
     return np.sqrt(share * (1 - share) / count)
+
+
+def merged_moments(parts: Sequence[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Mean and variance (channels,) of all samples, from (count, mean, variance) of every batch.
+
+    Variances are biased (divided by the count), so that batches of any size give the same.
+
+    >>> one, three = torch.ones(1), torch.full((1,), 3.0)
+    >>> [moment.tolist() for moment in merged_moments([(2, one, one), (2, three, one)])]
+    [[2.0], [2.0]]
+    """
+    counts = torch.tensor([n for n, _, _ in parts], dtype=torch.float64)
+    shares = (counts / counts.sum())[:, None].to(parts[0][1].device)
+    means, variances = (torch.stack([part[k] for part in parts]) for k in (1, 2))
+    mean = (shares * means).sum(0)
+    return mean, (shares * (variances + (means - mean).square())).sum(0)

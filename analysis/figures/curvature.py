@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results
+from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results, headroom
 from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.models.errors import InputError, unknown
 
@@ -168,6 +168,7 @@ def draw_eigenvalue_curves(results: Results, against: str) -> Figure:
         grid[0, 0].set_yscale("log")
     else:
         grid[0, 0].set_yscale("symlog", linthresh=largest * 1e-3 or 1.0)
+    headroom(grid[0, 0])
     return figure
 
 

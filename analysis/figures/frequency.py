@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.style import COLUMN, PALETTE, SURFACE, Results
+from ridgeline.analysis.figures.style import COLUMN, PALETTE, SURFACE, Results, headroom
 from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.models.dct import dct_basis
 from ridgeline.models.errors import InputError, unknown
@@ -42,7 +42,9 @@ def draw_fourier(results: Results, axes: Axes | None = None) -> Figure:
     maps[0].set_ylabel("vertical frequency")
     figure.colorbar(image, ax=maps, label="error rate", shrink=0.8)
     curves.set(xlabel="share of frequencies kept", ylabel="accuracy", ylim=(0, 1))
+    curves.set_yticks(np.linspace(0, 1, 6))
     curves.legend(fontsize=6)
+    headroom(curves)
     return figure
 
 

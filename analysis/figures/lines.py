@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results
+from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results, headroom
 
 
 def mark_missing(axes: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
@@ -102,13 +102,14 @@ def _draw_path(axes: Axes, here: xr.Dataset, line: str, color: tuple, what: str)
 
 
 def legend_below(axes: Axes) -> None:
-    """The legend under the axes, where it hides no line; nothing if there is nothing to name."""
+    """The legend under the axes, or above the lines of a panel; nothing if nothing has a name."""
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         return
     figure = axes.figure
     if len(figure.axes) > 2:  # panels of a larger figure have no room below
         axes.legend(handles, labels)
+        headroom(axes)
         return
     short = max(map(len, labels)) * len(handles) < 60
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) if short else 1)

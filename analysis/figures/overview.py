@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ridgeline.analysis.figures.curvature import draw_eigenvalues
 from ridgeline.analysis.figures.frequency import draw_spectrum
 from ridgeline.analysis.figures.lines import draw_curve
-from ridgeline.analysis.figures.style import PALETTE, style
+from ridgeline.analysis.figures.style import PALETTE, headroom, style
 from ridgeline.analysis.figures.surfaces import (
     draw_similarity,
     draw_surface,
@@ -82,6 +82,7 @@ def overview(
             axes.text(
                 -0.12, 1.1, letter, transform=axes.transAxes, fontweight="bold", fontsize=10
             )  # fmt: skip
+        headroom(*(axes for axes in grid.flat if axes.get_legend() is not None))
         return figure
 
 

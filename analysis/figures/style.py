@@ -11,6 +11,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import seaborn as sns
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
@@ -53,6 +54,24 @@ def style() -> Iterator[None]:
     }
     with mpl.rc_context(settings):
         yield
+
+
+def headroom(*panels: Axes) -> None:
+    """Put the legends of panels at their tops, and raise the y axes until they cover no data.
+
+    Call it when the figure is complete: its layout decides how high a panel is.
+    """
+    for axes in panels:
+        legend, panel = axes.get_legend(), axes.bbox
+        legend.set_loc("upper right")
+        axes.figure.draw_without_rendering()
+        box, scale = legend.get_window_extent(), axes.yaxis.get_transform()
+        below = (box.y0 - (panel.y1 - box.y1) - panel.y0) / panel.height  # as much space as above
+        (bottom, top), data = axes.get_ylim(), axes.dataLim.ymax
+        bottom, top, data = scale.transform([bottom, top, data])
+        if data - bottom > below * (top - bottom):
+            top = bottom + (data - bottom) / max(below, 0.1)
+            axes.set_ylim(top=scale.inverted().transform(top))
 
 
 def figure_files(path: str | Path) -> list[Path]:

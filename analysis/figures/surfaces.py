@@ -28,7 +28,7 @@ def draw_surface(
     title: str = "",
 ) -> None:
     """Filled contours of the loss over a plane; log colours, the centre marked, equal aspect."""
-    loss = ds["loss"].isel(eps=-1) if eps is None else ds["loss"].sel(eps=eps)
+    loss = _loss_at(ds, eps)
     first, second = loss.dims
     shared = norm or surface_norm([loss])
     norm = LogNorm(shared.vmin, shared.vmax)  # each colour bar needs its own norm object
@@ -59,7 +59,7 @@ def draw_space(
     title: str = "",
 ) -> None:
     """The loss over a plane as a surface in space, log height and colour, contours on the floor."""
-    loss = ds["loss"].isel(eps=-1) if eps is None else ds["loss"].sel(eps=eps)
+    loss = _loss_at(ds, eps)
     first, second = loss.dims
     norm = norm or surface_norm([loss])
     low, high = np.log10(norm.vmin), np.log10(norm.vmax)
@@ -83,6 +83,11 @@ def draw_space(
     bar = axes.figure.colorbar(surface, ax=axes, shrink=0.6, pad=0.12)
     bar.set_ticks(ticks, labels=[f"{10**v:.2g}" for v in ticks])
     bar.set_label(loss_label({"": ds}))
+
+
+def _loss_at(ds: xr.Dataset, eps: float | None) -> xr.DataArray:
+    """The loss over a plane at a budget; None: at the last one."""
+    return ds["loss"].isel(eps=-1) if eps is None else ds["loss"].sel(eps=eps)
 
 
 #: how a plane is drawn

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, headroom
 from ridgeline.models.errors import InputError, unknown
 
 
@@ -129,6 +129,7 @@ def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
                                  color=PALETTE[number % len(PALETTE)])  # fmt: skip
         grid[0, -1].set(xlabel="layer", ylabel="CKA of equal layers", ylim=(None, 1.02))
         grid[0, -1].legend(fontsize=6)
+        headroom(grid[0, -1])
     return figure
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ridgeline.landscape.batchnorm import statistics_at
 from ridgeline.landscape.curvature.input_hessian import InputHessian
 from ridgeline.landscape.curvature.measures import (
     CurvatureOptions,
@@ -139,11 +138,7 @@ def spectra(cells: list[Cell], problem: Problem, tick: Callable[[int], None]) ->
     if curvature.operator != "input":
         together = 1 if attack is None or attack.chunk is None else attack.chunk
         problem = problem.to(device).on(shard(images, together))
-    options = {
-        "memory": curvature.bytes,
-        "weight_decay": curvature.weight_decay,
-        "buffers": statistics_at(problem, problem.origin, curvature.batchnorm),
-    }
+    options = curvature.keywords(problem)
     parts, frozen, at = [], None, None
     for cell in cells:
         part = cell.done()

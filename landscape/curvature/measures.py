@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
 
-from ridgeline.landscape.batchnorm import POLICIES
+from ridgeline.landscape.batchnorm import POLICIES, statistics_at
 from ridgeline.landscape.curvature.density import density_dataset, lanczos_quadrature
 from ridgeline.landscape.curvature.eigenpairs import (
     ENDS,
@@ -139,10 +139,16 @@ class CurvatureOptions(Options):
         loss = ADVERSARIES[self.adversary] if attacked else "clean loss"
         return f"{OPERATORS[self.operator]}, {loss}"
 
-    @property
-    def bytes(self) -> int | None:
-        """The memory that products may use."""
-        return None if self.memory is None else int(self.memory * 2**30)
+    def keywords(self, problem: Problem) -> dict[str, Any]:
+        """What every operator of a problem takes of these options: memory, weight decay, buffers.
+
+        The memory is in bytes, None for half of what is free.
+        """
+        return {
+            "memory": None if self.memory is None else int(self.memory * 2**30),
+            "weight_decay": self.weight_decay,
+            "buffers": statistics_at(problem, problem.origin, self.batchnorm),
+        }
 
 
 def blocks_of(origin: Point, patterns: str | None) -> dict[str, list[str]]:

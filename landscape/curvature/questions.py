@@ -9,9 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ridgeline.landscape.batchnorm import statistics_at
 from ridgeline.landscape.curvature.measures import (
-    ADVERSARIES,
     OPERATORS,
     CurvatureOptions,
     SpectrumOptions,
@@ -92,12 +90,7 @@ def spectrum(problem: Problem, wanted: SpectrumOptions, **curvature: Any) -> xr.
         raise unknown("operator", chosen.operator, OPERATORS.keys() - {"input"})
     operator, adversary = chosen.operator, chosen.adversary
     names = blocks_of(problem.origin, chosen.blocks)
-    options: dict[str, Any] = {
-        "memory": chosen.bytes,
-        "buffers": statistics_at(problem, problem.origin, chosen.batchnorm),
-        "weight_decay": chosen.weight_decay,
-    }
-    parts = []
+    options, parts = chosen.keywords(problem), []
     with progress(None, "curvature", "example") as bar:
         frozen = frozen_at(problem, adversary, options["buffers"], bar.update)
         for parameters in names.values():
@@ -118,8 +111,7 @@ def spectrum(problem: Problem, wanted: SpectrumOptions, **curvature: Any) -> xr.
             combine_attrs="drop_conflicts",
         )  # fmt: skip
     recipe = {**problem.recipe(), **wanted.recipe(), **chosen.recipe()}
-    what = "clean loss" if problem.attack is None else ADVERSARIES[adversary]
-    return stamp(ds, "hessian", recipe, hessian=f"{OPERATORS[operator]}, {what}")
+    return stamp(ds, "hessian", recipe, hessian=chosen.title(problem.attack is not None))
 
 
 def eigenvectors(problem: Problem, pairs: xr.Dataset) -> list[Point]:

@@ -21,6 +21,7 @@ from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.examples import map_tensors
 from ridgeline.train.parts.batchnorm_statistics import tracks
+from ridgeline.train.statistics import merged_moments
 
 
 class Layers(NamedTuple):
@@ -154,15 +155,8 @@ def _moments(problem: Problem, point: Point, names: Sequence[str]) -> dict[str, 
                 predict(batch.x)
             except _Reached:
                 continue
-    return {name: _merged(parts) for name, parts in seen.items()}
-
-
-def _merged(parts: Sequence[tuple[int, Tensor, Tensor]]) -> Moments:
-    counts = torch.tensor([n for n, _, _ in parts], dtype=torch.float64)
-    shares = (counts / counts.sum())[:, None].to(parts[0][1].device)
-    means, variances = (torch.stack([part[k] for part in parts]) for k in (1, 2))
-    mean = (shares * means).sum(0)
-    return Moments(mean, (shares * (variances + (means - mean).square())).sum(0).sqrt())
+    found = {name: merged_moments(parts) for name, parts in seen.items()}
+    return {name: Moments(mean, variance.sqrt()) for name, (mean, variance) in found.items()}
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class UnderAttack(Options):
 
     def check(self) -> None:
         """Raise InputError for an attack that is none, and for budgets it cannot take."""
-        assert self.budgets
+        _ = self.budgets  # reading them is the check, which finds them once for all
 
     @cached_property
     def attacker(self) -> Attack | None:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ridgeline.landscape.surfaces.curve import knots_in
-from ridgeline.landscape.weights.paths import curve
-from ridgeline.landscape.weights.point import point_of
+from ridgeline.landscape.surfaces.curve_options import CurveScanOptions
 from ridgeline.models import InputError
 from ridgeline.train.data.examples import Images
 from ridgeline.train.files.checkpoint import Checkpoint
@@ -33,11 +31,8 @@ def network_at(checkpoint: Checkpoint, network: nn.Module, t: float, images: Ima
 
     Its BatchNorm statistics are those of `images`, since no place on a curve has its own.
     """
-    tensors = checkpoint.tensors
-    knots = knots_in(tensors, point_of(network), str(checkpoint.path))
-    path = curve((checkpoint.recipe or {}).get("curve_type", "bezier"), knots)
-    buffers = {n: tensors[n] for n, _ in network.named_buffers() if n in tensors}
-    network.load_state_dict({**path(t), **buffers}, strict=False)
+    path = CurveScanOptions().curve_in(checkpoint, network)
+    network.load_state_dict(path(t), strict=False)
     recalibrate(network, images)
     weights = {n: v.detach().clone() for n, v in network.state_dict().items()}
     return replace(checkpoint, tensors=weights)

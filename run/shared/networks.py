@@ -55,15 +55,6 @@ def device_of(gpu: str | None) -> torch.device:
     return torch.device(f"cuda:{gpu}")
 
 
-def positive(**values: int | None) -> None:
-    """Raise InputError for a named count below 1, or beyond what any machine counts."""
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise InputError(f"--{name} must be at least 1, got {value}")
-        if value is not None and value >= 2**31:
-            raise InputError(f"--{name} must be below 2^31, got {value:g}")
-
-
 def use_precision(precision: str, device: torch.device) -> torch.dtype:
     """The dtype behind --precision; only tf32 lets the kernels round more than that.
 

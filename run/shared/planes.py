@@ -26,7 +26,7 @@ from ridgeline.landscape.surfaces.shards import Shard
 from ridgeline.landscape.weights.directions import unit
 from ridgeline.landscape.weights.drawn_directions import DirectionOptions
 from ridgeline.landscape.weights.paths import Plane
-from ridgeline.landscape.weights.point import Point, norm, select, unflatten
+from ridgeline.landscape.weights.point import Point, add, select, unflatten
 from ridgeline.models import InputError
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
@@ -64,9 +64,8 @@ class Chosen(NamedTuple):
 
     def described(self, cells: xr.Dataset) -> xr.Dataset:
         """A scan over this plane that says what its coordinates mean, and where networks lie."""
-        for name, unit_of, v in zip(self.plane.axes, self.units, self.plane.knots[1:], strict=True):
-            cells[name].attrs = {"long_name": f"coordinate along v{name[1]}", "norm": norm(v),
-                                 "coordinate_1": unit_of}  # fmt: skip
+        for name, unit_of in zip(self.plane.axes, self.units, strict=True):
+            cells[name].attrs["coordinate_1"] = unit_of
         return cells if self.placed is None else cells.merge(self.placed, combine_attrs="override")
 
 
@@ -170,8 +169,7 @@ def chosen_plane(
     found = plane(problem, *directions)
     placed = None
     if ends and (options.orthogonal or len(directions) == 1):
-        others = [{n: problem.origin[n] + d[n] for n in d} for d in ends]
-        placed = positions(found, [problem.origin, *others])
+        placed = positions(found, [problem.origin, *(add(problem.origin, d) for d in ends)])
     return Chosen(found, digests, units, placed)
 
 

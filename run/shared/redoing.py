@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xarray as xr
 
 from ridgeline.__main__ import commands
-from ridgeline.landscape.result import complete, load_result, provenance_of, recipe_of
+from ridgeline.landscape.result import complete, header, load_result, provenance_of, recipe_of
 from ridgeline.models import InputError, is_external, unknown
 from ridgeline.run.shared.comparing import compare
 from ridgeline.run.shared.launch import Option, bound, options_of
@@ -190,14 +189,7 @@ def _record(path: Path, *, whole: bool = True) -> Record | None:
         held = _record(path.with_suffix(".ckpt"))
         return held and Record(path, held.recipe, held.provenance)
     if path.suffix == ".nc":
-        if whole:
-            dataset = load_result(path)
-        else:
-            try:
-                with xr.open_dataset(path, engine="h5netcdf") as dataset:
-                    pass
-            except Exception:  # HDF5 and its readers raise many kinds for a foreign file
-                return None
+        dataset = load_result(path) if whole else header(path)
         return Record(path, recipe_of(dataset), provenance_of(dataset))
     if whole:
         load_checkpoint(path)

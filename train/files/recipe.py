@@ -143,6 +143,13 @@ def check_folder(path: Path) -> None:
         raise InputError(f"{path} cannot be written: {folder} is not a folder that can be written")
 
 
+def check_new(path: Path, overwrite: bool) -> None:
+    """Raise InputError unless a file can be written at --out_file without replacing another one."""
+    check_folder(path)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; name another --out_file or pass --overwrite")
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it there in one step.
 

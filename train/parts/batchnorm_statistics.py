@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -10,7 +11,9 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ridgeline.train.data.examples import Images, Inputs, map_tensors
+from ridgeline.train.parts.layer_inputs import hooked
 from ridgeline.train.precision import exact
+from ridgeline.train.statistics import merged_moments
 from ridgeline.train.undisturbed import undisturbed
 
 Buffers = Mapping[str, Tensor]
@@ -73,17 +76,9 @@ def _order_of_execution(
     network: nn.Module, buffers: Buffers, predict: Callable[[Buffers, Inputs], object], x: Inputs
 ) -> list[str]:
     order: list[str] = []
-    hooks = [
-        module.register_forward_pre_hook(lambda _m, _i, name=name: order.append(name))
-        for name, module in network.named_modules()
-        if tracks(module)
-    ]
-    try:
-        with torch.no_grad():
-            predict(buffers, x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    layers = {name: module for name, module in network.named_modules() if tracks(module)}
+    with hooked(layers, lambda name, _: order.append(name)), torch.no_grad():
+        predict(buffers, x)
     return list(dict.fromkeys(order))
 
 
@@ -96,26 +91,15 @@ def _moments(
     """Per-channel mean and variance of one layer's input, merged over batches in float64."""
     seen: list[tuple[int, Tensor, Tensor]] = []
 
-    def look(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def look(_name: str, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0]
         over = [d for d in range(x.ndim) if d != 1]
         variance, mean = torch.var_mean(x.double(), over, correction=0)
         seen.append((x.numel() // x.shape[1], mean, variance))
         raise _Reached
 
-    hook = layer.register_forward_pre_hook(look)
-    try:
+    with hooked({"": layer}, look), torch.no_grad():
         for x in batches:
-            with torch.no_grad():
-                try:
-                    predict(buffers, x)
-                except _Reached:
-                    continue
-    finally:
-        hook.remove()
-    counts = torch.tensor([n for n, _, _ in seen], dtype=torch.float64)
-    shares = (counts / counts.sum())[:, None].to(seen[0][1].device)
-    means = torch.stack([m for _, m, _ in seen])
-    variances = torch.stack([v for _, _, v in seen])
-    mean = (shares * means).sum(0)
-    return mean, (shares * (variances + (means - mean).square())).sum(0)
+            with contextlib.suppress(_Reached):
+                predict(buffers, x)
+    return merged_moments(seen)

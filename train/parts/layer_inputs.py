@@ -10,31 +10,8 @@ from torch import Tensor, nn
 Inputs = tuple[Tensor, ...]
 
 
-def reading_inputs(
-    sites: Mapping[str, nn.Module], inputs_of: dict[str, Tensor]
-) -> AbstractContextManager[None]:
-    """Collect the input of every site."""
-
-    def read(name: str, inputs: Inputs) -> None:
-        inputs_of[name] = inputs[0]
-
-    return _hooked(sites, read)
-
-
-def disturbed(
-    sites: Mapping[str, nn.Module], noise: Mapping[str, Tensor], sizes: dict[str, Tensor]
-) -> AbstractContextManager[None]:
-    """Add noise to the input of every site; `sizes` get the inputs' root mean squares."""
-
-    def disturb(name: str, inputs: Inputs) -> Inputs:
-        sizes[name] = inputs[0].detach().square().mean().sqrt()
-        return (inputs[0] + noise[name], *inputs[1:])
-
-    return _hooked(sites, disturb)
-
-
 @contextmanager
-def _hooked(
+def hooked(
     sites: Mapping[str, nn.Module], hook: Callable[[str, Inputs], Inputs | None]
 ) -> Iterator[None]:
     """Call `hook(name, inputs)` before every site; what it returns replaces the inputs."""
@@ -47,3 +24,26 @@ def _hooked(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def reading_inputs(
+    sites: Mapping[str, nn.Module], inputs_of: dict[str, Tensor]
+) -> AbstractContextManager[None]:
+    """Collect the input of every site."""
+
+    def read(name: str, inputs: Inputs) -> None:
+        inputs_of[name] = inputs[0]
+
+    return hooked(sites, read)
+
+
+def disturbed(
+    sites: Mapping[str, nn.Module], noise: Mapping[str, Tensor], sizes: dict[str, Tensor]
+) -> AbstractContextManager[None]:
+    """Add noise to the input of every site; `sizes` get the inputs' root mean squares."""
+
+    def disturb(name: str, inputs: Inputs) -> Inputs:
+        sizes[name] = inputs[0].detach().square().mean().sqrt()
+        return (inputs[0] + noise[name], *inputs[1:])
+
+    return hooked(sites, disturb)
