@@ -143,9 +143,9 @@ class Problem:
         """The same problem with other random numbers."""
         return self._with(seed=check_seed(seed))
 
-    def running(self, together: bool) -> Problem:
+    def running(self, together: bool, batch_size: int) -> Problem:
         """The same problem whose pieces run side by side on a CPU, or one by one on all threads."""
-        return self._with(together=together)
+        return self._with(together=together, batch_size=batch_size)
 
     def resuming(self, keep: Keep) -> Problem:
         """The same problem with a memory for finished parts of its work."""

@@ -76,8 +76,8 @@ class Places:
         ]
         # what most cells ask for: attacks only where they move
         typical = self.problems[-1] if adversary in ("moving", "max") else problem.under(None)
-        together = fastest(typical, cells * len(budgets)).together
-        self.problems = [each.running(together) for each in self.problems]
+        way = fastest(typical, cells * len(budgets))
+        self.problems = [each.running(way.together, way.batch_size) for each in self.problems]
         self._key: tuple | None = None
         self._frozen: Problem | None = None
         # the first layers are worth their passes, one a knot, where many cells see the same images
