@@ -4,12 +4,13 @@
     pip install --no-deps landscaper==1.3.1     # and what its import asks for
     python benchmarks/scans.py lenet
     python benchmarks/scans.py resnet --images cifar10.npz
-    python benchmarks/scans.py lenet --attack --images_count 200
+    python benchmarks/scans.py lenet --attack --images_count 200 --turns 3
+    python benchmarks/scans.py resnet --images cifar10.npz --attack --images_count 64 --turns 1
 
-Same network, images and threads; the contestants take turns, a plane of 5 x 5 points each time.
-With --attack the rivals are torchattacks, foolbox and the reference's loop (Liu et al. 2020), which
-takes the gradients of the parameters too: PGD-10 at the weights themselves. Prints a table, or
-JSON with --json.
+Same network, images and threads; the contestants take turns, a plane of 21 x 21 points each time,
+or 11 x 11 with PGD-10 at every point (--attack). The rivals of that are torchattacks, foolbox and
+the reference's loop (Liu et al. 2020), which takes the gradients of the parameters too, of a copy
+of the network. Prints a table, or JSON with --json.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import subjects
 import torch
@@ -33,7 +34,6 @@ from torch.nn import functional as F
 import ridgeline as rl
 from ridgeline.run.shared.launch import keep_freed_pages
 
-SIDE = 5  # points along each axis of a timed scan
 Scan = Callable[[], float]
 
 
@@ -42,7 +42,8 @@ def main() -> None:
     parser.add_argument("network", choices=("lenet", "resnet"))
     parser.add_argument("--images", default="cifar10.npz", help="an .npz, for resnet")
     parser.add_argument("--images_count", type=int)
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--side", type=int, help="points along each axis of the plane")
     parser.add_argument("--attack", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -52,16 +53,16 @@ def main() -> None:
         problem = subjects.lenet(images=count)
     else:
         problem = subjects.resnet(options.images, epochs=1, images=count)
-    contestants = attacks(problem) if options.attack else surfaces(problem)
+    side = options.side or (11 if options.attack else 21)
+    contestants = (attacks if options.attack else surfaces)(problem, side)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     losses: dict[str, float] = {}
-    points = 1 if options.attack else SIDE**2
     for turn in range(options.turns + 1):
         for name, scan in contestants.items():
             began = time.perf_counter()
             losses[name] = scan()
             if turn:  # the first is to warm up
-                seconds[name].append((time.perf_counter() - began) / points)
+                seconds[name].append((time.perf_counter() - began) / side**2)
     table = {
         name: {
             "median_ms": 1e3 * statistics.median(s),
@@ -74,7 +75,7 @@ def main() -> None:
     flops = 2 * macs(problem) * len(problem.data)
     rate = gemm_rate()
     what = {
-        "network": options.network, "images": count, "turns": options.turns,
+        "network": options.network, "images": count, "side": side, "turns": options.turns,
         "attack": options.attack, "threads": torch.get_num_threads(), "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
         "gemm_gflops": rate / 1e9, "table": table,
@@ -84,7 +85,8 @@ def main() -> None:
     if options.json:
         print(json.dumps(what, indent=1))
         return
-    print(f"{options.network}, {count} images, {options.turns} turns, {what['threads']} threads")
+    print(f"{options.network}, {count} images, {side} x {side} points, {options.turns} turns, "
+          f"{what['threads']} threads")  # fmt: skip
     for name, row in table.items():
         print(f"{name:28s} {row['median_ms']:9.1f} ms (min {row['min_ms']:.1f})  "
               f"x {row['median_ms'] / ours:5.2f}   loss {row['loss']:.5f}")  # fmt: skip
@@ -100,33 +102,48 @@ def everything(problem: rl.Problem) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
 
 
-def surfaces(problem: rl.Problem) -> dict[str, Scan]:
-    """Name -> a scan of SIDE x SIDE points of a plane; returns a loss, to compare at the origin."""
+class Mover:
+    """A network of its own that is put, in place, onto the points of a plane."""
+
+    def __init__(
+        self, problem: rl.Problem, plane: rl.Plane, side: int, layout: torch.memory_format
+    ):
+        self.network = copy.deepcopy(problem.network).to(memory_format=layout)
+        self._parameters = dict(self.network.named_parameters())
+        self._knots = [{n: t.to(memory_format=layout) if t.ndim == 4 else t
+                        for n, t in knot.items()} for knot in plane.knots]  # fmt: skip
+        self._side = [2 * k / (side - 1) - 1 for k in range(side)]
+
+    def __iter__(self) -> Iterator[tuple[float, float]]:
+        """The coordinates, the network being there."""
+        origin, first, second = self._knots
+        for at in itertools.product(self._side, self._side):
+            with torch.no_grad():
+                for n, p in self._parameters.items():
+                    torch.add(origin[n], first[n], alpha=at[0], out=p.data)
+                    p.data.add_(second[n], alpha=at[1])
+            yield at
+
+
+def surfaces(problem: rl.Problem, side: int) -> dict[str, Scan]:
+    """Name -> a scan of side x side points of a plane; returns a loss, to compare at the origin."""
     plane = rl.random_plane(problem)
-    side = [2 * k / (SIDE - 1) - 1 for k in range(SIDE)]
-    x, y = (
-        torch.cat(parts) for parts in zip(*((b.x, b.y) for b in problem.batches()), strict=True)
-    )
+    x, y = everything(problem)
 
     def ours() -> float:
-        return float(rl.scan(problem, plane, SIDE)["loss"][0, SIDE // 2, SIDE // 2])
+        return float(rl.scan(problem, plane, side)["loss"][0, side // 2, side // 2])
 
     def in_place(layout: torch.memory_format, size: int) -> Scan:
-        network = copy.deepcopy(problem.network).to(memory_format=layout)
-        parameters = dict(network.named_parameters())
+        mover = Mover(problem, plane, side, layout)
         images = [p.contiguous(memory_format=layout) for p in x.split(size)]
-        origin, first, second = ({n: t.to(memory_format=layout) if t.ndim == 4 else t
-                                  for n, t in knot.items()} for knot in plane.knots)  # fmt: skip
 
         def scan() -> float:
             losses = {}
-            with torch.no_grad():
-                for at in itertools.product(side, side):
-                    for n, p in parameters.items():
-                        torch.add(origin[n], first[n], alpha=at[0], out=p.data)
-                        p.data.add_(second[n], alpha=at[1])
+            for at in mover:
+                with torch.no_grad():
                     parts = zip(images, y.split(size), strict=True)
-                    total = sum(F.cross_entropy(network(i), t, reduction="sum") for i, t in parts)
+                    total = sum(F.cross_entropy(mover.network(i), t, reduction="sum")
+                                for i, t in parts)  # fmt: skip
                     losses[at] = total.item() / len(y)
             return losses[0.0, 0.0]
 
@@ -145,9 +162,9 @@ def surfaces(problem: rl.Problem) -> dict[str, Scan]:
         def theirs() -> float:
             with torch.no_grad():  # a kindness: it does not do so by itself
                 found = loss_landscapes.random_plane(
-                    network, metric, distance=1, steps=SIDE, deepcopy_model=True
+                    network, metric, distance=1, steps=side, deepcopy_model=True
                 )
-            return found[SIDE // 2, SIDE // 2]  # near the origin
+            return found[side // 2, side // 2]  # near the origin
 
         contestants["loss-landscapes"] = theirs
     except ImportError:
@@ -167,9 +184,9 @@ def surfaces(problem: rl.Problem) -> dict[str, Scan]:
                 contextlib.redirect_stderr(io.StringIO()),
             ):
                 found = compute_loss_landscape(
-                    other, (x, y), directions, scalar, steps=SIDE, distance=0.1, dim=2, device="cpu"
+                    other, (x, y), directions, scalar, steps=side, distance=0.1, dim=2, device="cpu"
                 )
-            return float(found[0][SIDE // 2, SIDE // 2])
+            return float(found[0][side // 2, side // 2])
 
         contestants["landscaper"] = landscape
     except ImportError:
@@ -177,23 +194,35 @@ def surfaces(problem: rl.Problem) -> dict[str, Scan]:
     return contestants
 
 
-def attacks(problem: rl.Problem) -> dict[str, Scan]:
-    """Name -> the loss on what PGD-10 makes of the images at the weights themselves."""
-    x, y = (
-        torch.cat(parts) for parts in zip(*((b.x, b.y) for b in problem.batches()), strict=True)
-    )
+def attacks(problem: rl.Problem, side: int) -> dict[str, Scan]:
+    """Name -> a scan with PGD-10 at every point; returns the loss at the origin."""
+    x, y = everything(problem)
     eps, step = 0.1, 0.025
+    if x.shape[1] == 3:
+        eps, step = 8 / 255, 2 / 255
+    plane = rl.random_plane(problem)
     robust = problem.under(f"name=pgd,threshold={eps},step_size={step},iter_num=10")
-    network = copy.deepcopy(problem.network)
-    trainable = copy.deepcopy(problem.network).requires_grad_(True)
 
-    def score(images: torch.Tensor) -> float:
-        with torch.no_grad():
-            return F.cross_entropy(network(images), y).item()
+    def ours() -> float:
+        return float(rl.scan(robust, plane, side)["loss"][0, side // 2, side // 2])
 
-    def reference() -> float:
-        """PGD of Liu et al. 2020: backward() through all parameters, the network copied."""
-        moved, total = copy.deepcopy(trainable), 0.0
+    def every_point(attack: Callable[[torch.nn.Module], torch.Tensor]) -> Scan:
+        mover = Mover(problem, plane, side, torch.contiguous_format)
+
+        def scan() -> float:
+            losses = {}
+            for at in mover:
+                found = attack(mover.network)
+                with torch.no_grad():
+                    losses[at] = F.cross_entropy(mover.network(found), y).item()
+            return losses[0.0, 0.0]
+
+        return scan
+
+    def reference(network: torch.nn.Module) -> torch.Tensor:
+        """PGD of Liu et al. 2020: backward() through all parameters of a copy of the network."""
+        moved = copy.deepcopy(network).requires_grad_(True)
+        whole = []
         for images, labels in zip(x.split(100), y.split(100), strict=True):
             found = (images + eps * (2 * torch.rand_like(images) - 1)).clamp(0, 1)
             for _ in range(10):
@@ -201,25 +230,27 @@ def attacks(problem: rl.Problem) -> dict[str, Scan]:
                 F.cross_entropy(moved(found), labels).backward()
                 stepped = found.detach() + step * found.grad.sign()
                 found = (images + (stepped - images).clamp(-eps, eps)).clamp(0, 1)
-            with torch.no_grad():
-                total += F.cross_entropy(moved(found), labels, reduction="sum").item()
-        return total / len(y)
+            whole.append(found)
+        return torch.cat(whole).detach()
 
-    contestants: dict[str, Scan] = {
-        "ridgeline": lambda: robust.evaluate().loss, "reference": reference}  # fmt: skip
+    contestants = {"ridgeline": ours, "reference": every_point(reference)}
     try:
         import torchattacks
 
-        tool = torchattacks.PGD(network, eps=eps, alpha=step, steps=10)
-        contestants["torchattacks"] = lambda: score(tool(x, y))
+        contestants["torchattacks"] = every_point(
+            lambda network: torchattacks.PGD(network, eps=eps, alpha=step, steps=10)(x, y)
+        )
     except ImportError:
         print("torchattacks is not installed")
     try:
         import foolbox
 
-        model = foolbox.PyTorchModel(network, bounds=(0, 1))
-        attack = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=10)
-        contestants["foolbox"] = lambda: score(attack(model, x, y, epsilons=eps)[1])
+        def fooled(network: torch.nn.Module) -> torch.Tensor:
+            model = foolbox.PyTorchModel(network, bounds=(0, 1))
+            attack = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=10)
+            return attack(model, x, y, epsilons=eps)[1]
+
+        contestants["foolbox"] = every_point(fooled)
     except ImportError:
         print("foolbox is not installed")
     return contestants

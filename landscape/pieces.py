@@ -35,7 +35,7 @@ def piece_by_piece(
     An attack may insist on another number of examples. `compute` is told what `evaluate` and
     `attacked` need to know of the Point, and of how to run.
     """
-    point = _laid_out(problem, problem.origin if point is None else point)
+    point = laid_out(problem, problem.origin if point is None else point)
     size = (problem.attack and problem.attack.chunk) or problem.batch_size
     options = {
         "predict": problem.predict(point, buffers), "dtype": next(iter(point.values())).dtype,
@@ -65,7 +65,7 @@ def piece_by_piece(
         yield chunk, found
 
 
-def _laid_out(problem: Problem, point: Point) -> Point:
+def laid_out(problem: Problem, point: Point) -> Point:
     """The Point with the kernels of its convolutions as they run fastest."""
     if problem.device.type != "cpu":
         return point

@@ -139,8 +139,8 @@ def test_pieces_run_one_by_one_where_that_is_clearly_faster(monkeypatch):
         assert fastest(problem, cells=20).together and clock.runs == 0  # not worth it
         other = Clock(problem, {True: 1.0, False: 0.1}, monkeypatch, bits=1e-9)
         assert fastest(problem, cells=1000).together and other.runs == 8
-        monkeypatch.setattr("ridgeline.landscape.surfaces.execution._IN_CACHE", 3)
-        wide = problem_of(make_mlp(), batch_size=6)
+        monkeypatch.setattr("ridgeline.landscape.surfaces.execution._DIVISIBLE", 12)
+        wide = problem_of(make_mlp(), batch_size=12)
         clock = Clock(wide, {True: 1.0, False: 1.2}, monkeypatch, small=0.5)
         found = fastest(wide, cells=2000)
         assert (found.together, found.batch_size, clock.runs) == (True, 3, 16)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ridgeline.landscape.batchnorm import place_on
 from ridgeline.landscape.gradient import loss_gradient
+from ridgeline.landscape.pieces import laid_out
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.surfaces.execution import description, fastest
 from ridgeline.landscape.surfaces.first_layers import FirstLayers
@@ -70,7 +72,10 @@ class Places:
             raise InputError("budgets above 0 need an attack")
         if extras and adversary == "max":
             raise InputError("the adversary max has no gradient: it takes the worse of two sets")
-        self.path, self.batchnorm, self.extras = path.like(problem.origin), batchnorm, extras
+        path = path.like(problem.origin)
+        # in the layout of every cell at once
+        self.path = replace(path, knots=[laid_out(problem, knot) for knot in path.knots])
+        self.batchnorm, self.extras = batchnorm, extras
         self.problems = [
             problem.under(attack.at(eps) if attack and eps else None) for eps in budgets
         ]

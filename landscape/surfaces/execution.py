@@ -11,8 +11,8 @@ from ridgeline.landscape.problem import Problem
 
 _TURNS = 4  # the first is to warm up
 _SHARE = 0.05  # of the scan that the timing may take
-_CLEARLY = 0.95  # of the usual time, or chance and other programs would choose
-_IN_CACHE = 100  # examples of a small network, whose activations caches hold
+_CLEARLY = 0.96  # of the usual time, or chance and other programs would choose
+_DIVISIBLE = 64  # examples from which on a piece is also tried in quarters, which caches may hold
 
 
 def description(problem: Problem, first_layers: Collection[str]) -> str:
@@ -31,7 +31,7 @@ def description(problem: Problem, first_layers: Collection[str]) -> str:
 def fastest(problem: Problem, cells: int) -> Problem:
     """The problem, whose pieces of data will run side by side or one by one on all threads.
 
-    Pieces of `batch_size` side by side are usual; one by one, and smaller pieces, are taken where
+    Pieces of `batch_size` side by side are usual; one by one, and quarters of them, are taken where
     that is clearly faster and gives the same bits. All are tried on the first pieces, at the
     network's own weights, if `cells` evaluations to come make that worth while. On a GPU there is
     no choice.
@@ -40,7 +40,7 @@ def fastest(problem: Problem, cells: int) -> Problem:
         return problem  # one by one: it seeds what threads share
     size, threads = min(problem.batch_size, len(problem.data)), torch.get_num_threads()
     tried = min(len(problem.data), 2 * threads * size)
-    sizes = [size] if size < 2 * _IN_CACHE else [size, _IN_CACHE]
+    sizes = [size] if size < _DIVISIBLE else [size, size // 4]
     ways = [(together, each) for each in sizes for together in (True, False)
             if (threads > 1 and each < tried) or together]  # fmt: skip
     worth = len(ways) * _TURNS * tried <= _SHARE * cells * len(problem.data)

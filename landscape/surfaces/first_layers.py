@@ -54,11 +54,13 @@ class FirstLayers:
 
     @classmethod
     def of(cls, problem: Problem, path: Path, buffers: Mapping[str, Tensor]) -> Self | None:
-        """Those of a problem without attack, or None: there are none, or no room for them.
+        """Those of a problem without attack; None: no such layer, no room, or a GPU.
 
-        A layer counts if every pass calls it once, with inputs that are the same at every knot and
-        that no weight has touched.
+        Whether a GPU gains anything has not been measured. A layer counts if every pass calls it
+        once, with inputs that are the same at every knot and that no weight has touched.
         """
+        if problem.device.type != "cpu":
+            return None
         examples = torch.arange(min(2, len(problem.data)))
         x = problem.data.batch(examples, problem.device, problem.dtype).x
         names = [n for n, m in problem.network.named_modules() if _linear(m)]
