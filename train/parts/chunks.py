@@ -79,6 +79,41 @@ def replayed(parts: Sequence[Images], replay: str, buffer_size: int, seed: int) 
     return join(chosen)
 
 
+@dataclass(frozen=True)
+class Chunks:
+    """Chunks in the order they come, each as its training part and a tenth for validation."""
+
+    parts: Sequence[tuple[Images, Images]]
+    options: LureOptions
+    seed: int
+
+    @classmethod
+    def of(cls, images: Images, options: LureOptions, seed: int) -> Chunks:
+        """The chunks of an image set; InputError if it has not as many examples."""
+        found = chunks(images, options.meta_batch_size, options.meta_batch_number, seed)
+        return cls([part.split(0.1) for part in found], options, seed)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def come(self, number: int) -> tuple[Images, Images]:
+        """What chunk `number` (from 0) is trained on and validated with, replayed ones included."""
+        given = self.options
+        training, validation = (
+            replayed(seen, given.replay, given.buffer_size_train, self.seed)
+            for seen in zip(*self.parts[: number + 1], strict=True)
+        )
+        return training, validation
+
+    def forget(self, network: nn.Module, number: int, fresh: Callable[[int], nn.Module]) -> int:
+        """Forget, in place, before chunk `number`, which is scored; returns how many weights."""
+        device = next(network.parameters()).device
+        return forget_between(
+            network, self.options, images=self.parts[number][0], fresh=fresh, seed=self.seed,
+            chunk=number, device=device,
+        )  # fmt: skip
+
+
 def join(parts: Sequence[Images]) -> Images:
     """Several image sets as one, ordered by index."""
     index = torch.cat([p.index for p in parts])
