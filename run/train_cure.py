@@ -7,7 +7,7 @@ from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.natural_start import NaturalOptions, continue_from
 from ridgeline.run.shared.training import Run, claim_all, place, start
 from ridgeline.train.methods import METHODS
-from ridgeline.train.methods.cure import FREEZE, CureOptions
+from ridgeline.train.methods.cure_options import FREEZE, CureOptions
 from ridgeline.train.parts.freezing import FreezeOptions, check_stages, train_only
 
 NETWORK = o.Fresh(dataset="cifar10", model_type="resnet")

@@ -21,6 +21,8 @@ REPLAYS = {"full": "all chunks so far", "none": "the last", "one": "the last two
            "buffer": "the last, and some of each before"}  # fmt: skip
 FORGETTING = ("snip", "llf", "fc", "shrink_perturb", "randinit", "none")
 
+_SHRINKS = {"forget": ("shrink_perturb",)}
+
 
 @dataclass(frozen=True)
 class LureOptions(Options):
@@ -30,19 +32,29 @@ class LureOptions(Options):
     meta_batch_number: Annotated[int, Opt("chunks")] = 8
     replay: Annotated[str, Opt("what a chunk is trained with", choices=REPLAYS)] = "full"
     buffer_size_train: Annotated[
-        int, Opt("examples kept of each earlier chunk, for buffer", low=1)
+        int,
+        Opt("examples kept of each earlier chunk, for buffer", low=1, only={"replay": ("buffer",)}),
     ] = 182
     use_snip: Annotated[
-        bool, Opt("forget the weights of lowest saliency before every chunk")
+        bool,
+        Opt("forget the weights of lowest saliency before every chunk", only={"forget": (None,)}),
     ] = True  # fmt: skip
     snip_size: Annotated[
-        float, Opt("share of the weights forgotten, of the chunk scored", above=0, high=1)
+        float,
+        Opt(
+            "share of the weights forgotten, of the chunk scored",
+            above=0,
+            high=1,
+            only={"forget": (None, "snip"), "use_snip": ()},
+        ),
     ] = 0.2
     forget: Annotated[
         str | None, Opt("another rule of forgetting; None: --use_snip", choices=FORGETTING)
     ] = None
-    shrink: Annotated[float, Opt("factor of shrink_perturb", low=0, high=1)] = 0.3
-    perturb: Annotated[float, Opt("standard deviation of shrink_perturb", low=0)] = 0.001
+    shrink: Annotated[float, Opt("factor of shrink_perturb", low=0, high=1, only=_SHRINKS)] = 0.3
+    perturb: Annotated[float, Opt("standard deviation of shrink_perturb", low=0, only=_SHRINKS)] = (
+        0.001
+    )
 
     @property
     def rule(self) -> str:

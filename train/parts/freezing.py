@@ -20,9 +20,11 @@ class FreezeOptions(Options):
     """Which stages of a network train, and whether they are drawn anew."""
 
     blocks: Annotated[tuple[str, ...], Opt("freeze: the stages to train, e.g. 2,3")] = ()
-    reinit: Annotated[bool, Opt("freeze: draw these stages anew")] = True
-    reinit_bn: Annotated[bool, Opt("freeze: their BatchNorm too")] = False
-    freeze_stem: Annotated[bool, Opt("freeze: the stem too")] = False
+    reinit: Annotated[bool, Opt("freeze: draw these stages anew", only={"blocks": ()})] = True
+    reinit_bn: Annotated[
+        bool, Opt("freeze: their BatchNorm too", only={"blocks": (), "reinit": ()})
+    ] = False
+    freeze_stem: Annotated[bool, Opt("freeze: the stem too", only={"blocks": ()})] = False
 
     def check_beside(self, chosen: bool) -> None:
         """Raise InputError for stages without the variant that trains them, or it without them."""
