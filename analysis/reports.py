@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import xarray as xr
 
+from ridgeline.landscape.result import complete
 from ridgeline.models.errors import unknown
 
 
@@ -16,6 +17,14 @@ def report(result: xr.Dataset) -> str:
     if kind not in REPORTS:
         raise unknown("kind of result to report", kind, REPORTS)
     return "\n".join(REPORTS[kind](result))
+
+
+def unfinished(results: Mapping[str, xr.Dataset]) -> list[str]:
+    """A line for every grid that is not complete: how many of its cells are there."""
+    return [
+        f"{name}: {int(ds['done'].sum())} of {ds['done'].size} cells are computed"
+        for name, ds in results.items() if not complete(ds)
+    ]  # fmt: skip
 
 
 def _rows(ds: xr.Dataset, dim: str) -> Iterator[tuple[object, dict[str, float]]]:

@@ -122,7 +122,7 @@ def scattering(
     recipe = {
         **problem.recipe(), "directions": {n: tensors_digest(p) for n, p in points.items()},
         "distances": list(distances), "relative": relative, "budgets": budgets, "draws": draws,
-        "fit_to": fit_to, "bn": batchnorm,
+        "fit_to": fit_to, "batchnorm": batchnorm,
     }  # fmt: skip
     return stamp(ds, "scattering", recipe)
 

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated
 
+import xarray as xr
+
 from ridgeline.analysis.reports import report
-from ridgeline.landscape.result import complete, load_result, recipe_of, result_path
+from ridgeline.landscape.result import (
+    complete,
+    load_result,
+    provenance_of,
+    recipe_of,
+    result_path,
+)
 from ridgeline.landscape.surfaces.shards import merged
 from ridgeline.models import InputError
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.networks import apart
+from ridgeline.run.shared.redoing import is_call
+from ridgeline.train.files.recipe import called
+
+
+@contextlib.contextmanager
+def as_one_call(part: xr.Dataset) -> Iterator[None]:
+    """Note in what is written the call that made a part, without --shard: `redo` makes it whole."""
+    call, told = provenance_of(part).get("call"), contextlib.nullcontext()
+    if is_call(call):
+        whole = {k: v for k, v in call["options"].items() if k != "shard"}
+        told = called(call["command"], whole, call["folder"])
+    with told:
+        yield
 
 
 def main(
@@ -28,7 +51,8 @@ def main(
     path, recipe = result_path(out_file), recipe_of(parts[0])
     apart(path, *result)
     notes = {"checkpoint": parts[0].attrs.get("checkpoint", "")}
-    computed(ds.attrs["kind"], path, recipe, lambda *_: ds, overwrite=overwrite, **notes)
+    with as_one_call(parts[0]):
+        computed(ds.attrs["kind"], path, recipe, lambda *_: ds, overwrite=overwrite, **notes)
     print("\n".join(filter(None, [report(ds), f"{len(parts)} parts; result in {path}"])))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from ridgeline.analysis.reports import unfinished
 from ridgeline.analysis.training.metrics import read_metrics
 from ridgeline.landscape.result import load_result
 from ridgeline.models import InputError
@@ -41,16 +42,18 @@ def main(
     target = Path(out_file) if out_file else paths[0].with_suffix("")
     for path in figure_files(target):
         check_new(path, overwrite)
+    notes: list[str] = []
     if all(p.suffix == ".jsonl" for p in paths):
         metrics = {n: read_metrics(p) for n, p in zip(names, paths, strict=True)}
         with style():
             figure = draw_weights(metrics, against) if against else draw_training(metrics)
     else:
         options = {} if against is None else {"against": against}
-        figure = draw({n: load_result(p) for n, p in zip(names, paths, strict=True)}, **options)
+        results = {n: load_result(p) for n, p in zip(names, paths, strict=True)}
+        figure, notes = draw(results, **options), unfinished(results)
     with style():
         written = save_figure(figure, target)
-    print("wrote " + " and ".join(map(str, written)))
+    print("\n".join([*notes, "wrote " + " and ".join(map(str, written))]))
 
 
 if __name__ == "__main__":

@@ -33,14 +33,13 @@ def main(
 
     With --orthogonal True, between:B.ckpt and between:C.ckpt span the plane through three networks.
     """
-    space.check_beside(directions)
     how = cells.keywords(under.attacker, space.every)
     subject = networks.open_network(model2load, network)
     problem = subject.problem(examples.of(subject), under.attacker, machine)
-    chosen, points = space.chosen(problem, network, directions, cells.batchnorm)
+    chosen = space.chosen(problem, network, directions, cells.batchnorm)
     recipe = subject.recipe(
         "scan_param", problem.images, under.attacker, machine.seed, directions, cells,
-        directions=chosen.sources, axes={k: list(v) for k, v in points.items()},
+        directions=chosen.sources, axes=chosen.axes,
         budgets=under.budgets, adversary=how["adversary"], adv_calc_freq=space.every,
     )  # fmt: skip
     stem, part = networks.output_stem(out_folder, model_name, model2load, ""), cells.part
@@ -49,7 +48,7 @@ def main(
     def compute(held, save):
         with written(chosen.files(stem, recipe, part), machine.overwrite):
             under.say(problem)
-        return scan(problem, chosen.plane, points, budgets=under.budgets, cells=held,
+        return scan(problem, chosen.plane, chosen.points, budgets=under.budgets, cells=held,
                     save=lambda ds: save(chosen.described(ds)), **how)  # fmt: skip
 
     ds = completed("scan", path, recipe, compute, overwrite=machine.overwrite,

@@ -19,6 +19,7 @@ from ridgeline.landscape.result import (
     complete,
     empty_cells,
     load_result,
+    recipe_of,
     result_path,
     save_result,
     stamp,
@@ -382,3 +383,8 @@ def test_results_round_trip_with_recipe_and_refuse_others(tmp_path):
     assert result_path("a/b").name == "b.nc"
     release_all()
     assert [p.name for p in tmp_path.iterdir()] == ["r.nc"]
+
+
+def test_a_recipe_of_before_names_the_batchnorm_policy_as_now():
+    ds = xr.Dataset(attrs={"recipe": '{"bn": "recalibrate", "seed": 1}'})
+    assert recipe_of(ds) == {"batchnorm": "recalibrate", "seed": 1}

@@ -86,6 +86,7 @@ AGAIN = {
     "runs/ensemble.nc": set(),
     "runs/at_2_trajectory.nc": set(),
     "runs/parts_results_shard2of2.nc": set(),
+    "runs/parts_whole.nc": set(),  # whose cells are computed as if they had not been shared out
     "runs/swa_aligned.ckpt": set(),
     "adv/a.nc": set(),
     "adv/similarity.nc": set(),
@@ -333,3 +334,12 @@ def test_a_reader_that_has_gone_ends_a_program_quietly(words, buffered):
         done = subprocess.run([sys.executable, *words], stdout=pipe, stderr=subprocess.PIPE,
                               env=env, timeout=120)  # fmt: skip
     assert done.returncode == 141 and not done.stderr
+
+
+def test_a_merged_result_without_the_call_of_its_cells_is_refused(copy, redo):
+    """Sees it merged from its parts again, which proves nothing."""
+    path = copy / "runs/parts_whole.nc"
+    assert provenance_of(load_result(path))["call"]["command"] == "scan_param"
+    with_call(path, command="merge", options={"result": ["a.nc"], "out_file": "b.nc"})
+    done = redo(path, "--folder", copy)
+    assert done.returncode == 2 and "redo its parts" in done.stderr

@@ -14,6 +14,7 @@ import xarray as xr
 
 from ridgeline.landscape.result import load_result, recipe_of, save_result
 from ridgeline.landscape.weights.point import norm, subtract
+from ridgeline.run.shared import planes
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.recipe import digest
 from tests.commands import ADAM, call, tiny_set
@@ -89,7 +90,8 @@ def test_processes_give_the_bits_of_one_and_take_up_what_others_left(runs):
 @pytest.mark.parametrize("mode", ["moving", "anchored", "frozen"])
 def test_shards_and_merge_give_the_bits_of_one_process(mode):
     base = f"scan_param --model2load a.ckpt {LOOK} {ATTACK} --adv_budget_list 0,0.1 "
-    base += f"--vec1_scan min=-1,max=1,step=0.5,adv_calc_freq=2 --adversary {mode}"
+    shared = ",adv_calc_freq=2" if mode == "anchored" else ""
+    base += f"--vec1_scan min=-1,max=1,step=0.5{shared} --adversary {mode}"
     ok(f"{base} --model_name {mode}")
     for n in (3, 1, 2):
         ok(f"{base} --model_name {mode} --shard {n}/3")
@@ -144,6 +146,18 @@ def test_an_axis_widens_until_the_loss_has_risen():
        "--model_name half")  # fmt: skip
     half = load_result("half_results.nc")["loss"].sel(eps=0).values
     assert max(half[0], half[-1]) < 1.5 * loss[2]
+    assert recipe_of(ds)["axes"] == {"x1": {"rise": 1.5, "count": 5}}
+
+
+def test_what_stands_in_the_way_is_seen_before_the_network_sees_an_image(monkeypatch):
+    """Sees a search for a rise, a gradient or the losses of a run before the output is claimed."""
+    base = f"scan_param --model2load a_2.ckpt {LOOK} --model_name taken"
+    ok(f"{base} --vec1_scan 0:1:2")
+    for name in ("extent_of", "steepest", "along_trajectory"):
+        monkeypatch.setattr(planes, name, lambda *_, name=name: pytest.fail(name))
+    for options in ("--vec1_scan rise=1.5", "--vec1_scan 0:1:2 --load_vec1 gradient",
+                    "--trajectory a_1.ckpt,b.ckpt,c.ckpt"):  # fmt: skip
+        assert "made by another recipe" in refused(f"{base} {options}")
 
 
 def test_the_gradient_is_the_steepest_direction_of_length_1():
@@ -160,6 +174,9 @@ def test_what_fresh_eyes_broke():
     base = f"scan_param --model2load a.ckpt {LOOK} --vec1_scan 0:1:4 --model_name fresh"
     assert "is a network" in refused(f"{base} --load_vec1 b.ckpt")
     assert "2 of 4 cells are computed" in ok(f"{base} --shard 1/2")
+    half = "fresh_results_shard1of2"
+    said = ok(f"plot --result {half}.nc --out_file half.png")
+    assert said.splitlines() == [f"{half}: 2 of 4 cells are computed", "wrote half.png"]
     ok(f"{base} --shard 2/2")
     parts = "fresh_results_shard1of2.nc,fresh_results_shard2of2.nc"
     assert "input" in refused(f"merge --result {parts} --out_file fresh_results_shard1of2.nc")
@@ -197,6 +214,10 @@ def test_a_space_of_three_axes_is_scanned_and_exported():
         ("--shard 3/2", "needs i in 1..n"),
         ("--adversary max --extras gradient_norm", "has no --extras"),
         ("--adversary frozen", "needs --attack"),
+        ("--vec1_scan step=0.5,adv_calc_freq=2", "adv_calc_freq has no effect"),
+        ("--trajectory a_1.ckpt,b.ckpt --vec_scale 2", "--vec_scale has no effect where no"),
+        ("--load_vec1 between:b.ckpt --vec_bias layer", "--vec_bias has no effect where no"),
+        ("--orthogonal True", "--orthogonal has no effect without a second"),
         ("--vec_scale 0", "zero"),
     ],
 )  # fmt: skip

@@ -29,6 +29,13 @@ class Axis(NamedTuple):
     count: int = 0
     every: int = 1
 
+    @property
+    def recorded(self) -> list[float] | dict[str, float]:
+        """What a recipe holds of it: its coordinates, or the rise they are found by."""
+        if self.points is None:
+            return {"rise": self.rise, "count": self.count}
+        return list(self.points)
+
 
 def parse_axis(text: str, what: str) -> Axis:
     """An axis from `min:max:count`, from `min=..,max=..,step=..` or from `rise=..,count=..`.

@@ -198,7 +198,7 @@ def scan_curve(
         if budgets is not None:
             coordinates = {"eps": ("eps", levels, {"units": "[0,1]"}), **coordinates}
         cells = empty_cells(coordinates, variables_of(problem))
-        stamp(cells, "curve", {**problem.recipe(), "path": repr(path), "bn": batchnorm})
+        stamp(cells, "curve", {**problem.recipe(), "path": repr(path), "batchnorm": batchnorm})
     kept = [*VARIABLES, "done"]
     places = list(itertools.product(range(len(levels)), paths.items(), subsets.items()))
     for level, (label, each), (subset, images) in places:

@@ -70,7 +70,7 @@ def scan(
                 }  # fmt: skip
         stamp(cells, "scan", {
             **problem.recipe(), "path": repr(path), "adversary": adversary,
-            "adv_calc_freq": anchor_every, "bn": batchnorm, "budgets": list(budgets),
+            "adv_calc_freq": anchor_every, "batchnorm": batchnorm, "budgets": list(budgets),
             "extras": sorted(extras),
         })  # fmt: skip
 

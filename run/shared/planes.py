@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path as FilePath
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
@@ -42,13 +42,37 @@ Next = Annotated[str | None, "the next axis, as --vec1_scan; None: no such axis"
 Run = Annotated[tuple[str, ...], "checkpoints of a run: scan the plane in which they vary most"]
 
 
-class Chosen(NamedTuple):
-    """A plane, what made each direction, what coordinate 1 means, and where networks lie in it."""
+@dataclass(frozen=True)
+class Chosen:
+    """A plane to be: what makes each direction, what coordinate 1 means, the axes in a recipe.
 
-    plane: Plane
+    `find` does what takes passes of the network: the plane, where networks lie in it, and the
+    coordinates of every axis by name. It is asked once, when the plane is first used.
+    """
+
     sources: list[str]
     units: list[str]
-    placed: xr.Dataset | None
+    axes: dict[str, Any]
+    find: Callable[[], tuple[Plane, xr.Dataset | None, dict[str, np.ndarray]]]
+
+    @cached_property
+    def _found(self) -> tuple[Plane, xr.Dataset | None, dict[str, np.ndarray]]:
+        return self.find()
+
+    @property
+    def plane(self) -> Plane:
+        """The plane."""
+        return self._found[0]
+
+    @property
+    def placed(self) -> xr.Dataset | None:
+        """Where networks lie in the plane; None: nowhere that is known."""
+        return self._found[1]
+
+    @property
+    def points(self) -> dict[str, np.ndarray]:
+        """The coordinates of every axis by name."""
+        return self._found[2]
 
     def files(
         self, stem: FilePath, recipe: Recipe, part: Shard | None
@@ -117,13 +141,12 @@ class PlaneOptions(Options):
 
     def chosen(
         self, problem: Problem, network: o.Network, drawn: DirectionOptions, batchnorm: str
-    ) -> tuple[Chosen, dict[str, np.ndarray]]:
-        """The plane, and the coordinates of every axis by name; InputError."""
+    ) -> Chosen:
+        """What the plane is made of; the network sees no image before it is used. InputError."""
+        self.check_beside(drawn)
         if self.trajectory:
-            found = along_run(problem, self.trajectory, network, 2)
-            return found, around(found.placed, [21, 21])
-        found = chosen_plane(problem, self.sources[: len(self.axes)], drawn, problem.seed)
-        return found, points_of(problem, found, self.axes, batchnorm)
+            return along_run(problem, self.trajectory, network, 2)
+        return chosen_plane(problem, self, drawn, batchnorm)
 
 
 def axes_given(texts: Sequence[str | None]) -> list[Axis]:
@@ -141,22 +164,23 @@ def axes_given(texts: Sequence[str | None]) -> list[Axis]:
     return axes
 
 
-def points_of(problem: Problem, chosen: Chosen, axes: Sequence[Axis], batchnorm: str) -> dict:
+def points_of(problem: Problem, found_in: Plane, axes: Sequence[Axis], batchnorm: str) -> dict:
     """The coordinates of every axis by name; those of a rise are looked for."""
     found = {}
-    for number, (name, axis) in enumerate(zip(chosen.plane.axes, axes, strict=True)):
+    for number, (name, axis) in enumerate(zip(found_in.axes, axes, strict=True)):
         points = axis.points
         if points is None:
-            reach = extent_of(problem, chosen.plane, number, axis.rise, batchnorm)
+            reach = extent_of(problem, found_in, number, axis.rise, batchnorm)
             points = spaced(-reach, reach, axis.count, name)
         found[name] = points
     return found
 
 
 def chosen_plane(
-    problem: Problem, sources: Sequence[str | None], options: DirectionOptions, seed: int
+    problem: Problem, space: PlaneOptions, options: DirectionOptions, batchnorm: str
 ) -> Chosen:
     """The plane along given directions: random where None, `gradient`, or those of files."""
+    sources, seed = space.sources[: len(space.axes)], problem.seed
     directions, digests, units = [], [], []
     for number, source in enumerate(sources):
         if source is None:
@@ -164,21 +188,33 @@ def chosen_plane(
             digest = (f"{options.vec_sample_mode}, 1-D {options.vec_bias}, scale "
                       f"{options.vec_scale:g}, seed {seed}, {number}")  # fmt: skip
         elif source == "gradient":
-            v, unit_of, digest = steepest(problem), "Euclidean", "gradient"
+            v, unit_of, digest = None, "Euclidean", "gradient"
         else:
             v, digest = load_direction(source, problem.network, number)
             unit_of = "the other network" if source.startswith("between:") else "its own length"
         directions.append(v)
         digests.append(digest)
         units.append(unit_of)
-    ends = [d for d, s in zip(directions, sources, strict=True) if (s or "").startswith("between:")]
-    if options.orthogonal:
-        directions = orthogonal(directions)
-    found = plane(problem, *directions)
-    placed = None
-    if ends and (options.orthogonal or len(directions) == 1):
-        placed = positions(found, [problem.origin, *(add(problem.origin, d) for d in ends)])
-    return Chosen(found, digests, units, placed)
+
+    def through(along: Sequence[Point]) -> tuple[Plane, xr.Dataset | None]:
+        ends = [d for d, s in zip(along, sources, strict=True) if (s or "").startswith("between:")]
+        found = plane(problem, *(orthogonal(along) if options.orthogonal else along))
+        placed = None
+        if ends and (options.orthogonal or len(along) == 1):
+            placed = positions(found, [problem.origin, *(add(problem.origin, d) for d in ends)])
+        return found, placed
+
+    # what can be refused without the network is refused at once
+    ready = None if any(d is None for d in directions) else through(directions)
+
+    def find() -> tuple[Plane, xr.Dataset | None, dict[str, np.ndarray]]:
+        along = [steepest(problem) if d is None else d for d in directions]
+        found, placed = ready or through(along)
+        return found, placed, points_of(problem, found, space.axes, batchnorm)
+
+    names = Plane([problem.origin] * (1 + len(sources))).axes
+    axes = {name: axis.recorded for name, axis in zip(names, space.axes, strict=True)}
+    return Chosen(digests, units, axes, find)
 
 
 def steepest(problem: Problem) -> Point:
@@ -199,12 +235,18 @@ def along_run(
         buffers.append(dict(subject.network.named_buffers()))
         digests.append(tensors_digest(points[-1]))
     found, placed = trajectory_plane(problem, points, dimensions)
-    placed = along_trajectory(
-        problem, found, placed, [*points, problem.origin], [*buffers, problem.buffers]
-    )
+    axes = around(placed, [21] * dimensions)
+
+    def find() -> tuple[Plane, xr.Dataset, dict[str, np.ndarray]]:
+        losses = along_trajectory(
+            problem, found, placed, [*points, problem.origin], [*buffers, problem.buffers]
+        )
+        return found, losses, axes
+
     sources = [f"component {n} of {len(names)} checkpoints {'+'.join(d[:8] for d in digests)}"
                for n in range(1, dimensions + 1)]  # fmt: skip
-    return Chosen(found, sources, ["Euclidean"] * dimensions, placed)
+    recorded = {name: list(points) for name, points in axes.items()}
+    return Chosen(sources, ["Euclidean"] * dimensions, recorded, find)
 
 
 def around(placed: xr.Dataset, counts: Sequence[int], margin: float = 0.2) -> dict[str, np.ndarray]:

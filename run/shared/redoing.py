@@ -84,12 +84,16 @@ def redo(result: Path, folder: Path | None, model_type: str | None) -> Redone:
     """
     result = result.absolute()
     original = _record(result)
-    if original is None or not _is_call(original.call):
+    if original is None or not is_call(original.call):
         raise InputError(
             f"{result} records no call of a command: it comes from Python, from others, or from a "
             "version before calls were recorded"
         )
     call = original.call
+    if call["command"] == "merge":
+        raise InputError(
+            f"{result} records how it was merged, not how its cells were computed: redo its parts"
+        )
     part = "shard" in call["options"]  # which leaves cells to others
     if result.suffix == ".nc" and not part and not complete(load_result(result)):
         raise InputError(f"{result} is not finished: run its command again first")
@@ -197,7 +201,8 @@ def _record(path: Path, *, whole: bool = True) -> Record | None:
     return recipe and Record(path, recipe, stored_provenance(path) or {})
 
 
-def _is_call(call: Any) -> bool:
+def is_call(call: Any) -> bool:
+    """Whether this is a call of a command as results record it."""
     kinds = {"command": str, "options": dict, "folder": str}
     return (
         isinstance(call, dict)
