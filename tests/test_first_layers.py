@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.surfaces import linear_layers
 from ridgeline.landscape.surfaces.cell import Places
 from ridgeline.landscape.surfaces.execution import fastest
 from ridgeline.landscape.surfaces.first_layers import FirstLayers
@@ -157,7 +158,7 @@ class Clock:
     def __init__(self, problem, seconds, monkeypatch, bits=0.0, small=1.0):
         self.now, self.runs = 0.0, 0
 
-        def evaluate(this):
+        def evaluate(this, instead=None):
             found = EVALUATE(this)
             if this.data is not problem.data:  # one that is timed
                 self.now += seconds[this.together] * (small if this.batch_size == 3 else 1)
@@ -177,3 +178,31 @@ def test_a_result_says_how_it_was_computed():
         "pieces of 10; 1 thread; channels-last; 1 combined from the knots'"
     )
     assert scan(problem, plane, 3).attrs["execution"] == "pieces of 10; 1 thread; channels-last"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_by_another_library_give_the_same_losses(monkeypatch, bias):
+    """Also where the layer is too small for it, and never where there are gradients."""
+    monkeypatch.setattr(linear_layers, "faster_here", lambda: True)
+    torch.manual_seed(0)
+    layers = [nn.Linear(36, 600, bias=bias), nn.Linear(600, 300, bias=bias), nn.Linear(300, 4)]
+    network = nn.Sequential(nn.Flatten(), layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
+    problem = Problem(network, make_images(23), batch_size=20)
+    used = []
+    monkeypatch.setattr(torch.Tensor, "to_mkldnn", lambda t, old=torch.Tensor.to_mkldnn: (
+        used.append(t.shape), old(t))[1])  # fmt: skip
+    plane = random_plane(problem)
+    ds = scan(problem, plane, 3)
+    assert used == [torch.Size([n, 600]) for n in (20, 3)] * 9  # the others are small
+    assert "oneDNN" in ds.attrs["execution"]
+    for x1, x2 in itertools.product(ds["x1"].values, ds["x2"].values):
+        wanted = problem.evaluate(plane(x1, x2)).loss
+        assert float(ds["loss"].sel(x1=x1, x2=x2).squeeze()) == pytest.approx(wanted, rel=1e-6)
+    found = linear_layers.stand_ins(problem)
+    assert list(found) == ["1", "3", "5"]
+    used.clear()
+    x = torch.rand(50, 36)
+    leaves = {n: t.clone().requires_grad_() for n, t in problem.origin.items()}
+    problem.predict(leaves, None, found)(x).sum().backward()
+    assert not used and all(t.grad is not None for t in leaves.values())
+    assert linear_layers.stand_ins(problem.to(dtype=torch.float64)) == {}

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ridgeline.landscape.batchnorm import place_on
 from ridgeline.landscape.gradient import loss_gradient
-from ridgeline.landscape.pieces import laid_out
+from ridgeline.landscape.pieces import Instead, laid_out
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.surfaces.execution import description, fastest
 from ridgeline.landscape.surfaces.first_layers import FirstLayers
+from ridgeline.landscape.surfaces.linear_layers import stand_ins
 from ridgeline.landscape.weights.paths import Path
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError, unknown
@@ -79,10 +80,12 @@ class Places:
         self.problems = [
             problem.under(attack.at(eps) if attack and eps else None) for eps in budgets
         ]
+        self._linear = stand_ins(problem)
         # what most cells ask for: attacks only where they move
-        typical = self.problems[-1] if adversary in ("moving", "max") else problem.under(None)
-        way = fastest(typical, cells * len(budgets))
-        self.problems = [each.running(way.together, way.batch_size) for each in self.problems]
+        moves = attack is not None and adversary in ("moving", "max")
+        typical = self.problems[-1] if moves else problem.under(None)
+        instead = None if moves else lambda number: self._linear
+        self._typical = fastest(typical, cells * len(budgets), instead)
         self._key: tuple | None = None
         self._frozen: Problem | None = None
         # the first layers are worth their passes, one a knot, where many cells see the same images
@@ -93,7 +96,7 @@ class Places:
     def execution(self) -> str:
         """How the latest cell was computed."""
         layers = self._seen[1] if self._seen else None
-        return description(self.problems[0], layers.names if layers else ())
+        return description(self._typical, layers.names if layers else (), bool(self._linear))
 
     def measure(
         self, level: int, at: Coordinates, anchors: Sequence[Coordinates | None], tick: Tick
@@ -119,24 +122,27 @@ class Places:
                 self._frozen = problem.frozen(*place_on(problem, self.path, anchor, self.batchnorm))
                 self._key = (level, anchor)
             problem = self._frozen
-        moving = problem.attack is not None
+        if (problem.attack is None) == (self._typical.attack is None):
+            problem = problem.running(self._typical.together, self._typical.batch_size)
+        instead = None if problem.attack is not None else self._instead(problem, buffers, at)
         if self.extras:  # of the images that the loss is of
             problem = problem.frozen(point, buffers, tick)
             tick = lambda n: None  # noqa: E731
-        first = self._first_layers(problem, buffers, moving)
-        instead = None if first is None else first.at(*at)
         scores = problem.evaluate(point, buffers, tick, instead)
         return scores, self._extras(problem, point, buffers)
 
-    def _first_layers(
-        self, problem: Problem, buffers: Mapping[str, Tensor], moving: bool
-    ) -> FirstLayers | None:
-        if moving or not self._many:
-            return None
-        key = self._key if problem is self._frozen else None  # the clean images of every budget
-        if self._seen is None or self._seen[0] != key:
+    def _instead(
+        self, problem: Problem, buffers: Mapping[str, Tensor], at: Coordinates
+    ) -> Instead | None:
+        """What stands in for layers at a place, where images stand still."""
+        # the clean images of every budget are the same
+        key = None if self._frozen is None or problem.data is not self._frozen.data else self._key
+        if self._many and (self._seen is None or self._seen[0] != key):
             self._seen = (key, FirstLayers.of(problem, self.path, buffers))
-        return self._seen[1]
+        if self._seen is None or self._seen[1] is None:
+            return (lambda number: self._linear) if self._linear else None
+        first = self._seen[1].at(*at)
+        return lambda number: {**self._linear, **first(number)}
 
     def _extras(
         self, problem: Problem, point: Point, buffers: Mapping[str, Tensor]

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import torch
 
+from ridgeline.landscape.pieces import Instead
 from ridgeline.landscape.problem import Problem
 
 _TURNS = 4  # the first is to warm up
@@ -15,7 +16,7 @@ _CLEARLY = 0.96  # of the usual time, or chance and other programs would choose
 _DIVISIBLE = 64  # examples from which on a piece is also tried in quarters, which caches may hold
 
 
-def description(problem: Problem, first_layers: Collection[str]) -> str:
+def description(problem: Problem, first_layers: Collection[str], onednn: bool) -> str:
     """One line for the result: threads, what they share out, kernels, layers that are combined."""
     threads, parts = torch.get_num_threads(), [f"pieces of {problem.batch_size}"]
     if problem.device.type == "cpu":
@@ -23,18 +24,20 @@ def description(problem: Problem, first_layers: Collection[str]) -> str:
         parts += [f"{threads} threads, {how}" if threads > 1 else "1 thread", "channels-last"]
     else:
         parts += [torch.cuda.get_device_name(problem.device)]
+    if onednn:
+        parts.append("linear layers by oneDNN")
     if first_layers:
         parts.append(f"{', '.join(first_layers)} combined from the knots'")
     return "; ".join(parts)
 
 
-def fastest(problem: Problem, cells: int) -> Problem:
+def fastest(problem: Problem, cells: int, instead: Instead | None = None) -> Problem:
     """The problem, whose pieces of data will run side by side or one by one on all threads.
 
     Pieces of `batch_size` side by side are usual; one by one, and quarters of them, are taken where
     that is clearly faster and gives the same bits. All are tried on the first pieces, at the
-    network's own weights, if `cells` evaluations to come make that worth while. On a GPU there is
-    no choice.
+    network's own weights and with the stand-ins of the scan (`Problem.evaluate`), if `cells`
+    evaluations to come make that worth while. On a GPU there is no choice.
     """
     if problem.attack is not None and problem.attack.chunk is not None:
         return problem  # one by one: it seeds what threads share
@@ -52,7 +55,7 @@ def fastest(problem: Problem, cells: int) -> Problem:
         for together, each in ways:
             work = first.running(together, each)
             began = time.perf_counter()
-            losses[together, each] = work.evaluate().losses
+            losses[together, each] = work.evaluate(instead=instead).losses
             seconds[together, each].append(time.perf_counter() - began)
     usual, *others = ways
     best = {way: min(found[1:]) for way, found in seconds.items()}

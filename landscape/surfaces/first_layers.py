@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ridgeline.landscape.pieces import piece_by_piece
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.resume import at_once
+from ridgeline.landscape.surfaces.linear_layers import plain
 from ridgeline.landscape.weights.paths import Path
 from ridgeline.train.data.examples import Data
 
@@ -63,7 +64,7 @@ class FirstLayers:
             return None
         examples = torch.arange(min(2, len(problem.data)))
         x = problem.data.batch(examples, problem.device, problem.dtype).x
-        names = [n for n, m in problem.network.named_modules() if _linear(m)]
+        names = [n for n, m in problem.network.named_modules() if plain(m, _LINEAR)]
         sizes: dict[str, int] = {}
         inputs: dict[str, Tensor] = {}
         for number, knot in enumerate(path.knots):
@@ -98,11 +99,6 @@ class FirstLayers:
         # new memory, for the same reason as in _kept
         row = rows[name][1]
         return torch.add(row, knots[-1], alpha=last) if last else row.clone()
-
-
-def _linear(module: nn.Module) -> bool:
-    own = "forward" not in vars(module)  # not one that somebody has put there
-    return type(module) in _LINEAR and own and module._parameters.get("weight") is not None
 
 
 def _kept(keep: Callable[[Tensor], None], module: nn.Module, *args: Any, **named: Any) -> Tensor:
