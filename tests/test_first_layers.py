@@ -131,20 +131,20 @@ def test_pieces_run_one_by_one_where_that_is_clearly_faster(monkeypatch):
     torch.set_num_threads(2)
     try:
         problem = problem_of(make_mlp(), batch_size=2)
-        for alone, together in ((0.9, False), (0.97, True), (2.0, True)):
+        for alone, together in ((0.85, False), (0.95, True), (2.0, True)):
             clock = Clock(problem, {True: 1.0, False: alone}, monkeypatch)
             found = fastest(problem, cells=1000)
-            assert (found.together, clock.runs) == (together, 8)
+            assert (found.together, clock.runs) == (together, 10)
             assert torch.equal(found.evaluate().losses, problem.evaluate().losses)
         clock = Clock(problem, {True: 1.0, False: 0.1}, monkeypatch)
         assert fastest(problem, cells=20).together and clock.runs == 0  # not worth it
         other = Clock(problem, {True: 1.0, False: 0.1}, monkeypatch, bits=1e-9)
-        assert fastest(problem, cells=1000).together and other.runs == 8
+        assert fastest(problem, cells=1000).together and other.runs == 10
         monkeypatch.setattr("ridgeline.landscape.surfaces.execution._DIVISIBLE", 12)
         wide = problem_of(make_mlp(), batch_size=12)
         clock = Clock(wide, {True: 1.0, False: 1.2}, monkeypatch, small=0.5)
         found = fastest(wide, cells=2000)
-        assert (found.together, found.batch_size, clock.runs) == (True, 3, 16)
+        assert (found.together, found.batch_size, clock.runs) == (True, 3, 20)
     finally:
         torch.set_num_threads(threads)
 

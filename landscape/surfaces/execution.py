@@ -10,9 +10,9 @@ import torch
 from ridgeline.landscape.pieces import Instead
 from ridgeline.landscape.problem import Problem
 
-_TURNS = 4  # the first is to warm up
+_TURNS = 5  # the first is to warm up
 _SHARE = 0.05  # of the scan that the timing may take
-_CLEARLY = 0.96  # of the usual time, or chance and other programs would choose
+_CLEARLY = 0.9  # of the usual time, or chance and other programs would choose
 _DIVISIBLE = 64  # examples from which on a piece is also tried in quarters, which caches may hold
 
 
@@ -51,9 +51,10 @@ def fastest(problem: Problem, cells: int, instead: Instead | None = None) -> Pro
         return problem
     first = problem.on(problem.data.take(slice(0, tried)))
     seconds, losses = {way: [] for way in ways}, {}
-    for _ in range(_TURNS):
-        for together, each in ways:
-            work = first.running(together, each)
+    for together, each in ways:
+        work = first.running(together, each)
+        # in a row: helpers of the way before spin for a while
+        for _ in range(_TURNS):
             began = time.perf_counter()
             losses[together, each] = work.evaluate(instead=instead).losses
             seconds[together, each].append(time.perf_counter() - began)
