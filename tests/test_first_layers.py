@@ -15,6 +15,7 @@ from ridgeline.landscape.surfaces.execution import fastest
 from ridgeline.landscape.surfaces.first_layers import FirstLayers
 from ridgeline.landscape.surfaces.planes import random_plane
 from ridgeline.landscape.surfaces.scan import scan
+from ridgeline.landscape.surfaces.shards import Shard
 from ridgeline.landscape.weights.paths import Bezier, Plane, PolygonalChain
 from ridgeline.train.attacks import FGSM
 from tests.conftest import make_conv_bn, make_images, make_mlp
@@ -283,6 +284,47 @@ def test_pieces_run_one_by_one_where_that_is_clearly_faster(monkeypatch):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize(
+    "measured",
+    [{"batchnorm": "recalibrate"}, {"extras": ["gradient_norm"]}, {"adversary": "frozen"}],
+)
+def test_what_the_timing_chooses_changes_no_number(measured, monkeypatch):
+    """Sees statistics, gradients and attacks that sum over pieces of the timing's choice."""
+    attack = FGSM(eps=0.1) if "adversary" in measured else None
+    problem = Problem(make_conv_bn(), make_images(150), attack, batch_size=64)
+    plane = random_plane(problem, seed=3)
+    usual = scan(problem, plane, 3, **measured)
+    asked = []
+
+    def chosen(problem, *how, **options):
+        asked.append((how[0], options))
+        return problem.running(False, 16)
+
+    monkeypatch.setattr("ridgeline.landscape.surfaces.cell.fastest", chosen)
+    cells = usual.copy(deep=True)
+    cells["done"][:, 0] = False
+    assert scan(problem, plane, 3, **measured).drop_attrs().equals(usual.drop_attrs())
+    scan(problem, plane, 3, cells=cells, **measured)
+    scan(problem, plane, 3, shard=Shard(1, 9), **measured)
+    assert asked == [(left, {"quarters": "adversary" in measured}) for left in (9, 3, 1)]
+
+
+def test_the_timing_tries_the_last_piece_and_outputs_that_are_not_zeros(monkeypatch):
+    network = make_mlp()
+    problem, seen = problem_of(network, batch_size=8), []
+
+    def evaluate(this, point=None):
+        seen.append((tuple(this.data.index[-3:].tolist()), point))
+        return EVALUATE(this, point)
+
+    monkeypatch.setattr(Problem, "evaluate", evaluate)
+    monkeypatch.setattr("ridgeline.landscape.surfaces.execution._DIVISIBLE", 8)
+    problem = problem.on(make_images(27))  # 8, 8, 8 and 3
+    fastest(problem, 1000, problem.origin)
+    assert seen == [((24, 25, 26), problem.origin)] * 8
+    assert len(problem.data) == 27
+
+
 EVALUATE = Problem.evaluate
 
 
@@ -292,8 +334,8 @@ class Clock:
     def __init__(self, problem, seconds, monkeypatch, bits=0.0, small=1.0):
         self.now, self.runs = 0.0, 0
 
-        def evaluate(this):
-            found = EVALUATE(this)
+        def evaluate(this, *point):
+            found = EVALUATE(this, *point)
             if this.data is not problem.data:  # one that is timed
                 self.now += seconds[this.together] * (small if this.batch_size == 3 else 1)
                 self.runs += 1

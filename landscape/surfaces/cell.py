@@ -59,13 +59,15 @@ class Places:
     """Measures of a problem at coordinates of a path, for every budget.
 
     The adversarial images of the latest anchor are remembered, and on a grid of many `cells` what
-    the first layers make of images that stand still. Raises InputError for budgets above
-    0 without an attack, and for extras of losses that are no function of one set of images.
+    the first layers make of images that stand still. Of these cells, one for every budget, `left`
+    are to be computed (None: all). Raises InputError for budgets above 0 without an attack, and for
+    extras of losses that are no function of one set of images.
     """
 
     def __init__(
         self, problem: Problem, path: Path, budgets: Sequence[float], batchnorm: str,
         extras: Collection[str] = (), adversary: str = "moving", cells: int = 1,
+        left: int | None = None,
     ):  # fmt: skip
         attack = problem.attack
         if attack is None and any(budgets):
@@ -81,8 +83,9 @@ class Places:
         ]
         # what most cells ask for: attacks only where they move
         typical = self.problems[-1] if adversary in ("moving", "max") else problem.under(None)
-        way = fastest(typical, cells * len(budgets))
-        self.problems = [each.running(way.together, way.batch_size) for each in self.problems]
+        left = cells * len(budgets) if left is None else left
+        place = self.path(*(0.7 * path.ends[1] for _ in path.axes))
+        self._way = fastest(typical, left, place, quarters=batchnorm == "keep" and not extras)
         self._key: tuple | None = None
         self._frozen: Problem | None = None
         # the first layers are worth their passes, one a knot, where many cells see the same images
@@ -93,7 +96,7 @@ class Places:
     def execution(self) -> str:
         """How the latest cell was computed."""
         layers = self._seen[1] if self._seen else None
-        return description(self.problems[0], layers.names if layers else ())
+        return description(self._way, layers.names if layers else ())
 
     def measure(
         self, level: int, at: Coordinates, anchors: Sequence[Coordinates | None], tick: Tick
@@ -123,17 +126,18 @@ class Places:
         if self.extras:  # of the images that the loss is of
             problem = problem.frozen(point, buffers, tick)
             tick = lambda n: None  # noqa: E731
-        first = self._first_layers(problem, buffers, moving)
+        running = problem.running(self._way.together, self._way.batch_size)
+        first = self._first_layers(running, buffers, moving, problem is self._frozen)
         instead = None if first is None else first.at(*at)
-        scores = problem.evaluate(point, buffers, tick, instead)
+        scores = running.evaluate(point, buffers, tick, instead)
         return scores, self._extras(problem, point, buffers)
 
     def _first_layers(
-        self, problem: Problem, buffers: Mapping[str, Tensor], moving: bool
+        self, problem: Problem, buffers: Mapping[str, Tensor], moving: bool, frozen: bool
     ) -> FirstLayers | None:
         if moving or not self._many:
             return None
-        key = self._key if problem is self._frozen else None  # the clean images of every budget
+        key = self._key if frozen else None  # the clean images of every budget
         if self._seen is None or self._seen[0] != key:
             self._seen = (key, FirstLayers.of(problem, self.path, buffers))
         return self._seen[1]
