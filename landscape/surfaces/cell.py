@@ -60,13 +60,15 @@ class Places:
     """Measures of a problem at coordinates of a path, for every budget.
 
     The adversarial images of the latest anchor are remembered, and on a grid of many `cells` what
-    the first layers make of images that stand still. Raises InputError for budgets above
-    0 without an attack, and for extras of losses that are no function of one set of images.
+    the first layers make of images that stand still. Of these cells, one for every budget, `left`
+    are to be computed (None: all). Raises InputError for budgets above 0 without an attack, and for
+    extras of losses that are no function of one set of images.
     """
 
     def __init__(
         self, problem: Problem, path: Path, budgets: Sequence[float], batchnorm: str,
         extras: Collection[str] = (), adversary: str = "moving", cells: int = 1,
+        left: int | None = None,
     ):  # fmt: skip
         attack = problem.attack
         if attack is None and any(budgets):
@@ -84,8 +86,12 @@ class Places:
         # what most cells ask for: attacks only where they move
         moves = attack is not None and adversary in ("moving", "max")
         typical = self.problems[-1] if moves else problem.under(None)
-        instead = None if moves else lambda number: self._linear
-        self._typical = fastest(typical, cells * len(budgets), instead)
+        left = cells * len(budgets) if left is None else left
+        place = self.path(*(0.7 * path.ends[1] for _ in path.axes))
+        self._way = fastest(
+            typical, left, place, quarters=batchnorm == "keep" and not extras,
+            instead=None if moves else lambda number: self._linear,
+        )  # fmt: skip
         self._key: tuple | None = None
         self._frozen: Problem | None = None
         # the first layers are worth their passes, one a knot, where many cells see the same images
@@ -96,7 +102,7 @@ class Places:
     def execution(self) -> str:
         """How the latest cell was computed."""
         layers = self._seen[1] if self._seen else None
-        return description(self._typical, layers.names if layers else (), bool(self._linear))
+        return description(self._way, layers.names if layers else (), bool(self._linear))
 
     def measure(
         self, level: int, at: Coordinates, anchors: Sequence[Coordinates | None], tick: Tick
@@ -122,21 +128,22 @@ class Places:
                 self._frozen = problem.frozen(*place_on(problem, self.path, anchor, self.batchnorm))
                 self._key = (level, anchor)
             problem = self._frozen
-        if (problem.attack is None) == (self._typical.attack is None):
-            problem = problem.running(self._typical.together, self._typical.batch_size)
-        instead = None if problem.attack is not None else self._instead(problem, buffers, at)
+        moving, frozen = problem.attack is not None, problem is self._frozen
         if self.extras:  # of the images that the loss is of
             problem = problem.frozen(point, buffers, tick)
             tick = lambda n: None  # noqa: E731
-        scores = problem.evaluate(point, buffers, tick, instead)
+        running = problem
+        if (problem.attack is None) == (self._way.attack is None):
+            running = problem.running(self._way.together, self._way.batch_size)
+        instead = None if moving else self._instead(running, buffers, at, frozen)
+        scores = running.evaluate(point, buffers, tick, instead)
         return scores, self._extras(problem, point, buffers)
 
     def _instead(
-        self, problem: Problem, buffers: Mapping[str, Tensor], at: Coordinates
+        self, problem: Problem, buffers: Mapping[str, Tensor], at: Coordinates, frozen: bool
     ) -> Instead | None:
         """What stands in for layers at a place, where images stand still."""
-        # the clean images of every budget are the same
-        key = None if self._frozen is None or problem.data is not self._frozen.data else self._key
+        key = self._key if frozen else None  # the clean images of every budget are the same
         if self._many and (self._seen is None or self._seen[0] != key):
             self._seen = (key, FirstLayers.of(problem, self.path, buffers))
         if self._seen is None or self._seen[1] is None:

@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import sys
+import time
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ from ridgeline.train.options import Opt, described_by
 from ridgeline.train.specs import convert
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+#: seconds after which a process of torchrun speaks up that is not the first
+_GRACE = 5.0
 REQUIRED = inspect.Parameter.empty
 
 
@@ -84,8 +87,9 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _FULL:
             error = f"{error}; what is finished is kept: free some space and run it again"
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(_GRACE)  # the first process says the same, and torchrun ends this one
+        print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         # whoever writes an output holds it, and keeps what is finished of it
