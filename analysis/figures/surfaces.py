@@ -129,7 +129,7 @@ def draw_scan(results: Results, axes: Axes | None = None, view: str = "contour")
     """1-D scans as lines, 2-D scans as filled contours or as a surface in space (`view`).
 
     One colour range serves all panels. Raises InputError for scans over three axes, which are for
-    ParaView (`export`), and for an unknown view.
+    ParaView (`export`), for an unknown view, and for a line that is to be drawn in space.
     """
     if view not in VIEWS:
         raise unknown("--view", view, VIEWS)
@@ -137,6 +137,8 @@ def draw_scan(results: Results, axes: Axes | None = None, view: str = "contour")
         raise InputError("a scan over three axes is for ParaView: ridgeline export writes .vts")
     planes = {k: ds for k, ds in results.items() if ds["loss"].ndim == 3}
     if not planes:
+        if view != "contour":
+            raise InputError(f"--view {view} needs a scan over two axes, this one is a line")
         return draw_lines(results, axes)
     panels = [(k, ds, float(e)) for k, ds in planes.items() for e in ds["eps"]]
     norm = surface_norm([ds["loss"].sel(eps=e) for _, ds, e in panels])
