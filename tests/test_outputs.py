@@ -360,6 +360,18 @@ def test_a_surface_is_drawn_in_space_where_asked(command, tmp_path):
     assert len(list(tmp_path.glob("*.p??"))) == 2
 
 
+def test_losses_of_a_surface_are_written_without_exponents(tmp_path):
+    """Only this sees a colour bar that says 1.4e+02 where the loss of a ResNet is 141."""
+    loss = np.geomspace(0.1, 1000, 9).reshape(1, 3, 3)
+    axes = [-1.0, 0.0, 1.0]
+    ds = xr.Dataset({"loss": (("eps", "x1", "x2"), loss)}, {"eps": [0.0], "x1": axes, "x2": axes})
+    for view in ("contour", "space"):
+        figure = draw(stamp(ds, "scan", {}), view=view)
+        figure.canvas.draw()
+        texts = [t.get_text() for t in figure.axes[-1].get_yticklabels()]
+        assert texts[0] == "0.1" and texts[-1] == "1000" and not any("e+" in t for t in texts)
+
+
 def test_nan_cells_are_grey_and_never_a_line(tmp_path):
     """Only this sees a curve drawn through places where no loss is known."""
     x = np.linspace(0, 1, 5)
