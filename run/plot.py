@@ -11,12 +11,10 @@ from ridgeline.models import InputError
 from ridgeline.run.shared.launch import launch
 from ridgeline.train.files.recipe import check_new
 
-Files = Annotated[tuple[str, ...], "result files (.nc) of one kind, or metrics (.jsonl)"]
-
 
 def main(
     *,
-    result: Files,
+    result: Annotated[tuple[str, ...], "result files (.nc) of one kind, or metrics (.jsonl)"],
     label: Annotated[tuple[str, ...], "one label per file; none: the file names"] = (),
     out_file: Annotated[
         str | None, "figure .png, .pdf or .svg, else the first two; None: beside the first file"
@@ -24,6 +22,7 @@ def main(
     against: Annotated[
         str | None, "what to draw against: rank, eps, epoch, ...; CURE's metrics: updated, ..."
     ] = None,
+    view: Annotated[str | None, "a surface as contour (None), or as space: in 3-D"] = None,
     overwrite: Annotated[bool, "replace an existing figure"] = False,
 ) -> None:
     """One figure from one or several results."""
@@ -42,11 +41,13 @@ def main(
     for path in figure_files(target):
         check_new(path, overwrite)
     if all(p.suffix == ".jsonl" for p in paths):
+        if view is not None:
+            raise InputError("metrics cannot be drawn with --view: it is for surfaces (.nc)")
         metrics = {n: read_metrics(p) for n, p in zip(names, paths, strict=True)}
         with style():
             figure = draw_weights(metrics, against) if against else draw_training(metrics)
     else:
-        options = {} if against is None else {"against": against}
+        options = {k: v for k, v in (("against", against), ("view", view)) if v is not None}
         figure = draw({n: load_result(p) for n, p in zip(names, paths, strict=True)}, **options)
     with style():
         written = save_figure(figure, target)
