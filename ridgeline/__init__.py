@@ -90,6 +90,14 @@ def readers_may_leave() -> Iterator[None]:
         raise  # another pipe, such as a worker's
 
 
+def prepare_command() -> None:
+    """What a command wants of its process, before it loads any library."""
+    let_threads_sleep()
+    from ridgeline.later import load_when_used
+
+    load_when_used("xarray")
+
+
 # `python run/COMMAND.py` comes here before it loads torch; a notebook's process is not touched
 if Path(sys.argv[0] if sys.argv else "").resolve().parent == Path(__file__).parents[1] / "run":
-    let_threads_sleep()
+    prepare_command()

@@ -7,7 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from ridgeline import let_threads_sleep, readers_may_leave, run
+from ridgeline import prepare_command, readers_may_leave, run
 
 _FOLDER = Path(run.__file__).parent
 
@@ -40,7 +40,7 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    let_threads_sleep()
+    prepare_command()
     sys.argv = [f"ridgeline {name}", *sys.argv[2:]]
     launch = importlib.import_module("ridgeline.run.shared.launch").launch
     launch(importlib.import_module(f"ridgeline.run.{name}").main)

@@ -33,6 +33,7 @@ def main(
 
     With --orthogonal True, between:B.ckpt and between:C.ckpt span the plane through three networks.
     """
+    space.check_beside(directions)
     how = cells.keywords(under.attacker, space.every)
     subject = networks.open_network(model2load, network)
     problem = subject.problem(examples.of(subject), under.attacker, machine)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+import numpy as np
 
-from ridgeline.models import InputError
+from ridgeline.analysis.training.metrics import best_epoch
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.training import Run, claim_all, place, start
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.methods import METHODS
-from ridgeline.train.parts.chunks import LureOptions, chunks, forget_between, replayed
+from ridgeline.train.parts.chunks import Chunks, LureOptions
 
-DEFAULTS = o.Training(
-    epoch_num=50, batch_size=64, optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-4",
-    lr_schedule="name=drops,power=0.1,at=0.4:0.8",
-)  # fmt: skip
 NETWORK = o.Fresh(dataset="cifar10", model_type="resnet")
 WIDTHS = {"resnet": 16}  # the paper's ResNet18
 
 
 def main(
     *,
-    training: o.Training = DEFAULTS,
+    training: o.Training = o.CHUNK_RUN,
     fresh: o.Fresh = NETWORK,
     output: o.Output,
     lure: LureOptions,
@@ -34,22 +29,13 @@ def main(
     2023): clean data, no attack. Every chunk is a run NAME_chunkN of its own. The published width
     of resnet is here the paper's, 16.
     """
-    if training.attack is not None or training.val_fraction:
-        raise InputError("train_lure is for clean data: leave --attack and --val_fraction out")
-    if training.epoch_num < 1:
-        raise InputError(f"--epoch_num must be at least 1, got {training.epoch_num}")
+    training.check_clean("train_lure")
     trainer, model, network = start(fresh, training, output, WIDTHS)
-    setup, seed = trainer.setup, training.seed
-    parts = chunks(trainer.images, lure.meta_batch_size, lure.meta_batch_number, seed)
-    split = [part.split(0.1) for part in parts]
+    parts = Chunks.of(trainer.images, lure, training.seed)
     folder, name = place(model, output, trainer.images, "lure")
 
     def run(number: int) -> Run:
-        images, validation = (
-            replayed(seen, lure.replay, lure.buffer_size_train, seed)
-            for seen in zip(*split[: number + 1], strict=True)
-        )
-        here = replace(trainer, setup=replace(setup, images=images), validation=validation)
+        here = trainer.on(*parts.come(number))
         extra = {"model": model, "lure": lure.recipe(), "chunk": number + 1}
         method = METHODS["standard"](network, here.setup)
         return Run(here, method, folder, f"{name}_chunk{number + 1}", extra, output.epoch_ckpts)
@@ -59,18 +45,14 @@ def main(
     for number in range(len(parts)):
         if number:
             load_checkpoint(folder / f"{name}_chunk{number}_best.ckpt").load_into(network)
-            forgotten = forget_between(
-                network.to(setup.device), lure, images=split[number][0], fresh=setup.fresh,
-                seed=seed, chunk=number, device=setup.device,
-            )  # fmt: skip
+            network.to(trainer.setup.device)
+            forgotten = parts.forget(network, number, trainer.setup.fresh)
             print(f"chunk {number + 1}: {forgotten} weights forgotten by {lure.rule}")
         run(number).train(anew)
-        lines = (folder / f"{name}_chunk{number + 1}.jsonl").read_text().splitlines()
-        best = max(map(json.loads, lines), key=lambda line: line["val_clean_accuracy"])
-        accuracies.append(best["test_clean_accuracy"])
-    shown = ", ".join(f"{100 * a:.1f}" for a in accuracies)
-    print(f"test accuracy in % after each chunk: {shown}; "
-          f"mean {100 * sum(accuracies) / len(accuracies):.1f}")  # fmt: skip
+        best = best_epoch(folder / f"{name}_chunk{number + 1}.jsonl")
+        accuracies.append(100 * best["test_clean_accuracy"])
+    shown = ", ".join(f"{a:.1f}" for a in accuracies)
+    print(f"test accuracy in % after each chunk: {shown}; mean {np.mean(accuracies):.1f}")
 
 
 if __name__ == "__main__":

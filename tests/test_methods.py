@@ -24,7 +24,7 @@ from ridgeline.train.files.run_files import DONE, RunFiles
 from ridgeline.train.loop import Diverged
 from ridgeline.train.methods import METHODS, Method, Setup, Step
 from ridgeline.train.methods.apart_options import ApartOptions
-from ridgeline.train.methods.cure import CureOptions
+from ridgeline.train.methods.cure_options import CureOptions
 from ridgeline.train.methods.fomo import FomoOptions
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.options import Opt, Options, described

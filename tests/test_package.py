@@ -149,3 +149,25 @@ def test_commands_let_waiting_threads_sleep_unless_the_user_says_otherwise(own, 
     done = subprocess.run([sys.executable, "-c", code, str(command)], env=env, cwd=tmp_path,
                           capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stdout.splitlines()[-1] == expected
+
+
+def test_a_command_loads_figures_tables_and_statistics_only_when_it_uses_them():
+    """Sees one module-level import, or use, of what --help does not need."""
+    code = (
+        "import importlib, sys; sys.argv = [sys.argv[1]]\n"
+        "from ridgeline.__main__ import commands\n"
+        "from ridgeline.run.shared.launch import help_text\n"
+        "for name in commands():\n"
+        "    help_text(importlib.import_module(f'ridgeline.run.{name}').main, name)\n"
+        "heavy = ('pandas', 'matplotlib', 'plotly', 'torchvision', 'scipy.optimize',\n"
+        "         'scipy.stats', 'scipy.linalg', 'h5netcdf', 'xarray.core', 'torch._dynamo')\n"
+        "assert not {*heavy} & {*sys.modules}, {*heavy} & {*sys.modules}\n"
+        "import xarray; from threading import Thread\n"
+        "found = []; ask = lambda: found.append(xarray.Dataset)\n"
+        "both = [Thread(target=ask), Thread(target=ask)]\n"
+        "[t.start() for t in both]; [t.join() for t in both]\n"
+        "import xarray.core.dataset\n"
+        "assert found == [xarray.core.dataset.Dataset] * 2 == [xarray.Dataset] * 2\n"
+    )
+    command = str(ROOT / "run" / "plot.py")
+    subprocess.run([sys.executable, "-c", code, command], check=True)

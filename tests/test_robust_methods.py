@@ -23,7 +23,7 @@ from ridgeline.train.loop import fit
 from ridgeline.train.losses import divergence
 from ridgeline.train.methods import Adversarial, Cure, Fomo, Setup, Step
 from ridgeline.train.methods.adversarial import AdversarialOptions
-from ridgeline.train.methods.cure import VARIANTS, CureOptions
+from ridgeline.train.methods.cure_options import VARIANTS, CureOptions
 from ridgeline.train.methods.fomo import FomoOptions
 from ridgeline.train.objectives import Madry, Trades
 from ridgeline.train.optimizers import parse_optimizer

@@ -115,8 +115,7 @@ COMMANDS = sorted(p for p in (ROOT / "run").glob("*.py") if p.stem != "__init__"
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)
 def test_a_command_is_short(path):
     """Arithmetic belongs to landscape and analysis, what commands share to run/shared."""
-    limit = 85 if path.stem.startswith("train_") else 60
-    assert path.read_text().count("\n") <= limit
+    assert path.read_text().count("\n") <= 60
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)

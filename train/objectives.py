@@ -87,7 +87,9 @@ OBJECTIVES = {"at": "the loss at --attack's images", "trades": "CE + beta KL"}
 
 # the options of methods that minimise an objective
 ObjectiveName = Annotated[str, Opt("what training minimises", choices=OBJECTIVES)]
-TradesBeta = Annotated[float, Opt("weight of the divergence of trades", low=0)]
+TradesBeta = Annotated[
+    float, Opt("weight of the divergence of trades", low=0, only={"objective": ("trades",)})
+]
 AwpGamma = Annotated[float, Opt("radius of adversarial weight perturbation; 0: none", low=0)]
 
 

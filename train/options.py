@@ -12,7 +12,7 @@ import functools
 import math
 import typing
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from ridgeline.models.errors import InputError, unknown
@@ -27,7 +27,8 @@ class Opt:
 
     `low` and `high` are allowed values, `above` is not. `choices` are the allowed words, or a
     mapping of them to their meaning. `decides` False marks a setting of memory or device: results
-    do not depend on it, and no recipe holds it.
+    do not depend on it, and no recipe holds it. `only` names options of the same group and their
+    values at which this one has an effect; no values stand for any but None, 0 and False.
     """
 
     help: str
@@ -37,6 +38,7 @@ class Opt:
     choices: Collection[str] | Mapping[str, str] = ()
     unit: str = ""
     decides: bool = True
+    only: Mapping[str, Collection[Any]] = field(default_factory=dict)
 
     @property
     def note(self) -> str:
@@ -95,16 +97,29 @@ class Opt:
 class Options:
     """A group of options; subclasses are frozen dataclasses whose fields are `Annotated`.
 
-    Raises InputError where a value is not allowed, or where `check` finds a contradiction.
+    Raises InputError where a value is not allowed, where `check` finds a contradiction, and for an
+    option that is not its default although it has no effect beside the others.
     """
 
     def __post_init__(self) -> None:
         for name, about in described(type(self)).items():
             about.check(name, getattr(self, name))
         self.check()
+        for name, about in described(type(self)).items():
+            for other, values in about.only.items():
+                value = getattr(self, other)
+                if value not in values if values else not value:
+                    shown = "".join(f" {v}" for v in (" or ".join(map(str, values)),) if v)
+                    self.refuse([name], f"without --{other}{shown}")
 
     def check(self) -> None:
         """Raise InputError where options contradict each other."""
+
+    def refuse(self, names: Collection[str], why: str) -> None:
+        """Raise InputError if one of the named options is not its default; it has no effect."""
+        for field_ in dataclasses.fields(self):
+            if field_.name in names and getattr(self, field_.name) != field_.default:
+                raise InputError(f"--{field_.name} has no effect {why}: leave it out")
 
     def recipe(self) -> dict[str, Any]:
         """What decides a result and is not the default, by name.

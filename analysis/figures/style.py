@@ -21,7 +21,7 @@ from ridgeline.train.files.recipe import write_atomically
 COLUMN = 3.25  # width of one column of a two-column paper
 PAGE = 6.75
 #: what drawings take: results by label
-Results = Mapping[str, xr.Dataset]
+Results = Mapping[str, "xr.Dataset"]
 PALETTE = sns.color_palette("colorblind")
 SURFACE = "viridis"
 FORMATS = (".png", ".pdf", ".svg")

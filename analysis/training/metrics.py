@@ -56,6 +56,11 @@ def read_metrics(path: Path) -> list[dict]:
     return lines
 
 
+def best_epoch(path: Path) -> dict:
+    """The line of the epoch that validation chose; of several the first. Raises InputError."""
+    return max(read_metrics(path), key=lambda line: line["val_clean_accuracy"])
+
+
 def _fits(key: str, value: Any) -> bool:
     """Whether a value of the metrics is what its key promises."""
     if key == "epoch":

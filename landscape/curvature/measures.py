@@ -49,23 +49,32 @@ ADVERSARIES = {
     "total": "true adversarial loss, images follow the weights",
 }
 
+_PAIRS = {"topk": ()}
+
 
 @dataclass(frozen=True)
 class SpectrumOptions(Options):
     """What to measure of an operator: eigenpairs, and density, trace, diagonal where asked for."""
 
     topk: Annotated[int, Opt("number of eigenpairs", low=0)] = 1
-    which: Annotated[str, Opt("end of the spectrum", choices=ENDS)] = "LA"
-    tol: Annotated[float, Opt("relative residual of a converged pair; 0: as rounding allows")] = (
-        1e-4
-    )
-    max_iter: Annotated[int | None, Opt("restarts of the Lanczos process", low=1)] = 50
+    which: Annotated[str, Opt("end of the spectrum", choices=ENDS, only=_PAIRS)] = "LA"
+    tol: Annotated[
+        float, Opt("relative residual of a converged pair; 0: as rounding allows", only=_PAIRS)
+    ] = 1e-4
+    max_iter: Annotated[int | None, Opt("restarts of the Lanczos process", low=1, only=_PAIRS)] = 50
     density_probes: Annotated[int, Opt("probes of the spectral density; 0: none", low=0)] = 0
-    density_steps: Annotated[int, Opt("Lanczos steps per probe", low=1)] = 80
+    density_steps: Annotated[
+        int, Opt("Lanczos steps per probe", low=1, only={"density_probes": ()})
+    ] = 80
     trace_products: Annotated[int, Opt("products spent on the trace; 0: none", low=0)] = 0
-    trace_estimator: Annotated[str, Opt("estimator of the trace", choices=tuple(ESTIMATORS))] = (
-        "hutchinson"
-    )
+    trace_estimator: Annotated[
+        str,
+        Opt(
+            "estimator of the trace",
+            choices=tuple(ESTIMATORS),
+            only={"trace_products": (), "estimator": ("ridgeline",)},
+        ),
+    ] = "hutchinson"
     diagonal_products: Annotated[int, Opt("products spent on the diagonal; 0: none", low=0)] = 0
     estimator: Annotated[
         str, Opt("who computes; pyhessian is an independent check", choices=TOOLS)
@@ -89,7 +98,9 @@ class SpectrumOptions(Options):
                 f"--trace_products must be at least {least} for {self.trace_estimator} "
                 f"and its error, got {self.trace_products}"
             )
-        if self.estimator == "pyhessian" and (self.density_probes or self.which != "LM"):
+        if self.estimator == "pyhessian" and (
+            self.density_probes or (self.topk and self.which != "LM")
+        ):
             raise InputError(
                 "--estimator pyhessian ranks by magnitude and has no density: "
                 "use --which LM --density_probes 0"

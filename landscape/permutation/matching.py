@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # its parts are loaded when used
 import torch
 import xarray as xr
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ridgeline.landscape.permutation.symmetry import Symmetry, symmetry_of
@@ -137,7 +137,7 @@ def _best(
             for t in (a[name], moved)
         )
         products += rows @ columns.T
-    _, chosen = linear_sum_assignment(products.numpy(), maximize=True)
+    _, chosen = scipy.optimize.linear_sum_assignment(products.numpy(), maximize=True)
     better = orders[group][torch.from_numpy(np.asarray(chosen, dtype=np.int64))]
     if max(seen.values(), default=0) > 1:  # the sum is no longer linear in the order
         gain = sum(_gain(symmetry, name, a, b, orders, {**orders, group: better}) for name in seen)

@@ -11,11 +11,49 @@ from torch import nn
 from ridgeline.landscape.batchnorm import POLICIES
 from ridgeline.landscape.surfaces.axes import grid
 from ridgeline.landscape.surfaces.curve import check_fixed, knots_in
-from ridgeline.landscape.weights.paths import CURVES, Path, curve
-from ridgeline.landscape.weights.point import point_of
+from ridgeline.landscape.weights.paths import CURVES, Path, curve, straight
+from ridgeline.landscape.weights.point import Point, point_of, select
 from ridgeline.models.errors import InputError
-from ridgeline.train.files.checkpoint import Checkpoint
+from ridgeline.train.files.checkpoint import Checkpoint, load_checkpoint
 from ridgeline.train.options import Opt, Options
+
+
+@dataclass(frozen=True)
+class ControlOptions(Options):
+    """The control points of a curve to be trained: which are fixed, and where they begin."""
+
+    fix_points: Annotated[
+        tuple[int, ...], Opt("one number per control point, 1 = fixed, e.g. 1,0,0,0,1")
+    ]
+    model2load: Annotated[
+        tuple[str, ...], Opt("checkpoints aligned with --fix_points, e.g. A.ckpt,,,,B.ckpt")
+    ]
+
+    def check(self) -> None:
+        """Raise InputError for points neither fixed nor free, and for ends without a network."""
+        check_fixed(self.fix_points)
+        count = len(self.fix_points)
+        if count != len(self.model2load) or count < 3:
+            raise InputError(
+                f"--fix_points ({count}) and --model2load ({len(self.model2load)}) need one entry "
+                "per control point and at least 3, e.g. 1,0,1 and A.ckpt,,B.ckpt"
+            )
+        if not (self.model2load[0] and self.model2load[-1]):
+            raise InputError("--model2load: the first and the last control point need a checkpoint")
+
+    def knots(self, network: nn.Module) -> tuple[list[Point], dict[int, str]]:
+        """Where the curve through a network's weights begins, and the digests of its checkpoints.
+
+        Points without a checkpoint lie on the straight line between the ends.
+        """
+        origin = point_of(network)
+        loaded = {k: load_checkpoint(p) for k, p in enumerate(self.model2load) if p}
+        points = {k: select(c.fit(network).state, origin, str(c.path))
+                  for k, c in loaded.items()}  # fmt: skip
+        count = len(self.fix_points)
+        line = straight(points[0], points[count - 1], count)
+        knots = [points.get(k, knot) for k, knot in enumerate(line)]
+        return knots, {k: c.sha256 for k, c in loaded.items()}
 
 
 @dataclass(frozen=True)

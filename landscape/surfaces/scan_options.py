@@ -46,10 +46,15 @@ class ScanOptions(Options):
     def keywords(self, attack: Attack | None, every: int) -> dict[str, Any]:
         """The keywords of `scan`, where `every` cells an axis share an anchor.
 
-        Raises InputError for a mode that needs an attack.
+        Raises InputError for a mode that needs an attack, and for anchors that nothing uses.
         """
         if self.adversary is not None and attack is None:
             raise InputError(f"--adversary {self.adversary} needs --attack")
+        if every > 1 and (attack is None or self.adversary not in (None, "anchored")):
+            raise InputError(
+                "adv_calc_freq has no effect without --attack and --adversary anchored: "
+                "leave it out"
+            )
         mode = self.adversary or ("anchored" if every > 1 else "moving")
         return {"adversary": mode, "anchor_every": every, "batchnorm": self.batchnorm,
                 "extras": self.extras, "shard": self.part or of_process()}  # fmt: skip

@@ -15,6 +15,8 @@ from ridgeline.train.options import Opt, Options
 MODES = {"normalized": "filter", "random": "none", "filter": "filter", "layer": "layer",
          **{band: band for band in BANDS}}  # fmt: skip
 
+_WHOLE = tuple(mode for mode in MODES if mode not in BANDS)
+
 
 @dataclass(frozen=True)
 class DirectionOptions(Options):
@@ -25,9 +27,14 @@ class DirectionOptions(Options):
         Opt("random directions: normalized is filter, random is unscaled; low or high frequencies",
             choices=tuple(MODES)),
     ] = "normalized"  # fmt: skip
-    vec_bias: Annotated[str, Opt("1-D tensors in random directions", choices=ONE_DIMENSIONAL)] = (
-        "zero"
-    )
+    vec_bias: Annotated[
+        str,
+        Opt(
+            "1-D tensors in random directions",
+            choices=ONE_DIMENSIONAL,
+            only={"vec_sample_mode": _WHOLE},
+        ),
+    ] = "zero"
     vec_scale: Annotated[float, Opt("factor on random directions")] = 1.0
     orthogonal: Annotated[
         bool, Opt("take from every direction what lies along those before it (Gram-Schmidt)")

@@ -23,11 +23,11 @@ from ridgeline.train.progress import progress
 
 Name = TypeVar("Name")
 Tick = Callable[[int], Any]
-Save = Callable[[xr.Dataset], None]
+Save = Callable[["xr.Dataset"], None]
 #: compute(keep, tick): the result, its finished parts remembered by `keep`
-Compute = Callable[[Keep, Tick], xr.Dataset]
+Compute = Callable[[Keep, Tick], "xr.Dataset"]
 #: complete(cells, save): the grid, of which `cells` are there already, saved now and then
-Complete = Callable[[xr.Dataset | None, Save], xr.Dataset]
+Complete = Callable[["xr.Dataset | None", Save], "xr.Dataset"]
 
 
 def computed(

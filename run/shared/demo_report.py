@@ -16,7 +16,7 @@ from ridgeline.analysis.figures.style import save_figure, style
 from ridgeline.analysis.figures.surfaces import draw_training
 from ridgeline.train.files.checkpoint import load_checkpoint
 
-Results = Mapping[str, xr.Dataset]
+Results = Mapping[str, "xr.Dataset"]
 LABELS = {"plain_init": "initial", "constant": "PGD constant"}
 
 

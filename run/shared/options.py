@@ -148,6 +148,13 @@ class Training(Options):
         """Raise InputError for a seed that is none."""
         check_seed(self.seed)
 
+    def check_clean(self, command: str) -> None:
+        """Raise InputError unless these are epochs on clean data, all of it for training."""
+        if self.attack is not None or self.val_fraction:
+            raise InputError(f"{command} is for clean data: leave --attack and --val_fraction out")
+        if self.epoch_num < 1:
+            raise InputError(f"--epoch_num must be at least 1, got {self.epoch_num}")
+
 
 EvalAttack = Annotated[str | None, Opt("attack of the evaluation; None: --attack")]
 PGD10 = "name=pgd,eps=8/255,step_size=2/255,iterations=10,order=-1"
@@ -159,6 +166,12 @@ LONG_RUN = Training(
     attack="name=pgd,eps=8/255,step_size=2/255,iterations=10,order=-1",
     val_fraction=0.1,
 )
+
+#: how LURE trains on every chunk
+CHUNK_RUN = Training(
+    epoch_num=50, batch_size=64, optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-4",
+    lr_schedule="name=drops,power=0.1,at=0.4:0.8",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

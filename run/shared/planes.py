@@ -92,6 +92,14 @@ class PlaneOptions(Options):
             if self.sources[number - 1] is not None:
                 raise InputError(f"--load_vec{number} is of one more axis: name --vec{number}_scan")
 
+    def check_beside(self, drawn: DirectionOptions) -> None:
+        """Raise InputError for options of directions that this plane does not have."""
+        if self.trajectory or None not in self.sources[: len(self.axes)]:
+            unused = ["vec_sample_mode", "vec_bias", "vec_scale"]
+            drawn.refuse(unused, "where no direction is drawn")
+        if self.trajectory or len(self.axes) == 1:
+            drawn.refuse(["orthogonal"], "without a second direction")
+
     @cached_property
     def axes(self) -> list[Axis]:
         """The axes, as many as the plane has."""

@@ -49,6 +49,10 @@ class Trainer:
         """The training images."""
         return self.setup.images
 
+    def on(self, images: Images, validation: Images | None) -> Trainer:
+        """The same for other images."""
+        return replace(self, setup=replace(self.setup, images=images), validation=validation)
+
     def clean(self, epochs: int) -> Trainer:
         """The same for a run of other length without any attack and without validation."""
         rate = parse_rate(self.training.lr_schedule, self.setup.optimizer.lr, epochs)

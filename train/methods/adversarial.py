@@ -39,8 +39,12 @@ class AdversarialOptions(Options):
     average: Annotated[str | None, Opt("average the weights beside training", choices=AVERAGES)] = (
         None
     )
-    average_decay: Annotated[float, Opt("decay of ema per step", low=0, high=1)] = 0.999
-    average_from: Annotated[int, Opt("epochs before the average begins", low=0)] = 0
+    average_decay: Annotated[
+        float, Opt("decay of ema per step", low=0, high=1, only={"average": ("ema",)})
+    ] = 0.999
+    average_from: Annotated[
+        int, Opt("epochs before the average begins", low=0, only={"average": ()})
+    ] = 0
 
 
 class Adversarial(Method):

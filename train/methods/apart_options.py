@@ -12,6 +12,9 @@ from ridgeline.train.options import Opt, Options
 from ridgeline.train.schedules.shapes import Triangle
 from ridgeline.train.specs import radius
 
+_APART = {"method": ("apart",)}
+_LEARNS = {"method": ("apart", "fgsm_plus")}
+
 
 @dataclass(frozen=True)
 class ApartOptions(Options):
@@ -24,20 +27,22 @@ class ApartOptions(Options):
     eps: Annotated[
         str | float | None, Opt("radius in training; None: the one of --attack")
     ] = None  # fmt: skip
-    memory: Annotated[bool, Opt("apart: remember a perturbation per training image")] = True
-    layerwise: Annotated[bool, Opt("apart: noise at the input of every block")] = True
+    memory: Annotated[
+        bool, Opt("apart: remember a perturbation per training image", only=_APART)
+    ] = True
+    layerwise: Annotated[bool, Opt("apart: noise at the input of every block", only=_APART)] = True
     step: Annotated[
         str | float | None,
         Opt("fix the generator's step at this radius; None: learnable (fgsm: eps)"),
     ] = None
-    iter_num: Annotated[int, Opt("pgd: steps of eps/4", low=1)] = 10
+    iter_num: Annotated[int, Opt("pgd: steps of eps/4", low=1, only={"method": ("pgd",)})] = 10
     max_lr_alpha: Annotated[
-        float, Opt("apart, fgsm_plus: peak learning rate of the scalars", low=0)
+        float, Opt("apart, fgsm_plus: peak learning rate of the scalars", low=0, only=_LEARNS)
     ] = 5e-8
     weight_decay_alpha: Annotated[
         float,
         Opt("L2 coefficient of the scalars (the paper's code: 1200 in effect, 400 by its text)",
-            low=0),
+            low=0, only=_LEARNS),
     ] = 1200.0  # fmt: skip
     cycle_epochs: Annotated[
         float | None, Opt("epochs of a triangular cycle; None: the run", above=0)
@@ -47,11 +52,13 @@ class ApartOptions(Options):
     ] = True  # fmt: skip
 
     def check(self) -> None:
-        """Only apart and fgsm have a step to fix."""
+        """Only apart and fgsm have a step to fix; what has no cycle has no length of it."""
         if self.step is not None and self.method not in ("apart", "fgsm"):
             raise InputError(
                 f"--step fixes the step of apart and fgsm; --method {self.method} has its own"
             )
+        if self.method in ("fgsm", "pgd") and not self.cycle_momentum:
+            self.refuse(["cycle_epochs"], f"on --method {self.method} without --cycle_momentum")
 
     def radii(self, setup: Setup) -> tuple[float, float | None]:
         """`eps` and the fixed step in [0,1] units, bare text in the unit of --attack.

@@ -41,6 +41,9 @@ from ridgeline.train.schedules.shapes import Constant
 SNAPSHOTS = ("before", "after", "relearnt")
 _RATES = ("hold", "cyclic_per_phase")
 
+_FORGETS = {"fomo_rate": ()}
+_CONSISTENT = {"fomo_lambda": ()}
+
 
 @dataclass(frozen=True)
 class FomoOptions(Options):
@@ -55,19 +58,23 @@ class FomoOptions(Options):
     fomo_rate: Annotated[
         float, Opt("fraction of every tensor that is forgotten", low=0, high=1)
     ] = 0.035
-    fomo_scope: Annotated[str, Opt("stages that forget", choices=SCOPES)] = "later"
-    fomo_include_shortcut: Annotated[bool, Opt("convolutions of shortcuts too")] = False
-    fomo_include_fc: Annotated[bool, Opt("the classifier too")] = True
+    fomo_scope: Annotated[str, Opt("stages that forget", choices=SCOPES, only=_FORGETS)] = "later"
+    fomo_include_shortcut: Annotated[bool, Opt("convolutions of shortcuts too", only=_FORGETS)] = (
+        False
+    )
+    fomo_include_fc: Annotated[bool, Opt("the classifier too", only=_FORGETS)] = True
     fomo_mask: Annotated[
         str, Opt("what is forgotten", choices={"tensor": "an exact fraction of each",
-                                               "global": "every entry by chance"})
+                                               "global": "every entry by chance"},
+                                 only={**_FORGETS, "fomo_select": ("random",)})
     ] = "tensor"  # fmt: skip
     fomo_select: Annotated[
         str, Opt("which entries", choices={"random": "", "magnitude": "the lowest, an ablation",
-                                           "snip": "lowest saliency, an ablation"})
+                                           "snip": "lowest saliency, an ablation"},
+                                only=_FORGETS)
     ] = "random"  # fmt: skip
     fomo_init: Annotated[
-        str, Opt("what forgotten entries become", choices=INITS)
+        str, Opt("what forgotten entries become", choices=INITS, only=_FORGETS)
     ] = "fresh"  # fmt: skip
     fomo_consolidate: Annotated[
         str, Opt("when the stable network follows", choices={
@@ -77,12 +84,23 @@ class FomoOptions(Options):
     fomo_ema_decay: Annotated[float, Opt("decay of the stable network", low=0, high=1)] = 0.999
     fomo_lambda: Annotated[float, Opt("weight of the consistency", low=0)] = 1.0
     fomo_cr_on: Annotated[
-        str, Opt("consistency on", choices={"adv": "adversarial images", "both": "clean ones too"})
+        str,
+        Opt(
+            "consistency on",
+            choices={"adv": "adversarial images", "both": "clean ones too"},
+            only=_CONSISTENT,
+        ),
     ] = "adv"
     fomo_cr_loss: Annotated[
-        str, Opt("consistency by", choices={"kl": "", "mse": "between logits"})
+        str, Opt("consistency by", choices={"kl": "", "mse": "between logits"}, only=_CONSISTENT)
     ] = "kl"
-    fomo_cr_in_consolidation: Annotated[bool, Opt("keep the consistency in consolidation")] = False
+    fomo_cr_in_consolidation: Annotated[
+        bool,
+        Opt(
+            "keep the consistency in consolidation",
+            only={**_CONSISTENT, "fomo_consolidate_epochs": ()},
+        ),
+    ] = False
     fomo_reset_momentum: Annotated[
         str, Opt("momenta that are forgotten", choices=("masked", "none", "all"))
     ] = "masked"

@@ -24,6 +24,10 @@ PENALTIES = {
 }
 
 
+#: where the penalty is more than zero
+_PENALISED = {"l2_reg": (), "l2_lambda": ()}
+
+
 @dataclass(frozen=True)
 class FrequencyOptions(Options):
     """The basis that kernels are written in, and the penalty on their coefficients."""
@@ -41,16 +45,18 @@ class FrequencyOptions(Options):
         int, Opt("smallest kernel that is written in the basis", low=2)
     ] = 3  # fmt: skip
     l2_reg: Annotated[bool, Opt("penalise; False: the same network without")] = True
-    l2_lambda: Annotated[float, Opt("strength of the penalty", low=0)] = 0.01
+    l2_lambda: Annotated[float, Opt("strength of the penalty", low=0, only={"l2_reg": ()})] = 0.01
     reg_depth: Annotated[
-        float, Opt("penalise the first floor(N/depth)+1 layers; 1: all", above=0)
+        float, Opt("penalise the first floor(N/depth)+1 layers; 1: all", above=0, only=_PENALISED)
     ] = 3.0  # fmt: skip
-    reg_all_freq: Annotated[bool, Opt("penalise all frequencies by i^2 + j^2")] = False
+    reg_all_freq: Annotated[bool, Opt("penalise all frequencies by i^2 + j^2", only=_PENALISED)] = (
+        False
+    )
     reg_diff: Annotated[
-        bool, Opt("add hinges that keep the next frequencies below (0,0)")
+        bool, Opt("add hinges that keep the next frequencies below (0,0)", only=_PENALISED)
     ] = False  # fmt: skip
     reg_diff_all: Annotated[
-        bool, Opt("hinges between all anti-diagonals, instead of the rest")
+        bool, Opt("hinges between all anti-diagonals, instead of the rest", only=_PENALISED)
     ] = False  # fmt: skip
 
     def check(self) -> None:

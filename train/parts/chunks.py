@@ -21,6 +21,8 @@ REPLAYS = {"full": "all chunks so far", "none": "the last", "one": "the last two
            "buffer": "the last, and some of each before"}  # fmt: skip
 FORGETTING = ("snip", "llf", "fc", "shrink_perturb", "randinit", "none")
 
+_SHRINKS = {"forget": ("shrink_perturb",)}
+
 
 @dataclass(frozen=True)
 class LureOptions(Options):
@@ -30,19 +32,29 @@ class LureOptions(Options):
     meta_batch_number: Annotated[int, Opt("chunks")] = 8
     replay: Annotated[str, Opt("what a chunk is trained with", choices=REPLAYS)] = "full"
     buffer_size_train: Annotated[
-        int, Opt("examples kept of each earlier chunk, for buffer", low=1)
+        int,
+        Opt("examples kept of each earlier chunk, for buffer", low=1, only={"replay": ("buffer",)}),
     ] = 182
     use_snip: Annotated[
-        bool, Opt("forget the weights of lowest saliency before every chunk")
+        bool,
+        Opt("forget the weights of lowest saliency before every chunk", only={"forget": (None,)}),
     ] = True  # fmt: skip
     snip_size: Annotated[
-        float, Opt("share of the weights forgotten, of the chunk scored", above=0, high=1)
+        float,
+        Opt(
+            "share of the weights forgotten, of the chunk scored",
+            above=0,
+            high=1,
+            only={"forget": (None, "snip"), "use_snip": ()},
+        ),
     ] = 0.2
     forget: Annotated[
         str | None, Opt("another rule of forgetting; None: --use_snip", choices=FORGETTING)
     ] = None
-    shrink: Annotated[float, Opt("factor of shrink_perturb", low=0, high=1)] = 0.3
-    perturb: Annotated[float, Opt("standard deviation of shrink_perturb", low=0)] = 0.001
+    shrink: Annotated[float, Opt("factor of shrink_perturb", low=0, high=1, only=_SHRINKS)] = 0.3
+    perturb: Annotated[float, Opt("standard deviation of shrink_perturb", low=0, only=_SHRINKS)] = (
+        0.001
+    )
 
     @property
     def rule(self) -> str:
@@ -77,6 +89,41 @@ def replayed(parts: Sequence[Images], replay: str, buffer_size: int, seed: int) 
         ]
         chosen = [*kept, parts[-1]]
     return join(chosen)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Chunks in the order they come, each as its training part and a tenth for validation."""
+
+    parts: Sequence[tuple[Images, Images]]
+    options: LureOptions
+    seed: int
+
+    @classmethod
+    def of(cls, images: Images, options: LureOptions, seed: int) -> Chunks:
+        """The chunks of an image set; InputError if it has not as many examples."""
+        found = chunks(images, options.meta_batch_size, options.meta_batch_number, seed)
+        return cls([part.split(0.1) for part in found], options, seed)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def come(self, number: int) -> tuple[Images, Images]:
+        """What chunk `number` (from 0) is trained on and validated with, replayed ones included."""
+        given = self.options
+        training, validation = (
+            replayed(seen, given.replay, given.buffer_size_train, self.seed)
+            for seen in zip(*self.parts[: number + 1], strict=True)
+        )
+        return training, validation
+
+    def forget(self, network: nn.Module, number: int, fresh: Callable[[int], nn.Module]) -> int:
+        """Forget, in place, before chunk `number`, which is scored; returns how many weights."""
+        device = next(network.parameters()).device
+        return forget_between(
+            network, self.options, images=self.parts[number][0], fresh=fresh, seed=self.seed,
+            chunk=number, device=device,
+        )  # fmt: skip
 
 
 def join(parts: Sequence[Images]) -> Images:

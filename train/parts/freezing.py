@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import nn
 
-from ridgeline.models.errors import unknown
+from ridgeline.models.errors import InputError, unknown
 from ridgeline.models.stages import CLASSIFIER, STEM, stages
 from ridgeline.train.data.noise import Purpose, generator_of
 from ridgeline.train.options import Opt, Options
@@ -20,9 +20,16 @@ class FreezeOptions(Options):
     """Which stages of a network train, and whether they are drawn anew."""
 
     blocks: Annotated[tuple[str, ...], Opt("freeze: the stages to train, e.g. 2,3")] = ()
-    reinit: Annotated[bool, Opt("freeze: draw these stages anew")] = True
-    reinit_bn: Annotated[bool, Opt("freeze: their BatchNorm too")] = False
-    freeze_stem: Annotated[bool, Opt("freeze: the stem too")] = False
+    reinit: Annotated[bool, Opt("freeze: draw these stages anew", only={"blocks": ()})] = True
+    reinit_bn: Annotated[
+        bool, Opt("freeze: their BatchNorm too", only={"blocks": (), "reinit": ()})
+    ] = False
+    freeze_stem: Annotated[bool, Opt("freeze: the stem too", only={"blocks": ()})] = False
+
+    def check_beside(self, chosen: bool) -> None:
+        """Raise InputError for stages without the variant that trains them, or it without them."""
+        if chosen != bool(self.blocks):
+            raise InputError("--blocks names the stages that --cure_variant freeze trains")
 
 
 def check_stages(network: nn.Module, chosen: Sequence[str]) -> None:
