@@ -56,7 +56,8 @@ class Network(Options):
     data_dir: DataDir = None
     model_type: Annotated[
         str | None,
-        "lenet, ..., torchvision:NAME, package.module:factory or file.py:factory; None: recorded",
+        "lenet, ..., torchvision:NAME, timm:NAME, package.module:factory or file.py:factory; None: "
+        "recorded",
     ] = None
     width: Annotated[int | None, Opt("width factor w; None: the recorded one", low=1)] = None
     bias: Annotated[bool | None, "biases of LeNet and VGG; None: as recorded"] = None
@@ -168,7 +169,8 @@ class Fresh(Options):
     dataset: Annotated[str, Opt("mnist5k, mnist, cifar10, cifar100, svhn or FILE.npz")] = "mnist5k"
     model_type: Annotated[
         str,
-        Opt("lenet, vgg, resnet, preact, resnet9, resnet20, efficientnet_b0, torchvision:NAME, "
+        Opt("lenet, vgg, resnet, preact, resnet9, resnet20, efficientnet_b0, wrn28, wrn34, ..., "
+            "resnet18, ..., resnet152, vit4, vit8, vit16, torchvision:NAME, timm:NAME, "
             "package.module:factory or file.py:factory"),
     ] = "lenet"  # fmt: skip
     width: Annotated[int | None, Opt("width factor w; None: the network's published one")] = None
