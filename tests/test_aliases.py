@@ -6,9 +6,11 @@ import importlib
 import json
 
 import pytest
+from PIL import Image
 
 from ridgeline.run.shared.aliases import ALIASES
 from ridgeline.run.shared.launch import arguments, help_text, options_of
+from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.schedules import parse_rate
 from tests.commands import tiny_set
@@ -141,6 +143,27 @@ def test_the_commands_run_shortened(name, tmp_path, run_command):
         assert lines[0]["penalty"] == 0
     if name in ("ffr", "ffr resnet9"):
         assert lines[0]["penalty"] > 0
+
+
+def test_the_command_on_restricted_imagenet_runs_shortened(tmp_path, run_command):
+    """On images of 8 pixels, three dogs and three cats per split."""
+    for part in ("train", "val"):
+        for number in range(1000):
+            (tmp_path / f"imagenet/{part}/n{number:08d}").mkdir(parents=True)
+        for number in (151, 152, 268, 281, 282, 285):
+            for copy in range(4):
+                image = Image.new("RGB", (9, 8), (number % 256, 60 * copy, 0))
+                image.save(tmp_path / f"imagenet/{part}/n{number:08d}/{copy}.JPEG")
+    line = shorter(
+        README["fomo imagenet"].replace("<", "").replace(">", ""),
+        "--dataset restricted_imagenet@8 --width 1 --epochs 1 --meta_batch_size 12 "
+        "--meta_batch_number 2 --batch_size 8",
+    )
+    run_command(*line.split(), check=True)
+    recipe = load_checkpoint(tmp_path / "save-dir/name_of_the_experiment_chunk2.ckpt").recipe
+    assert recipe["data"]["dataset"] == "restricted_imagenet@8"
+    assert recipe["model"]["model_type"] == "resnet50"
+    assert recipe["model"]["num_classes"] == 9
 
 
 @pytest.mark.parametrize(
