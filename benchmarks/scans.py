@@ -27,11 +27,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
+import ridgeline as rl  # isort: skip  # before torch: waiting threads sleep, as in commands
 import subjects
 import torch
 from torch.nn import functional as F
 
-import ridgeline as rl
 from ridgeline.run.shared.launch import keep_freed_pages
 
 Scan = Callable[[], float]

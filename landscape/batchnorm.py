@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from ridgeline.landscape.weights.paths import Path
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import unknown
 from ridgeline.train.parts import batchnorm_statistics
+from ridgeline.train.workers import alone
 
 #: keep: the statistics stored with the network;
 #: recalibrate: those of the clean calibration images at the place in question
@@ -42,5 +44,6 @@ def place_on(
     problem: Problem, path: Path, coordinates: Sequence[float], policy: str = "keep"
 ) -> tuple[Point, Mapping[str, Tensor]]:
     """The Point of a path at some coordinates, and the buffers to use there under a policy."""
-    point = {name: weight.detach() for name, weight in path(*coordinates).items()}
+    with alone() if problem.together and problem.device.type == "cpu" else nullcontext():
+        point = {name: weight.detach() for name, weight in path(*coordinates).items()}
     return point, statistics_at(problem, point, policy)

@@ -19,17 +19,26 @@ from ridgeline.train.data.examples import Images
 
 #: how long one process may work while others wait for it
 _PATIENCE = timedelta(days=30)
+#: whether sums are over all processes: those that compute cells of their own only meet
+_shared = {"sums": False}
 
 
 def join(device: torch.device) -> torch.device:
-    """Join the processes torchrun started; returns this process's device. Call once, first."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        return device
-    device = own_device(device)
+    """Share sums from now on with the processes torchrun started; returns this process's device.
+
+    Call once, first.
+    """
+    _connect(own_device(device))
+    _shared.update(sums=dist.is_initialized())
+    return own_device(device)
+
+
+def _connect(device: torch.device) -> None:
+    if processes()[1] == 1 or dist.is_initialized():
+        return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
-    return device
 
 
 def own_device(device: torch.device) -> torch.device:
@@ -45,14 +54,20 @@ def processes() -> tuple[int, int]:
 
 
 def meet() -> None:
-    """Wait until every process is here."""
-    join(torch.device("cpu"))
+    """Wait until every process is here; sums stay each process's own."""
+    _connect(torch.device("cpu"))
     if dist.is_initialized():
-        all_count(0)
+        dist.barrier()
+
+
+def sharing() -> bool:
+    """Whether sums are over all processes."""
+    return _shared["sums"]
 
 
 def leave() -> None:
     """Part from the other processes; threads of the exchange must not outlive the program."""
+    _shared.update(sums=False)
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -67,7 +82,7 @@ def shard(images: Images, unit: int = 1) -> Images:
 
     `unit` keeps together what an attack treats together. InputError if a process gets none.
     """
-    if not dist.is_initialized():
+    if not sharing():
         return images
     rank, world = dist.get_rank(), dist.get_world_size()
     if len(images) <= unit * (world - 1):
@@ -80,14 +95,14 @@ def shard(images: Images, unit: int = 1) -> Images:
 
 def all_sum(tensor: Tensor) -> Tensor:
     """The sum of a tensor over all processes (the tensor itself when there is one)."""
-    if dist.is_initialized():
+    if sharing():
         dist.all_reduce(tensor)
     return tensor
 
 
 def all_count(count: int) -> int:
     """The sum of an integer over all processes."""
-    if not dist.is_initialized():
+    if not sharing():
         return count
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     return int(all_sum(torch.tensor(count, device=device)).item())

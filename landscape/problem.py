@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ridgeline.landscape.pieces import Instead, piece_by_piece
 from ridgeline.landscape.resume import Keep, Values, at_once
 from ridgeline.landscape.weights.point import Point, buffers_of, point_of
-from ridgeline.models.copying import NOTHING, Replicas, copy_of, device_named, replaced
+from ridgeline.models.copying import NOTHING, Replicas, copy_of, device_named
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack, Predict, parse_attack
 from ridgeline.train.data.any_data import examples_of
@@ -38,7 +37,7 @@ class Problem:
     loss is that of the images the attack finds at theta (noise keyed by `seed` and example: common
     random numbers at every theta).
 
-    Holds a private copy of the network and evaluates it by `functional_call`, so nothing of the
+    Holds a private copy of the network and evaluates that with other tensors, so nothing of the
     caller's is ever touched. `batch_size` is a memory setting that changes values by rounding alone
     (an attack in float32 may turn that into another sign). The dtype is that of the Point. `device`
     None is the network's own. `calibration` are the data that recalibrated BatchNorm statistics
@@ -199,8 +198,7 @@ class Problem:
 
         def outputs(x: Any) -> Tensor:
             positional, named = arguments_of(map_tensors(torch.clone, x) if self._clones else x)
-            with self.replicas.one() as network, replaced(network, instead):
-                return functional_call(network, state, positional, named)
+            return self.replicas.call(state, positional, named, instead)
 
         return exact()(outputs)
 

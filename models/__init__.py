@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import nn
 
+from ridgeline.models.deep_resnet import BLOCKS, DeepResNet
 from ridgeline.models.efficientnet import cifar_efficientnet_b0
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.models.external import code_of, external, materialise
@@ -16,8 +18,13 @@ from ridgeline.models.preact import MnistPreActResNet18, PreActResNet18
 from ridgeline.models.resnet import CifarResNet18
 from ridgeline.models.resnet9 import MnistResNet9, ResNet9
 from ridgeline.models.resnet20 import CifarResNet20
-from ridgeline.models.torchvision_networks import PREFIX, check_torchvision, torchvision_network
+from ridgeline.models.timm_networks import PREFIX as TIMM
+from ridgeline.models.timm_networks import check_timm, timm_network
+from ridgeline.models.torchvision_networks import PREFIX as TORCHVISION
+from ridgeline.models.torchvision_networks import check_torchvision, torchvision_network
 from ridgeline.models.vgg import CifarVGG16
+from ridgeline.models.vit import VisionTransformer
+from ridgeline.models.wide_resnet import WideResNet
 
 #: (model_type, image shape) -> network; the state-dict keys are those of Liu et al. 2020.
 MODELS: dict[tuple[str, tuple[int, int, int]], Callable[..., nn.Module]] = {
@@ -33,31 +40,58 @@ MODELS: dict[tuple[str, tuple[int, int, int]], Callable[..., nn.Module]] = {
     ("efficientnet_b0", (3, 32, 32)): cifar_efficientnet_b0,
 }
 
-#: how networks outside MODELS are named
-_OTHERS = {"torchvision:NAME", "package.module:factory"}
+#: depth of a wide ResNet -> the width factor k that is usual for it
+_WIDE = {16: 8, 28: 10, 34: 10, 40: 4, 70: 16}
+#: sides of the patches of transformers: for images of 32, 64 and 224 pixels
+_PATCHES = (4, 8, 16)
+
+
+def _usual_width(build: Callable[..., nn.Module], usual: int) -> Callable[..., nn.Module]:
+    """The same network with another width by default."""
+
+    def network(width: int = usual, bias: bool = True, num_classes: int = 10, **size) -> nn.Module:
+        return build(width, bias, num_classes, **size)
+
+    network.__signature__ = inspect.signature(network)
+    return network
+
+
+#: model_type -> network for images of any size, which it takes as `image_shape`
+ANY_SIZE: dict[str, Callable[..., nn.Module]] = {
+    **{f"wrn{d}": _usual_width(partial(WideResNet, depth=d), k) for d, k in _WIDE.items()},
+    **{f"resnet{d}": partial(DeepResNet, depth=d) for d in BLOCKS},
+    **{f"resnet{d}_imagenet": partial(DeepResNet, depth=d, imagenet=True) for d in BLOCKS},
+    **{f"vit{p}": partial(VisionTransformer, patch=p) for p in _PATCHES},
+}
+
+#: how other networks are named
+_OTHERS = {"torchvision:NAME", "timm:NAME", "package.module:factory"}
 
 __all__ = [
-    "MODELS", "InputError", "Normalize", "add_normalization", "build_model", "check_model_type",
-    "code_of", "is_external", "normalization_in", "published_width", "unknown",
+    "ANY_SIZE", "MODELS", "InputError", "Normalize", "add_normalization", "build_model",
+    "check_model_type", "code_of", "is_external", "normalization_in", "published_width", "unknown",
 ]  # fmt: skip
 
 
 def is_external(model_type: str) -> bool:
     """Whether `model_type` names code that Ridgeline does not know: it runs only if typed."""
-    return ":" in model_type and not model_type.startswith(PREFIX)
+    return ":" in model_type and not model_type.startswith((TORCHVISION, TIMM))
 
 
 def check_model_type(model_type: str, image_shape: Sequence[int]) -> None:
     """Raise InputError unless `model_type` exists for images of shape (C, H, W)."""
     shape = tuple(image_shape)
-    if model_type.startswith(PREFIX):
+    if model_type.startswith(TORCHVISION):
         check_torchvision(model_type, image_shape)
         return
-    if is_external(model_type) or (model_type, shape) in MODELS:
+    if model_type.startswith(TIMM):
+        check_timm(model_type)
+        return
+    if is_external(model_type) or (model_type, shape) in MODELS or model_type in ANY_SIZE:
         return
     if model_type not in {name for name, _ in MODELS}:
-        raise unknown("model_type", model_type, {n for n, _ in MODELS} | _OTHERS)
-    fits = sorted(name for name, s in MODELS if s == shape) or ["package.module:factory"]
+        raise unknown("model_type", model_type, {n for n, _ in MODELS} | ANY_SIZE.keys() | _OTHERS)
+    fits = sorted(name for name, s in MODELS if s == shape) + sorted(ANY_SIZE)
     raise InputError(
         f"model_type {model_type!r} does not take images of shape "
         f"{'x'.join(map(str, shape))}; allowed for them: {', '.join(fits)}"
@@ -67,12 +101,18 @@ def check_model_type(model_type: str, image_shape: Sequence[int]) -> None:
 def published_width(model_type: str, image_shape: Sequence[int]) -> int | None:
     """The width factor that a network was published with: the default of its own constructor.
 
-    None for external networks and torchvision's. Raises InputError as `check_model_type`.
+    None for external networks, torchvision's and timm's. Raises InputError as `check_model_type`.
     """
     check_model_type(model_type, image_shape)
     if ":" in model_type:
         return None
-    return inspect.signature(MODELS[model_type, tuple(image_shape)]).parameters["width"].default
+    return inspect.signature(_registered(model_type, image_shape)).parameters["width"].default
+
+
+def _registered(model_type: str, image_shape: Sequence[int]) -> Callable[..., nn.Module]:
+    """What builds a network of ours from width, bias and number of classes."""
+    shape = tuple(image_shape)
+    return MODELS.get((model_type, shape)) or partial(ANY_SIZE[model_type], image_shape=shape)
 
 
 def build_model(
@@ -97,7 +137,11 @@ def build_model(
         )
     if width is not None and width < 1:
         raise InputError(f"width must be at least 1, got {width}")
-    if model_type.startswith(PREFIX):
+    if model_type.startswith(TIMM):
+        network = timm_network(
+            model_type, image_shape[0], width=width, bias=bias, num_classes=num_classes
+        )
+    elif model_type.startswith(TORCHVISION):
         network = torchvision_network(
             model_type, image_shape, width=width, bias=bias, num_classes=num_classes
         )
@@ -109,5 +153,5 @@ def build_model(
         materialise(network, image_shape)
     else:
         width = published_width(model_type, image_shape) if width is None else width
-        network = MODELS[model_type, tuple(image_shape)](width, bias, num_classes)
+        network = _registered(model_type, image_shape)(width, bias, num_classes)
     return add_normalization(network, *normalize) if normalize else network

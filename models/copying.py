@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 from threading import RLock, current_thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +50,8 @@ def device_named(device: torch.device | str) -> torch.device:
 class Replicas:
     """A network, and copies of it that share its parameters for threads of the pool.
 
-    `functional_call` puts other tensors in a module's place meanwhile, which no other thread may
-    see. Threads of the pool (`train.workers`) take copies and wait for one; every other thread gets
+    A call puts other tensors in the place of a module's own, which no other thread may see. Threads
+    of the pool (`train.workers`) take copies and wait for one; every other thread gets
     the network itself, one at a time, so that hooks on it see every pass that is not the pool's.
     """
 
@@ -60,6 +60,7 @@ class Replicas:
         self._alone = RLock()
         self._free: SimpleQueue[nn.Module] = SimpleQueue()
         self._made = 0
+        self._places: dict[int, dict[str, list[tuple[dict, str]]]] = {}
 
     def provide(self, count: int) -> None:
         """Have `count` copies; called by the thread that hands out the work."""
@@ -68,6 +69,31 @@ class Replicas:
             while self._made < count:
                 self._free.put(_deepcopy(self.network, dict(shared)))
                 self._made += 1
+
+    def call(
+        self, state: Mapping[str, Tensor], positional: tuple, named: Mapping[str, Any],
+        instead: Mapping[str, Callable[..., Tensor]] = NOTHING,
+    ) -> Any:  # fmt: skip
+        """What the network makes of arguments with the tensors of `state` in place of its own.
+
+        As `torch.func.functional_call`, but where tensors stand is looked up once, not at every
+        call: a scan of a small network spends a thirtieth of its time there. `instead` as in
+        `replaced`.
+        """
+        with self.one() as network, replaced(network, instead):
+            if id(network) not in self._places:
+                self._places[id(network)] = _places_of(network)
+            places = self._places[id(network)]
+            own = []
+            try:
+                for name, tensor in state.items():
+                    for held, key in places.get(name, ()):
+                        own.append((held, key, held[key]))
+                        held[key] = tensor
+                return network(*positional, **named)
+            finally:
+                for held, key, tensor in own:
+                    held[key] = tensor
 
     @contextmanager
     def one(self) -> Iterator[nn.Module]:
@@ -97,6 +123,18 @@ def replaced(network: nn.Module, instead: Mapping[str, Callable[..., Tensor]]) -
     finally:
         for module in modules:
             del module.forward
+
+
+def _places_of(network: nn.Module) -> dict[str, list[tuple[dict, str]]]:
+    """By name, every place in its modules where a parameter or buffer stands."""
+    places: dict[int, list[tuple[dict, str]]] = {}
+    for module in network.modules():
+        for held in (module._parameters, module._buffers):
+            for key, tensor in held.items():
+                if tensor is not None:
+                    places.setdefault(id(tensor), []).append((held, key))
+    named = (*network.named_parameters(), *network.named_buffers())
+    return {name: places[id(tensor)] for name, tensor in named}
 
 
 def in_pool() -> bool:

@@ -47,7 +47,18 @@ def external(model_type: str, **options: object) -> nn.Module:
         if key not in known and not takes_any:
             raise unknown(f"option of {source}:{name}", key, known)
     own = {key: value for key, value in options.items() if key in known}
-    network = in_one_line(lambda: factory(**{**own, **given}), f"{source}:{name} failed")
+    handed_on = takes_any and "num_classes" in options and "num_classes" not in {*own, *given}
+
+    def make() -> Any:
+        if handed_on:  # torchvision's factories take it without naming it
+            try:
+                return factory(**{**own, **given, "num_classes": options["num_classes"]})
+            except TypeError as error:
+                if "num_classes" not in str(error):
+                    raise
+        return factory(**{**own, **given})
+
+    network = in_one_line(make, f"{source}:{name} failed")
     if not isinstance(network, nn.Module):
         raise InputError(
             f"model_type {model_type!r} returned a {type(network).__name__}, not a torch.nn.Module"

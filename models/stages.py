@@ -17,8 +17,9 @@ def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
 
     Blocks are top-level modules named layer1, block1, ...; without such every module that holds
     parameters, those of a `Sequential` one by one, the first being the stem. BatchNorm belongs to
-    what stands before it. The classifier is the last linear layer. Raises InputError for a network
-    without a linear layer or with nothing between stem and classifier.
+    what stands before it, and parameters of the network itself (class token, positions) to the
+    stem. The classifier is the last linear layer. Raises InputError for a network without a linear
+    layer or with nothing between stem and classifier.
     """
     linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear)]
     if not linear:
@@ -36,7 +37,8 @@ def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
     if not blocks:
         raise InputError(f"{type(network).__name__} has no stage between stem and classifier")
     first = body.index(blocks[0])
-    found = {STEM: [n for _, group in body[:first] for n in group]}
+    direct = [n for n, _ in network.named_parameters(recurse=False)]
+    found = {STEM: direct + [n for _, group in body[:first] for n in group]}
     for group in body[first:]:
         if group in blocks:
             found[str(len(found))] = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import xarray as xr
-
 from ridgeline.analysis.frequency.fourier import (
     FourierOptions,
     distinct_cells,
@@ -34,8 +32,8 @@ def main(
 
     def compute(keep, tick):
         kept = problem.resuming(keep)
-        return xr.merge([fourier_sensitivity(kept, options.strength, tick),
-                         pass_curves(kept, options.cutoffs, tick)])  # fmt: skip
+        waves = fourier_sensitivity(kept, options.strength, tick)
+        return waves.merge(pass_curves(kept, options.cutoffs, tick))
 
     path = networks.output_path(out_file, model2load, "fourier")
     total = len(images) * (distinct_cells(images.image_shape) + 2 * len(options.cutoffs))

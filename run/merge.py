@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Annotated
-
-import xarray as xr
 
 from ridgeline.analysis.reports import report
 from ridgeline.landscape.result import (
     complete,
     load_result,
-    provenance_of,
     recipe_of,
     result_path,
 )
@@ -22,19 +17,7 @@ from ridgeline.run.shared import options as o
 from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.networks import apart
-from ridgeline.run.shared.redoing import is_call
-from ridgeline.train.files.recipe import called
-
-
-@contextlib.contextmanager
-def as_one_call(part: xr.Dataset) -> Iterator[None]:
-    """Note in what is written the call that made a part, without --shard: `redo` makes it whole."""
-    call, told = provenance_of(part).get("call"), contextlib.nullcontext()
-    if is_call(call):
-        whole = {k: v for k, v in call["options"].items() if k != "shard"}
-        told = called(call["command"], whole, call["folder"])
-    with told:
-        yield
+from ridgeline.run.shared.redoing import as_one_call
 
 
 def main(

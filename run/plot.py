@@ -12,12 +12,10 @@ from ridgeline.models import InputError
 from ridgeline.run.shared.launch import launch
 from ridgeline.train.files.recipe import check_new
 
-Files = Annotated[tuple[str, ...], "result files (.nc) of one kind, or metrics (.jsonl)"]
-
 
 def main(
     *,
-    result: Files,
+    result: Annotated[tuple[str, ...], "result files (.nc) of one kind, or metrics (.jsonl)"],
     label: Annotated[tuple[str, ...], "one label per file; none: the file names"] = (),
     out_file: Annotated[
         str | None, "figure .png, .pdf or .svg, else the first two; None: beside the first file"
@@ -25,13 +23,12 @@ def main(
     against: Annotated[
         str | None, "what to draw against: rank, eps, epoch, ...; CURE's metrics: updated, ..."
     ] = None,
+    view: Annotated[str | None, "a surface as contour (None), or as space: in 3-D"] = None,
     overwrite: Annotated[bool, "replace an existing figure"] = False,
 ) -> None:
     """One figure from one or several results."""
-    from ridgeline.analysis.figures import draw
+    from ridgeline.analysis.figures import draw, draw_metrics
     from ridgeline.analysis.figures.style import figure_files, save_figure, style
-    from ridgeline.analysis.figures.surfaces import draw_training
-    from ridgeline.analysis.figures.training import draw_weights
 
     paths = [Path(r) for r in result if r]
     if not paths or (label and len(label) != len(paths)):
@@ -42,18 +39,19 @@ def main(
     target = Path(out_file) if out_file else paths[0].with_suffix("")
     for path in figure_files(target):
         check_new(path, overwrite)
-    notes: list[str] = []
     if all(p.suffix == ".jsonl" for p in paths):
+        if view is not None:
+            raise InputError("metrics cannot be drawn with --view: it is for surfaces (.nc)")
         metrics = {n: read_metrics(p) for n, p in zip(names, paths, strict=True)}
-        with style():
-            figure = draw_weights(metrics, against) if against else draw_training(metrics)
+        figure = draw_metrics(metrics, against)
     else:
-        options = {} if against is None else {"against": against}
+        options = {k: v for k, v in (("against", against), ("view", view)) if v is not None}
         results = {n: load_result(p) for n, p in zip(names, paths, strict=True)}
-        figure, notes = draw(results, **options), unfinished(results)
+        figure = draw(results, **options)
+        print("".join(f"{line}\n" for line in unfinished(results)), end="")
     with style():
         written = save_figure(figure, target)
-    print("\n".join([*notes, "wrote " + " and ".join(map(str, written))]))
+    print("wrote " + " and ".join(map(str, written)))
 
 
 if __name__ == "__main__":

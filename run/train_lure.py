@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+from statistics import fmean
 
 from ridgeline.analysis.training.metrics import best_epoch
 from ridgeline.run.shared import options as o
@@ -52,7 +52,7 @@ def main(
         best = best_epoch(folder / f"{name}_chunk{number + 1}.jsonl")
         accuracies.append(100 * best["test_clean_accuracy"])
     shown = ", ".join(f"{a:.1f}" for a in accuracies)
-    print(f"test accuracy in % after each chunk: {shown}; mean {np.mean(accuracies):.1f}")
+    print(f"test accuracy in % after each chunk: {shown}; mean {fmean(accuracies):.1f}")
 
 
 if __name__ == "__main__":

@@ -110,8 +110,12 @@ def test_only_commands_that_share_their_work_run_under_torchrun(every_result, mo
             status, said, error = call(line)
             assert (status, said, error.count("\n")) == (2, "", 1), line
             assert "does not share its work" in error
+        # one line for all processes: the others speak if torchrun has not ended them meanwhile
+        waited = []
+        monkeypatch.setattr("time.sleep", waited.append)
         monkeypatch.setenv("RANK", "1")
-        assert call(base_lines()["scan_curve"]) == (2, "", "")  # one line for all processes
+        status, said, error = call(base_lines()["scan_curve"])
+        assert (status, said, error.count("\n"), waited) == (2, "", 1, [5.0])
 
 
 def test_file_names_may_hold_commas(tmp_path):

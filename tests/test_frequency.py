@@ -29,6 +29,7 @@ from ridgeline.models.dct import (
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.loop import fit
 from ridgeline.train.methods import Frequency
+from ridgeline.train.methods.base import Setup, Step
 from ridgeline.train.methods.frequency import FrequencyOptions, depth_rule, norms, penalty
 from ridgeline.train.optimizers import parse_optimizer
 from tests.conftest import make_images, make_mlp
@@ -251,7 +252,7 @@ def test_the_command_writes_plain_checkpoints(run_command, tmp_path):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (("--basis_filter", "None"), "allowed: SD, WD"),
+        (("--basis_filter", "DW"), "allowed: SD, WD"),
         (("--init_scale", "xavier"), "allowed:"),
         (("--reg_diff_all", "True", "--reg_diff", "True"), "name one"),
         (("--l2_lambda", "-1"), "must not be negative"),
@@ -262,3 +263,16 @@ def test_the_command_writes_plain_checkpoints(run_command, tmp_path):
 )
 def test_bad_input_is_one_line_and_nothing_on_disk(line, expected, refuse):
     assert expected in refuse("train_frequency", *RUN, *line)
+
+
+def test_without_a_basis_it_is_plain_training():
+    """The baseline of the published commands: --basis_filter None --l2_reg 0."""
+    network = build_model("resnet9", (3, 32, 32), width=1)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    method = Frequency(network, Setup(), FrequencyOptions(basis_filter=None))
+    assert (method.network, method.label) == (network, "plain")
+    batch = next(make_images(4, (3, 32, 32)).batches(4))
+    loss, logits = method.loss(batch, Step(0, 0.0, 0, 0))
+    assert torch.equal(loss, F.cross_entropy(logits, batch.y))
+    assert method.metrics(Step(0, 0.0, 0, 0)) == {"penalty": 0.0}
+    assert method.weights().keys() == before.keys()

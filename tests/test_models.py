@@ -154,7 +154,7 @@ def test_external_factory(tmp_path, monkeypatch):
 
 
 def test_unknown_and_unfit_models_are_refused():
-    with pytest.raises(InputError, match="did you mean 'resnet'"):
+    with pytest.raises(InputError, match="did you mean 'resnet"):
         build_model("resnett", CIFAR)
     with pytest.raises(InputError, match="allowed for them: lenet"):
         build_model("vgg", MNIST)

@@ -338,6 +338,40 @@ def test_two_results_with_dots_in_their_names_get_two_figures(command, tmp_path)
     assert [result_path(n).name for n in ("lr0.1", "lr0.1.pkl", "lr0.1.nc")] == ["lr0.1.nc"] * 3
 
 
+def test_a_surface_is_drawn_in_space_where_asked(command, tmp_path):
+    """Only this sees the view of a figure that the command cannot reach, or leaves out unsaid."""
+    save_result(grid({}, True).expand_dims(eps=[0.0]), tmp_path / "line.nc")
+    plane = xr.Dataset({"loss": (("eps", "x1", "x2"), np.ones((1, 3, 3)))},
+                       {"eps": [0.0], "x1": [-1.0, 0.0, 1.0], "x2": [-1.0, 0.0, 1.0]})  # fmt: skip
+    save_result(stamp(plane, "scan", {}), tmp_path / "plane.nc")
+    drawn = {}
+    for view in ("contour", "space"):
+        plot = ("plot", "--result", "plane.nc", "--view", view, "--out_file", f"{view}.png")
+        assert command(*plot)[0] == 0
+        drawn[view] = (tmp_path / f"{view}.png").read_bytes()
+    assert drawn["contour"] != drawn["space"]
+    status, _, said = command("plot", "--result", "plane.nc", "--view", "spice")
+    assert status == 2 and "contour" in said and "space" in said
+    status, _, said = command("plot", "--result", "line.nc", "--view", "space")
+    assert status == 2 and "needs a scan over two axes" in said
+    (tmp_path / "m.jsonl").write_text('{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5}\n')
+    status, _, said = command("plot", "--result", "m.jsonl", "--view", "space")
+    assert status == 2 and "--view" in said
+    assert len(list(tmp_path.glob("*.p??"))) == 2
+
+
+def test_losses_of_a_surface_are_written_without_exponents(tmp_path):
+    """Only this sees a colour bar that says 1.4e+02 where the loss of a ResNet is 141."""
+    loss = np.geomspace(0.1, 1000, 9).reshape(1, 3, 3)
+    axes = [-1.0, 0.0, 1.0]
+    ds = xr.Dataset({"loss": (("eps", "x1", "x2"), loss)}, {"eps": [0.0], "x1": axes, "x2": axes})
+    for view in ("contour", "space"):
+        figure = draw(stamp(ds, "scan", {}), view=view)
+        figure.canvas.draw()
+        texts = [t.get_text() for t in figure.axes[-1].get_yticklabels()]
+        assert texts[0] == "0.1" and texts[-1] == "1000" and not any("e+" in t for t in texts)
+
+
 def test_nan_cells_are_grey_and_never_a_line(tmp_path):
     """Only this sees a curve drawn through places where no loss is known."""
     x = np.linspace(0, 1, 5)

@@ -311,3 +311,29 @@ def test_kept_graphs_are_freed_with_their_operator():
         Hessian(problem).matvec(v)
         sizes.append(resident_bytes())
     assert sizes[-1] - sizes[2] < 40e6  # one operator holds more than 20 MB
+
+
+class Entangled(nn.Module):
+    """One module under two names, whose weight is another's too."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.c = nn.Linear(36, 36), nn.Linear(36, 36)
+        self.b, self.head = self.a, nn.Linear(36, 4)
+        self.c.weight = self.a.weight
+
+    def forward(self, x):
+        return self.head(self.c(self.b(self.a(x.flatten(1)).tanh()).tanh()))
+
+
+def test_names_and_ties_of_one_weight_stay_as_they_are():
+    """Sees a weight that another call finds in one of its places only."""
+    network = Entangled().double()
+    problem = Problem(network, make_images())
+    moved = {n: 1.5 * t for n, t in problem.origin.items()}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    wanted = Problem(network, make_images()).evaluate().loss
+    assert [problem.evaluate(moved).loss for _ in range(3)] == [wanted] * 3
+    assert problem.network.c.weight is problem.network.b.weight

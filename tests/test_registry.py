@@ -13,8 +13,12 @@ from ridgeline.models import MODELS, build_model
 from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import make_images
 
+#: networks for any size, one of each kind, on small images
+ANY = [(name, (3, 16, 16)) for name in ("wrn16", "resnet18", "resnet50", "resnet18_imagenet")]
+ANY.append(("vit4", (1, 8, 8)))
 
-@pytest.fixture(params=MODELS, ids=lambda key: f"{key[0]}-{key[1][0]}x{key[1][1]}")
+
+@pytest.fixture(params=[*MODELS, *ANY], ids=lambda key: f"{key[0]}-{key[1][0]}x{key[1][1]}")
 def subject(request):
     model_type, shape = request.param
     torch.manual_seed(0)

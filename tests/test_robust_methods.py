@@ -12,7 +12,7 @@ from scipy.stats import kstest
 from torch import nn
 from torch.nn import functional as F
 
-from ridgeline.models import MODELS, InputError, build_model
+from ridgeline.models import ANY_SIZE, MODELS, InputError, build_model
 from ridgeline.models.stages import CLASSIFIER, STEM, later, stages
 from ridgeline.train.attacks import PGD, away_from_clean, parse_attack
 from ridgeline.train.data.noise import Noise, Purpose
@@ -62,7 +62,7 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize(("name", "shape"), MODELS)
+@pytest.mark.parametrize(("name", "shape"), [*MODELS, *((n, (3, 32, 32)) for n in ANY_SIZE)])
 def test_stages_part_every_network(name, shape):
     network = build_model(name, shape, width=1)
     found = stages(network)
@@ -83,6 +83,9 @@ def test_later_layers_are_the_published_ones():
                            for c in (1, 2)} | {"classifier.weight"}  # fmt: skip
     assert "layer3.0.shortcut.weight" in forgettable(network, shortcut=True)
     assert "classifier.weight" not in forgettable(network, classifier=False)
+    wide = build_model("wrn16", (3, 32, 32), width=2)  # whose shortcut is spelled convShortcut
+    assert not [n for n in forgettable(wide, "all") if "Shortcut" in n]
+    assert "block3.layer.0.convShortcut.weight" in forgettable(wide, shortcut=True)
     assert not set(forgettable(network, "first")) & set(chosen)
     with pytest.raises(InputError, match="allowed: all, first"):
         forgettable(network, "middle")

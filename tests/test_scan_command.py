@@ -57,14 +57,16 @@ def refused(line: str) -> str:
     return error
 
 
-def processes(count: int, line: str) -> None:
-    """Run a command in several processes of torchrun."""
+def processes(count: int, line: str, status: int = 0) -> str:
+    """Run a command in several processes of torchrun; returns what it says on stderr."""
     command, *options = line.split()
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone",
          "--nproc_per_node", str(count), str(ROOT / "run" / f"{command}.py"), *options],
-        check=True, timeout=200, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=200, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
     )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    return done.stderr
 
 
 def test_processes_give_the_bits_of_one_and_take_up_what_others_left(runs):
@@ -85,6 +87,40 @@ def test_processes_give_the_bits_of_one_and_take_up_what_others_left(runs):
     joint["accuracy"][:, 1] = alone["accuracy"][:, 1]
     xr.testing.assert_equal(joint, alone)
     assert not [p for p in runs.iterdir() if p.name.startswith(".joint")]
+
+
+def test_cells_of_a_process_hold_no_sums_over_others(runs):
+    """Sees curvature of a cell added up over processes that are at other cells."""
+    base = f"scan_param --model2load a.ckpt {LOOK} --vec1_scan rise=1.5,count=5 "
+    base += "--extras gradient_norm,lambda_max"
+    ok(f"{base} --model_name single")
+    processes(2, f"{base} --model_name double")
+    xr.testing.assert_equal(load_result("double_results.nc"), load_result("single_results.nc"))
+
+
+def test_nobody_computes_what_the_first_process_refuses(runs):
+    """Sees cells left on disk by a process that does not know that a direction's file is taken."""
+    Path("taken").mkdir()
+    Path("taken/t_vec1.ckpt").write_text("junk")
+    line = f"scan_param --model2load a.ckpt {LOOK} --vec1_scan -1:1:3 --out_folder taken"
+    said = processes(2, f"{line} --model_name t", 1)
+    assert said.count("scan_param.py: taken/t_vec1.ckpt exists") == 1
+    assert not list(Path("taken").glob(".*.nc"))
+
+
+def test_overwrite_gets_past_what_processes_left_damaged_or_of_another_recipe(runs):
+    base = f"scan_param --model2load a.ckpt {LOOK} --vec1_scan -1:1:3"
+    ok(f"{base} --model_name clear")
+    name = digest(recipe_of(load_result("clear_results.nc")))[:16]
+    damaged = Path(f".over_results.nc.{name}.1of2.nc")
+    damaged.write_text("junk")
+    other = Path(f".over_results.nc.{'0' * 16}.1of2.nc")
+    other.write_text("junk")
+    assert f"{damaged} is" in (error := refused(f"{base} --model_name over"))
+    assert "--overwrite" in error
+    ok(f"{base} --model_name over --overwrite")
+    assert not damaged.exists() and not other.exists()
+    xr.testing.assert_equal(load_result("over_results.nc"), load_result("clear_results.nc"))
 
 
 @pytest.mark.parametrize("mode", ["moving", "anchored", "frozen"])

@@ -94,7 +94,7 @@ def test_an_unknown_name_is_refused_before_anything_is_loaded():
     with pytest.raises(InputError, match="shufflenet"):
         check_model_type("torchvision:shufflenet", SHAPE)
     with pytest.raises(InputError, match=r"allowed: .*torchvision:NAME"):
-        check_model_type("resnet18", SHAPE)
+        check_model_type("resnet19", SHAPE)
 
 
 def test_images_too_small_for_a_stem_are_one_line(offline):

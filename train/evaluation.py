@@ -87,7 +87,8 @@ def evaluate(
         margins.append(margins_of(logits, batch.y).double().cpu())
         if tick is not None:
             tick(len(batch.y))
-    return Scores(torch.cat(losses), torch.cat(correct), torch.cat(margins))
+    return Scores(*(one[0] if len(one) == 1 else torch.cat(one)
+                    for one in (losses, correct, margins)))  # fmt: skip
 
 
 def scores_of_networks(

@@ -6,6 +6,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Barrier
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ import torch
 
 from ridgeline.models.copying import POOL
 
+#: jobs a worker that may wait for it: none idles while results are fetched, nor do results pile up
+_AHEAD = 4
 Result = TypeVar("Result")
 
 
@@ -35,7 +38,7 @@ def in_order(
     try:
         for job in jobs:
             waiting.append(pool.submit(job))
-            if len(waiting) > workers:  # ahead by one: results do not pile up
+            if len(waiting) > _AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -45,6 +48,21 @@ def in_order(
         for future in waiting:  # what has begun still uses the caller's network
             if not future.cancelled():
                 future.exception()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let the operations of this thread do without helpers.
+
+    For small operations between two rounds of `in_order`: threads that have helped with one spin
+    for some milliseconds, on the cores that the next round wants.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @functools.cache

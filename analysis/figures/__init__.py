@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import xarray as xr
 from matplotlib.figure import Figure
@@ -23,12 +23,14 @@ from ridgeline.analysis.figures.surfaces import (
     draw_distance,
     draw_scan,
     draw_similarity,
+    draw_training,
 )
 from ridgeline.analysis.figures.training import (
     draw_cka,
     draw_overfitting,
     draw_robustness,
     draw_trajectory,
+    draw_weights,
 )
 from ridgeline.landscape.result import recipe_of
 from ridgeline.models.errors import InputError, unknown
@@ -78,6 +80,12 @@ def draw(results: xr.Dataset | Results, **options) -> Figure:
         raise InputError(f"results of kind {kind!r} cannot be drawn with --{foreign.pop()}")
     with style():
         return FIGURES[kind](results, **options)
+
+
+def draw_metrics(metrics: Mapping[str, Sequence[dict]], against: str | None = None) -> Figure:
+    """Draw the metrics of runs by label, or one of CURE's measures by tensor (`against`)."""
+    with style():
+        return draw_weights(metrics, against) if against else draw_training(metrics)
 
 
 def _label(result: xr.Dataset) -> str:

@@ -19,6 +19,11 @@ from ridgeline.analysis.figures.style import COLUMN, PAGE, SURFACE, Results
 from ridgeline.models.errors import InputError, unknown
 
 
+def _short(loss: float) -> str:
+    """A loss in two digits, in whole nats where these are more."""
+    return f"{loss:.0f}" if 99.5 <= loss < 1e5 else f"{loss:.2g}"
+
+
 def draw_surface(
     ds: xr.Dataset,
     axes: Axes,
@@ -38,7 +43,7 @@ def draw_surface(
         ds[first], ds[second], values, levels, norm=norm, cmap=SURFACE, extend="both"
     )
     lines = axes.contour(ds[first], ds[second], values, levels[::4], colors="white", linewidths=0.3)
-    axes.clabel(lines, fmt=lambda v: f"{v:.2g}", fontsize=5)
+    axes.clabel(lines, fmt=_short, fontsize=5)
     if np.ma.is_masked(values):
         axes.set_facecolor("0.8")  # not computed, or not finite: never invented
     axes.plot(0, 0, "+", color="white", ms=6, mew=1.2)
@@ -78,10 +83,11 @@ def draw_space(
         axis.labelpad = -4
         axis.set_major_locator(MaxNLocator(4))
     axes.tick_params(pad=-2)
+    axes.tick_params(axis="z", pad=2)  # four digits would lie on the axis
     ticks = np.linspace(low, high, 4)
-    axes.set_zticks(ticks, [f"{10**v:.2g}" for v in ticks])
+    axes.set_zticks(ticks, [_short(10**v) for v in ticks])
     bar = axes.figure.colorbar(surface, ax=axes, shrink=0.6, pad=0.12)
-    bar.set_ticks(ticks, labels=[f"{10**v:.2g}" for v in ticks])
+    bar.set_ticks(ticks, labels=[_short(10**v) for v in ticks])
     bar.set_label(loss_label({"": ds}))
 
 
@@ -115,7 +121,7 @@ def _colour_bar(axes: Axes, filled: ScalarMappable, norm: LogNorm, ds: xr.Datase
     bar = axes.figure.colorbar(filled, ax=axes, shrink=0.8)
     ticks = np.geomspace(norm.vmin, norm.vmax, 5)
     bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.set_label(loss_label({"": ds}))
 
@@ -134,7 +140,7 @@ def draw_scan(results: Results, axes: Axes | None = None, view: str = "contour")
     """1-D scans as lines, 2-D scans as filled contours or as a surface in space (`view`).
 
     One colour range serves all panels. Raises InputError for scans over three axes, which are for
-    ParaView (`export`), and for an unknown view.
+    ParaView (`export`), for an unknown view, and for a line that is to be drawn in space.
     """
     if view not in VIEWS:
         raise unknown("--view", view, VIEWS)
@@ -142,6 +148,8 @@ def draw_scan(results: Results, axes: Axes | None = None, view: str = "contour")
         raise InputError("a scan over three axes is for ParaView: ridgeline export writes .vts")
     planes = {k: ds for k, ds in results.items() if ds["loss"].ndim == 3}
     if not planes:
+        if view != "contour":
+            raise InputError(f"--view {view} needs a scan over two axes, this one is a line")
         return draw_lines(results, axes)
     panels = [(k, ds, float(e)) for k, ds in planes.items() for e in ds["eps"]]
     norm = surface_norm([ds["loss"].sel(eps=e) for _, ds, e in panels])

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ridgeline.landscape.curvature.operators import Products
+from ridgeline.landscape.distributed import sharing
 from ridgeline.train.files.recipe import Recipe, digest
 
 
@@ -27,7 +28,7 @@ class ProductLog(Products):
     def __init__(self, operator: Products, path: str | Path, recipe: Recipe):
         self.operator = operator
         self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
-        rank = dist.get_rank() if dist.is_initialized() else 0
+        rank = dist.get_rank() if sharing() else 0
         self.path = Path(path) if rank == 0 else Path(f"{path}.{rank}")
         self._header = digest(recipe).encode()[:32]
         self._bytes = 8 + operator.shape[0] * self.dtype.itemsize
@@ -93,7 +94,7 @@ class ProductLog(Products):
 
     def _common(self, count: int) -> int:
         """The records that all processes hold: they must replay the same ones."""
-        if dist.is_initialized():
+        if sharing():
             tensor = torch.tensor(count, device=self.device)
             dist.all_reduce(tensor, dist.ReduceOp.MIN)
             return int(tensor.item())

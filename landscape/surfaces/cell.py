@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ridgeline.landscape.batchnorm import place_on
 from ridgeline.landscape.gradient import loss_gradient
-from ridgeline.landscape.pieces import laid_out
+from ridgeline.landscape.pieces import Instead, laid_out
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.surfaces.execution import description, fastest
 from ridgeline.landscape.surfaces.first_layers import FirstLayers
+from ridgeline.landscape.surfaces.linear_layers import stand_ins
 from ridgeline.landscape.weights.paths import Path
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError, unknown
@@ -59,13 +60,15 @@ class Places:
     """Measures of a problem at coordinates of a path, for every budget.
 
     The adversarial images of the latest anchor are remembered, and on a grid of many `cells` what
-    the first layers make of images that stand still. Raises InputError for budgets above
-    0 without an attack, and for extras of losses that are no function of one set of images.
+    the first layers make of images that stand still. Of these cells, one for every budget, `left`
+    are to be computed (None: all). Raises InputError for budgets above 0 without an attack, and for
+    extras of losses that are no function of one set of images.
     """
 
     def __init__(
         self, problem: Problem, path: Path, budgets: Sequence[float], batchnorm: str,
         extras: Collection[str] = (), adversary: str = "moving", cells: int = 1,
+        left: int | None = None,
     ):  # fmt: skip
         attack = problem.attack
         if attack is None and any(budgets):
@@ -79,10 +82,16 @@ class Places:
         self.problems = [
             problem.under(attack.at(eps) if attack and eps else None) for eps in budgets
         ]
+        self._linear = stand_ins(problem)
         # what most cells ask for: attacks only where they move
-        typical = self.problems[-1] if adversary in ("moving", "max") else problem.under(None)
-        way = fastest(typical, cells * len(budgets))
-        self.problems = [each.running(way.together, way.batch_size) for each in self.problems]
+        moves = attack is not None and adversary in ("moving", "max")
+        typical = self.problems[-1] if moves else problem.under(None)
+        left = cells * len(budgets) if left is None else left
+        place = self.path(*(0.7 * path.ends[1] for _ in path.axes))
+        self._way = fastest(
+            typical, left, place, quarters=batchnorm == "keep" and not extras,
+            instead=None if moves else lambda number: self._linear,
+        )  # fmt: skip
         self._key: tuple | None = None
         self._frozen: Problem | None = None
         # the first layers are worth their passes, one a knot, where many cells see the same images
@@ -93,7 +102,7 @@ class Places:
     def execution(self) -> str:
         """How the latest cell was computed."""
         layers = self._seen[1] if self._seen else None
-        return description(self.problems[0], layers.names if layers else ())
+        return description(self._way, layers.names if layers else (), bool(self._linear))
 
     def measure(
         self, level: int, at: Coordinates, anchors: Sequence[Coordinates | None], tick: Tick
@@ -119,24 +128,28 @@ class Places:
                 self._frozen = problem.frozen(*place_on(problem, self.path, anchor, self.batchnorm))
                 self._key = (level, anchor)
             problem = self._frozen
-        moving = problem.attack is not None
+        moving, frozen = problem.attack is not None, problem is self._frozen
         if self.extras:  # of the images that the loss is of
             problem = problem.frozen(point, buffers, tick)
             tick = lambda n: None  # noqa: E731
-        first = self._first_layers(problem, buffers, moving)
-        instead = None if first is None else first.at(*at)
-        scores = problem.evaluate(point, buffers, tick, instead)
+        running = problem
+        if (problem.attack is None) == (self._way.attack is None):
+            running = problem.running(self._way.together, self._way.batch_size)
+        instead = None if moving else self._instead(running, buffers, at, frozen)
+        scores = running.evaluate(point, buffers, tick, instead)
         return scores, self._extras(problem, point, buffers)
 
-    def _first_layers(
-        self, problem: Problem, buffers: Mapping[str, Tensor], moving: bool
-    ) -> FirstLayers | None:
-        if moving or not self._many:
-            return None
-        key = self._key if problem is self._frozen else None  # the clean images of every budget
-        if self._seen is None or self._seen[0] != key:
+    def _instead(
+        self, problem: Problem, buffers: Mapping[str, Tensor], at: Coordinates, frozen: bool
+    ) -> Instead | None:
+        """What stands in for layers at a place, where images stand still."""
+        key = self._key if frozen else None  # the clean images of every budget are the same
+        if self._many and (self._seen is None or self._seen[0] != key):
             self._seen = (key, FirstLayers.of(problem, self.path, buffers))
-        return self._seen[1]
+        if self._seen is None or self._seen[1] is None:
+            return (lambda number: self._linear) if self._linear else None
+        first = self._seen[1].at(*at)
+        return lambda number: {**self._linear, **first(number)}
 
     def _extras(
         self, problem: Problem, point: Point, buffers: Mapping[str, Tensor]

@@ -8,12 +8,14 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from ridgeline.landscape.pieces import piece_by_piece
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.resume import at_once
+from ridgeline.landscape.surfaces.linear_layers import plain
 from ridgeline.landscape.weights.paths import Path
-from ridgeline.train.data.examples import Data
+from ridgeline.train.data.examples import Data, leaves
 
 #: layers whose outputs are linear in their weights and biases together
 _LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -28,49 +30,58 @@ class FirstLayers:
 
     Such a layer is linear in its weights, and these are linear in the knots. So its outputs
     anywhere on the path are the same combination of its outputs at the knots, which takes one pass
-    over memory where a convolution takes many. `names` are the layers'.
+    over memory where a convolution takes many. `names` are the layers'. A call with other inputs
+    than at the knots, which a network that decides by its weights may make, runs the layer.
     """
 
     def __init__(self, problem: Problem, path: Path, names: list[str], buffers: Any):
-        self.path, self.names = path, names
+        self.path = path
         count = len(problem.data.pieces(problem.batch_size))
-        #: piece, name, knot -> outputs
-        self._held: list[dict[str, list[Tensor]]] = [{n: [] for n in names} for _ in range(count)]
+        #: piece, name -> inputs, and outputs at each knot
+        self._held: list[dict[str, _Held]] = [{n: _Held() for n in names} for _ in range(count)]
         #: piece, name -> all but the last coefficient, and what they combine to
         self._rows: list[dict[str, tuple[list[float], Tensor]]] = [{} for _ in range(count)]
-
-        def record(number: int) -> Instead:
-            return {n: partial(_kept, self._held[number][n].append) for n in names}
 
         def run(chunk: Data, options: dict[str, Any]) -> dict[str, float]:
             with torch.no_grad():
                 options["predict"](chunk.whole(options["device"], options["dtype"]).x)
             return {}
 
-        for knot in path.knots:
-            work = problem.resuming(at_once)
-            for _ in piece_by_piece(work, "first layers", run, knot, buffers, None, record):
+        def record(knot: int, number: int) -> Instead:
+            return {n: partial(_kept, held, knot) for n, held in self._held[number].items()}
+
+        for k, knot in enumerate(path.knots):
+            work, instead = problem.resuming(at_once), partial(record, k)
+            for _ in piece_by_piece(work, "first layers", run, knot, buffers, None, instead):
                 pass
+        # in every piece: two examples may take another way through a network than a whole piece
+        every = len(path.knots)
+        self.names = [n for n in names if all(len(held[n].outputs) == every for held in self._held)]
+        self._held = [{n: held[n] for n in self.names} for held in self._held]
 
     @classmethod
     def of(cls, problem: Problem, path: Path, buffers: Mapping[str, Tensor]) -> Self | None:
         """Those of a problem without attack; None: no such layer, no room, or a GPU.
 
         Whether a GPU gains anything has not been measured. A layer counts if every pass calls it
-        once, with inputs that are the same at every knot and that no weight has touched.
+        once, with inputs that are the same at every knot and that no weight has touched, and if its
+        weights are the path's as they are.
         """
         if problem.device.type != "cpu":
             return None
         examples = torch.arange(min(2, len(problem.data)))
         x = problem.data.batch(examples, problem.device, problem.dtype).x
-        names = [n for n, m in problem.network.named_modules() if _linear(m)]
+        names = [n for n, m in problem.network.named_modules() if plain(m, _LINEAR)]
         sizes: dict[str, int] = {}
         inputs: dict[str, Tensor] = {}
         for number, knot in enumerate(path.knots):
             calls: dict[str, list] = {n: [] for n in names}
-            point = {n: t.clone().requires_grad_(t.is_floating_point()) for n, t in knot.items()}
-            watched = {n: partial(_noted, calls[n].append) for n in names}
-            problem.predict(point, buffers, watched)(x)
+            with torch.enable_grad():  # which tells what weights have touched
+                point = {n: t.clone().requires_grad_(t.is_floating_point())
+                         for n, t in knot.items()}  # fmt: skip
+                own = {id(t) for t in point.values()}
+                watched = {n: partial(_noted, calls[n].append, own) for n in names}
+                problem.predict(point, buffers, watched)(x)
             for name, found in calls.items():
                 if len(found) != 1 or found[0] is None or found[0][0].requires_grad:
                     names = [n for n in names if n != name]
@@ -79,8 +90,14 @@ class FirstLayers:
                 if number and not torch.equal(given, inputs[name]):
                     names = [n for n in names if n != name]
                 inputs[name], sizes[name] = given, out.numel() // len(examples)
+        data = {t.untyped_storage().data_ptr() for t in leaves(x)}  # is in memory anyway
+        made = [t for n in names if (t := inputs[n]).untyped_storage().data_ptr() not in data]
+        kept = sum(t.numel() // len(examples) for t in made) * len(problem.data)
         held = sum(sizes[n] for n in names) * len(problem.data) * (len(path.knots) + 1)
-        return cls(problem, path, names, buffers) if names and held <= _ROOM else None
+        if not names or max(kept, held) > _ROOM:
+            return None
+        found = cls(problem, path, names, buffers)
+        return found if found.names else None
 
     def at(self, *coordinates: float) -> Callable[[int], Instead]:
         """For a piece of the data: what stands in the place of each layer at these coordinates."""
@@ -91,8 +108,14 @@ class FirstLayers:
 
         return instead
 
-    def _outputs(self, number: int, name: str, before: list[float], last: float, *_: Any) -> Tensor:
-        knots, rows = self._held[number][name], self._rows[number]
+    def _outputs(
+        self, number: int, name: str, before: list[float], last: float, module: nn.Module,
+        *args: Any, **named: Any,
+    ) -> Tensor:  # fmt: skip
+        held, rows = self._held[number][name], self._rows[number]
+        if named or len(args) != 1 or not held.of(args[0]):
+            return type(module).forward(module, *args, **named)
+        knots = held.outputs
         if name not in rows or rows[name][0] != before:
             rows[name] = (before, _combined(before, knots[:-1]))
         # new memory, for the same reason as in _kept
@@ -100,20 +123,57 @@ class FirstLayers:
         return torch.add(row, knots[-1], alpha=last) if last else row.clone()
 
 
-def _linear(module: nn.Module) -> bool:
-    own = "forward" not in vars(module)  # not one that somebody has put there
-    return type(module) in _LINEAR and own and module._parameters.get("weight") is not None
+class _Held:
+    """What one layer was given in one piece of the data, and what it made of that at each knot."""
+
+    def __init__(self) -> None:
+        self.inputs: Tensor | None = None
+        self.version = 0
+        self.outputs: list[Tensor] = []
+
+    def of(self, x: Tensor) -> bool:
+        """Whether these are the outputs for x."""
+        held = self.inputs
+        if held is None or held._version != self.version or not _plain(x):
+            return False  # they have been overwritten since
+        if (x.shape, x.dtype) != (held.shape, held.dtype):
+            return False
+        same = (x.data_ptr(), x.stride()) == (held.data_ptr(), held.stride())
+        return same or torch.equal(x, held)
 
 
-def _kept(keep: Callable[[Tensor], None], module: nn.Module, *args: Any, **named: Any) -> Tensor:
+def _plain(x: Any) -> bool:
+    """Whether x is a tensor of numbers alone: torch.func's know of transforms, duals of tangents.
+
+    Tensors of inference mode do not tell whether they have been overwritten.
+    """
+    try:
+        return x.data_ptr() is not None and unpack_dual(x)[1] is None and not x.is_inference()
+    except (RuntimeError, AttributeError):
+        return False
+
+
+def _kept(held: _Held, knot: int, module: nn.Module, *args: Any, **named: Any) -> Tensor:
+    simple = len(args) == 1 and not named and _plain(args[0])
+    if simple and not knot and held.inputs is None:
+        held.inputs, held.version = args[0], args[0]._version
+    known = simple and len(held.outputs) == knot and held.of(args[0])
     out = type(module).forward(module, *args, **named)
-    keep(out.clone())  # the next layer may write into it
+    if known:
+        held.outputs.append(out.clone())  # the next layer may write into it
     return out
 
 
-def _noted(note: Callable[[Any], None], module: nn.Module, *args: Any, **named: Any) -> Tensor:
+def _noted(
+    note: Callable[[Any], None], own: set[int], module: nn.Module, *args: Any, **named: Any
+) -> Tensor:
     out = type(module).forward(module, *args, **named)
-    note((args[0], out) if len(args) == 1 and not named else None)
+    if torch.compiler.is_compiling():
+        return out  # it would be compiled anew for every cell
+    # weights that hooks have made of others need not be linear in these
+    pure = all(t is None or id(t) in own for t in (module.weight, module.bias))
+    simple = pure and len(args) == 1 and not named and _plain(args[0])
+    note((args[0], out) if simple else None)
     return out
 
 

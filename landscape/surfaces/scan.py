@@ -54,7 +54,22 @@ def scan(
     if budgets is None:
         budgets = [problem.attack.eps if problem.attack else 0.0]
     shape = tuple(len(v) for v in values)
-    places = Places(problem, path, budgets, batchnorm, extras, adversary, math.prod(shape))
+
+    def block_of(cell: Cell) -> Cell:
+        """The cells that share their anchor with this one, by that anchor."""
+        if adversary != "anchored":
+            return cell
+        return (cell[0], *(
+            min(i // anchor_every * anchor_every + anchor_every // 2, n - 1)
+            for i, n in zip(cell[1:], shape, strict=True)
+        ))  # fmt: skip
+
+    every = itertools.product(range(len(budgets)), *(range(n) for n in shape))
+    order = sorted(every, key=lambda c: (block_of(c), c))
+    if shard is not None:
+        order = share(order, shard, block_of)
+    left = len(order) if cells is None else sum(not cells["done"].values[c] for c in order)
+    places = Places(problem, path, budgets, batchnorm, extras, adversary, math.prod(shape), left)
     if cells is None:
         cells = empty_cells(
             {
@@ -74,15 +89,6 @@ def scan(
             "extras": sorted(extras),
         })  # fmt: skip
 
-    def block_of(cell: Cell) -> Cell:
-        """The cells that share their anchor with this one, by that anchor."""
-        if adversary != "anchored":
-            return cell
-        return (cell[0], *(
-            min(i // anchor_every * anchor_every + anchor_every // 2, n - 1)
-            for i, n in zip(cell[1:], shape, strict=True)
-        ))  # fmt: skip
-
     def at(place: Cell) -> Coordinates:
         return tuple(float(v[i]) for v, i in zip(values, place, strict=True))
 
@@ -95,13 +101,11 @@ def scan(
         cells.attrs["execution"] = places.execution
         return found
 
-    every = itertools.product(range(len(budgets)), *(range(n) for n in shape))
-    order = sorted(every, key=lambda c: (block_of(c), c))
     return fill(
         cells,
         compute,
         save=save,
-        order=order if shard is None else share(order, shard, block_of),
+        order=order,
         examples_per_cell=len(problem.data),
         description=description,
     )

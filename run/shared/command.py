@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from ridgeline.landscape.result import claim, complete, load_result, save_result
 from ridgeline.landscape.resume import Keep, resumable
 from ridgeline.landscape.surfaces.shards import merged
 from ridgeline.landscape.weights.point import Point
+from ridgeline.models.errors import InputError
 from ridgeline.train.files.checkpoint import claim_checkpoint, save_checkpoint
 from ridgeline.train.files.recipe import Recipe, digest
 from ridgeline.train.progress import progress
@@ -77,7 +79,7 @@ def completed(
         return cells
     number, count = processes()
     held = [] if cells is None else [cells]
-    held += map(load_result, _parts(path, recipe))
+    held += _left(path, recipe, overwrite)
     own = path if count == 1 else _part(path, recipe, f"{number + 1}of{count}")
     ds = complete_(
         merged(held) if held else None,
@@ -85,12 +87,12 @@ def completed(
     )
     if count > 1:
         meet()
-        ds = merged([*map(load_result, _parts(path, recipe))])
+        ds = merged(_left(path, recipe, overwrite))
         meet()  # everyone has read what the first process now removes
     if leader():
         if count > 1:
             save_result(ds, path)
-        for part in _parts(path, recipe):
+        for part in _parts(path, None if overwrite else recipe):
             part.unlink()
     return ds
 
@@ -99,11 +101,24 @@ def _part(path: Path, recipe: Recipe, whose: str) -> Path:
     return path.with_name(f"{_beginning(path, recipe)}{whose}.nc")
 
 
-def _parts(path: Path, recipe: Recipe) -> list[Path]:
-    """What processes of torchrun have left of a grid, in a fixed order."""
-    folder, begins = path.parent, _beginning(path, recipe)
+def _left(path: Path, recipe: Recipe, overwrite: bool) -> list[xr.Dataset]:
+    """What processes of torchrun have left of a grid; with `overwrite` without damaged files."""
+    found = []
+    for part in _parts(path, recipe):
+        try:
+            found.append(load_result(part))
+        except InputError as error:
+            if not overwrite:
+                raise InputError(f"{error}; name another output or pass --overwrite") from None
+    return found
+
+
+def _parts(path: Path, recipe: Recipe | None) -> list[Path]:
+    """The files of processes of torchrun for a path, in a fixed order; None: of any recipe."""
+    folder, begins = path.parent, "" if recipe is None else _beginning(path, recipe)
+    of_any = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.\d+of\d+\.nc")
     files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(p for p in files if p.name.startswith(begins) and p.suffix == ".nc")
+    return sorted(p for p in files if p.name.startswith(begins) and of_any.fullmatch(p.name))
 
 
 def _beginning(path: Path, recipe: Recipe) -> str:
@@ -123,6 +138,7 @@ def written(points: Sequence[tuple[Path, Point, Recipe]], overwrite: bool) -> It
     """
     for path, _, recipe in points:
         claim_checkpoint(path, recipe, overwrite)
+    meet()  # nobody computes what the first process, who holds the files, refuses
     yield
     for path, point, recipe in points:
         save_checkpoint(path, point, recipe)

@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import sys
+import time
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -30,12 +31,15 @@ from fire.decorators import SetParseFn
 
 from ridgeline import readers_may_leave
 from ridgeline.models.errors import InputError, unknown
+from ridgeline.run.shared.aliases import help_lines, translated
 from ridgeline.train.files.locks import holding, release_all
 from ridgeline.train.files.recipe import called
 from ridgeline.train.options import Opt, described_by
 from ridgeline.train.specs import convert
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+#: seconds after which a process of torchrun speaks up that is not the first
+_GRACE = 5.0
 REQUIRED = inspect.Parameter.empty
 
 
@@ -77,15 +81,16 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
             _check_alone(command)
         values, known = given(main, argv), options_of(main)
         changed = {k: v for k, v in values.items() if v != known[k].default}
-        with called(Path(main.__code__.co_filename).stem, changed, os.getcwd()), _first_speaks():
+        with called(_name(main), changed, os.getcwd()), _first_speaks():
             main(**bound(main, values))
     except BrokenPipeError:  # whoever reads the output has gone
         raise
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _FULL:
             error = f"{error}; what is finished is kept: free some space and run it again"
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(_GRACE)  # the first process says the same, and torchrun ends this one
+        print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         # whoever writes an output holds it, and keeps what is finished of it
@@ -98,6 +103,11 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
             from ridgeline.landscape.distributed import leave
 
             leave()
+
+
+def _name(main: Callable[..., None]) -> str:
+    """The command that it is."""
+    return Path(main.__code__.co_filename).stem
 
 
 def _check_alone(command: str) -> None:
@@ -141,6 +151,7 @@ def arguments(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:
 def given(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:
     """The options that a command line names, each in its type; raises InputError."""
     options = options_of(main)
+    argv = translated(_name(main), argv, {name: o.default for name, o in options.items()})
     _check_flags(options, argv)
     texts: dict[str, str] = {}
 
@@ -267,4 +278,4 @@ def help_text(main: Callable[..., None], command: str) -> str:
             default = ",".join(map(str, default)) or "none"
         note = f"{option.about.note} [default: {default}]"
         lines.append(f"  --{name:<{width}}{option.type_name:<9}{note}")
-    return "\n".join(lines)
+    return "\n".join(lines + help_lines(_name(main)))

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ridgeline.run.shared.networks import LoadedNetwork
     from ridgeline.train.data.examples import Images
 
-DataDir = Annotated[str | None, "folder of the torchvision sets; None: the user's cache folder"]
+DataDir = Annotated[
+    str | None, "folder of torchvision's sets or ImageNet; None: the user's cache folder"
+]
 SubsetSize = Annotated[
     int | None, Opt("use a fixed random subset of this many examples; None: all", low=1)
 ]
@@ -51,12 +53,15 @@ class Network(Options):
     """What a checkpoint is a checkpoint of; None everywhere takes what the checkpoint records."""
 
     dataset: Annotated[
-        str | None, "mnist5k, mnist, cifar10, cifar100, svhn or FILE.npz; None: the recorded one"
+        str | None,
+        "mnist5k, mnist, cifar10, cifar100, svhn, ..., FILE.npz, FILE.npy[@SEVERITY] or "
+        "FOLDER[@SIDE]; None: the recorded one",
     ] = None
     data_dir: DataDir = None
     model_type: Annotated[
         str | None,
-        "lenet, ..., torchvision:NAME, package.module:factory or file.py:factory; None: recorded",
+        "lenet, ..., torchvision:NAME, timm:NAME, package.module:factory or file.py:factory; None: "
+        "recorded",
     ] = None
     width: Annotated[int | None, Opt("width factor w; None: the recorded one", low=1)] = None
     bias: Annotated[bool | None, "biases of LeNet and VGG; None: as recorded"] = None
@@ -178,10 +183,15 @@ CHUNK_RUN = Training(
 class Fresh(Options):
     """A network to be initialised, and what it is trained on."""
 
-    dataset: Annotated[str, Opt("mnist5k, mnist, cifar10, cifar100, svhn or FILE.npz")] = "mnist5k"
+    dataset: Annotated[
+        str,
+        Opt("mnist5k, mnist, fashionmnist, kmnist, cifar10, cifar100, svhn, tinyimagenet, "
+            "restricted_imagenet, FILE.npz or a FOLDER[@SIDE] of train/CLASS/ and test/CLASS/"),
+    ] = "mnist5k"  # fmt: skip
     model_type: Annotated[
         str,
-        Opt("lenet, vgg, resnet, preact, resnet9, resnet20, efficientnet_b0, torchvision:NAME, "
+        Opt("lenet, vgg, resnet, preact, resnet9, resnet20, efficientnet_b0, wrn28, wrn34, ..., "
+            "resnet18, ..., resnet152, vit4, vit8, vit16, torchvision:NAME, timm:NAME, "
             "package.module:factory or file.py:factory"),
     ] = "lenet"  # fmt: skip
     width: Annotated[int | None, Opt("width factor w; None: the network's published one")] = None

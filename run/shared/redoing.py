@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xarray as xr
 
 from ridgeline.__main__ import commands
 from ridgeline.landscape.result import complete, header, load_result, provenance_of, recipe_of
@@ -84,7 +85,7 @@ def redo(result: Path, folder: Path | None, model_type: str | None) -> Redone:
     """
     result = result.absolute()
     original = _record(result)
-    if original is None or not is_call(original.call):
+    if original is None or not _is_call(original.call):
         raise InputError(
             f"{result} records no call of a command: it comes from Python, from others, or from a "
             "version before calls were recorded"
@@ -201,7 +202,18 @@ def _record(path: Path, *, whole: bool = True) -> Record | None:
     return recipe and Record(path, recipe, stored_provenance(path) or {})
 
 
-def is_call(call: Any) -> bool:
+@contextlib.contextmanager
+def as_one_call(part: xr.Dataset) -> Iterator[None]:
+    """Note in what is written the call that made a part, without --shard: `redo` makes it whole."""
+    call, told = provenance_of(part).get("call"), contextlib.nullcontext()
+    if _is_call(call):
+        whole = {k: v for k, v in call["options"].items() if k != "shard"}
+        told = called(call["command"], whole, call["folder"])
+    with told:
+        yield
+
+
+def _is_call(call: Any) -> bool:
     """Whether this is a call of a command as results record it."""
     kinds = {"command": str, "options": dict, "folder": str}
     return (

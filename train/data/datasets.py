@@ -1,4 +1,4 @@
-"""Where images come from: the embedded mnist5k, torchvision's sets, and .npz files."""
+"""Where images come from: the embedded mnist5k, torchvision's sets, files of arrays, folders."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.models.torchvision_import import import_torchvision
 from ridgeline.train.data.examples import Images
+from ridgeline.train.data.folders import NAMED, folder_images, root_of, splits_in
 from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.files.integrity import array_headers
 
@@ -22,8 +23,14 @@ TORCHVISION = {
     "cifar10": ("CIFAR10", 10),
     "cifar100": ("CIFAR100", 100),
     "svhn": ("SVHN", 10),
+    "fashionmnist": ("FashionMNIST", 10),
+    "kmnist": ("KMNIST", 10),
 }
-DATASETS = ("mnist5k", *TORCHVISION)
+DATASETS = ("mnist5k", *TORCHVISION, *NAMED)
+#: how other data are named
+_OTHERS = {"FILE.npz", "FILE.npy", "FILE.npy@SEVERITY", "FOLDER", "FOLDER@SIDE"}
+#: severities of a file of corrupted images, one after the other
+_SEVERITIES = 5
 SUBSETS = ("train", "test")
 #: labels beyond this are no class numbers
 _MOST_CLASSES = 100_000
@@ -35,34 +42,68 @@ def default_data_dir() -> Path:
 
 
 def check_dataset(dataset: str) -> None:
-    """Raise InputError unless `dataset` is a known name or an existing .npz file."""
-    if dataset.endswith(".npz"):
-        if not Path(dataset).is_file():
-            raise InputError(f"--dataset: no such file: {dataset}")
-    elif dataset not in DATASETS:
-        raise unknown("dataset", dataset, {*DATASETS, "FILE.npz"})
+    """Raise InputError unless `dataset` is a known name, an existing .npz or .npy, or a folder."""
+    name, number = parts_of(dataset)
+    if name.endswith((".npz", ".npy")):
+        if not Path(name).is_file():
+            raise InputError(f"--dataset: no such file: {name}")
+        if name.endswith(".npy") and number is not None and number > _SEVERITIES:
+            raise InputError(f"--dataset {dataset}: severities are 1..{_SEVERITIES}, got {number}")
+    elif name not in DATASETS and not Path(name).is_dir():
+        if os.sep in name:
+            raise InputError(f"--dataset: no such file or folder: {name}")
+        raise unknown("dataset", name, {*DATASETS, *_OTHERS})
+    if number is not None and (name.endswith(".npz") or (name in DATASETS and name not in NAMED)):
+        raise InputError(
+            f"--dataset {dataset}: @ gives the side of a folder's images or the severity of a "
+            f".npy file; {name} has neither"
+        )
+
+
+def parts_of(dataset: str) -> tuple[str, int | None]:
+    """What stands before and behind the @ of a data set: a path or name, and a number."""
+    name, at, number = dataset.rpartition("@")
+    if not at or Path(dataset).exists():
+        return dataset, None
+    if not number.isdecimal() or not 1 <= int(number) <= 4096:
+        raise InputError(f"--dataset {dataset}: behind @ stands a whole number from 1 to 4096")
+    return name, int(number)
 
 
 def load_images(dataset: str, subset: str, data_dir: str | Path | None = None) -> Images:
-    """Load the train or test part of a data set by name, or of an .npz file.
+    """Load the train or test part of a data set by name, of a file of arrays, or of a folder.
 
-    `data_dir` is the folder of torchvision's sets. Raises InputError for an unknown name, a
-    missing or malformed file, and a set that is neither there nor can be downloaded.
+    `data_dir` is the folder of torchvision's sets, and of the ImageNets. Raises InputError for an
+    unknown name, missing or malformed data, and a set that is neither there nor can be downloaded.
     """
     check_dataset(dataset)
     if subset not in SUBSETS:
         raise unknown("subset", subset, SUBSETS)
-    if dataset == "mnist5k":
+    name, number = parts_of(dataset)
+    if name == "mnist5k":
         return _mnist5k(subset)
-    if dataset in TORCHVISION:
-        return _torchvision(dataset, subset, Path(data_dir) if data_dir else default_data_dir())
-    return _npz(Path(dataset), subset)
+    folder = Path(data_dir) if data_dir else default_data_dir()
+    if name in TORCHVISION:
+        return _torchvision(name, subset, folder)
+    if name in NAMED:
+        _, side, groups = NAMED[name]
+        return folder_images(root_of(name, folder), subset, number or side, name, groups)
+    if name.endswith(".npz"):
+        return _npz(Path(name), subset)
+    if name.endswith(".npy"):
+        return _npy(Path(name), subset, number)
+    return folder_images(Path(name), subset, number, Path(name).resolve().name)
 
 
 def splits_of(dataset: str) -> tuple[str, ...]:
-    """The splits that a data set has, test first: an .npz file may hold one of them only."""
-    if not dataset.endswith(".npz"):
+    """The splits that a data set has, test first: a file or a folder may hold one of them only."""
+    name, _ = parts_of(dataset)
+    if name.endswith(".npy"):
+        return ("test",)
+    if name in DATASETS:
         return SUBSETS[::-1]
+    if not name.endswith(".npz"):
+        return tuple(sorted(splits_in(Path(name))))
     headers = array_headers(Path(dataset))
     found = tuple(s for s in SUBSETS[::-1] if f"{s}_images" in headers)
     if not found:
@@ -137,6 +178,40 @@ def _npz(path: Path, subset: str) -> Images:
     own = torch.from_numpy(labels[wanted[1]].ravel().astype(np.int64))
     tensor = _pixels(pixels, f"{what}: {wanted[0]}")
     return Images(tensor, own, torch.arange(len(own)), path.stem, largest + 1)
+
+
+def _npy(path: Path, subset: str, severity: int | None) -> Images:
+    """Images of a .npy file like those of CIFAR-10-C: their labels are in labels.npy beside it.
+
+    Five severities follow each other; None takes them all. Of one severity, `index` are the places
+    in the test set that was corrupted.
+    """
+    what = f"--dataset {path}"
+    beside = path.with_name("labels.npy")
+    if subset != "test":
+        raise InputError(f"{what}: a .npy file holds test images only")
+    if not beside.is_file():
+        raise InputError(f"{what}: needs its labels beside it, in {beside}")
+    try:
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        labels = np.load(beside, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{what}: damaged, or no array of numbers ({error})") from None
+    count = _check_labels(labels, f"{what}: {beside.name}") + 1
+    labels = labels.ravel().astype(np.int64)
+    if pixels.ndim < 1 or len(pixels) != len(labels):
+        raise InputError(f"{what}: {len(labels)} labels for an array {pixels.shape}")
+    name = path.stem
+    if severity is not None:
+        if len(pixels) % _SEVERITIES:
+            raise InputError(
+                f"{what}: {len(pixels)} images are no {_SEVERITIES} severities of the same number"
+            )
+        size = len(pixels) // _SEVERITIES
+        chosen = slice((severity - 1) * size, severity * size)
+        pixels, labels, name = pixels[chosen], labels[chosen], f"{name}_{severity}"
+    tensor = _pixels(np.array(pixels), what)
+    return Images(tensor, torch.from_numpy(labels), torch.arange(len(labels)), name, count)
 
 
 def _check_labels(labels: np.ndarray, what: str) -> int:

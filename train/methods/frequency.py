@@ -33,8 +33,9 @@ class FrequencyOptions(Options):
     """The basis that kernels are written in, and the penalty on their coefficients."""
 
     basis_filter: Annotated[
-        str, Opt("how kernels are written", choices={"WD": "synthesise them", "SD": "convolve with "
-                                                     "the basis"})
+        str | None,
+        Opt("how kernels are written; None: as they are, and no penalty",
+            choices={"WD": "synthesise them", "SD": "convolve with the basis"})
     ] = "WD"  # fmt: skip
     init_scale: Annotated[
         str,
@@ -80,7 +81,8 @@ class Frequency(Method):
     taken to be the penalty "highest", strength 0.01, the first floor(N / 3) + 1 layers, on WD
     layers: what the commands of its README run. The training loss of the metrics includes the
     penalty; checkpoints hold plain convolution weights. An attack only adds to the evaluation.
-    Raises InputError if the network has no convolution to write in the basis.
+    Without a basis it is the baseline: the plain network on the cross-entropy alone. Raises
+    InputError if the network has no convolution to write in the basis.
     """
 
     options_type = FrequencyOptions
@@ -94,14 +96,17 @@ class Frequency(Method):
     ):
         super().__init__(network, setup, options)
         given = self.options
-        self.network = decompose(
-            network, given.basis_filter, given.init_scale, given.min_kernel_size,
-            number_of(self.setup.seed, Purpose.DCT),
-        )  # fmt: skip
+        if given.basis_filter is None:
+            self.label = "plain"  # a run of its own name beside the regularised one
+        else:
+            self.network = decompose(
+                network, given.basis_filter, given.init_scale, given.min_kernel_size,
+                number_of(self.setup.seed, Purpose.DCT),
+            )  # fmt: skip
         self.all = dct_layers(self.network)
         count = depth_rule(len(self.all), given.reg_depth)
         self.penalised: dict[str, DctConv2d] = dict(list(self.all.items())[:count])
-        self.strength = given.l2_lambda if given.l2_reg else 0.0
+        self.strength = given.l2_lambda if given.l2_reg and self.all else 0.0
 
     def penalty(self) -> Tensor:
         """The penalty summed over the penalised layers, without its strength."""

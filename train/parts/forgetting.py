@@ -45,7 +45,7 @@ def forgettable(
 
 
 def _is_shortcut(name: str) -> bool:
-    return "shortcut" in name or "downsample" in name
+    return any(word in name.lower() for word in ("shortcut", "downsample"))
 
 
 def draw_masks(

@@ -22,6 +22,7 @@ from ridgeline.train.schedules.shapes import (
     Linear,
     Schedule,
     Triangle,
+    WarmupCosine,
 )
 from ridgeline.train.specs import Unit, build_named, parse_spec
 
@@ -34,6 +35,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "jump": Jump,
     "drops": Drops,
     "cos_cycle_jump": CosineCycleJump,
+    "warmup_cosine": WarmupCosine,
     "triangle": Triangle,
     "cycle_linear": CycleLinear,
     "cycle_exp": CycleExponential,

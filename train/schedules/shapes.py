@@ -177,6 +177,29 @@ class CosineCycleJump(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarmupCosine(Schedule):
+    """From low_v straight to up_v over the share `warmup` of `epochs`, then a cosine down to 0."""
+
+    up_v: float
+    epochs: int
+    warmup: float = 0.3
+    low_v: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.warmup < 1:
+            raise InputError("schedule warmup_cosine: warmup is a share of the run, 0 to below 1")
+
+    def value(self, epoch: float) -> float:
+        """low_v + (up_v - low_v) e / w before w, up_v (1 + cos(pi (e - w) / (epochs - w))) / 2."""
+        begin = self.warmup * self.epochs
+        if epoch < begin:
+            return self.low_v + (self.up_v - self.low_v) * epoch / begin
+        passed = min((epoch - begin) / max(self.epochs - begin, 1e-9), 1.0)
+        return self.up_v * (1 + math.cos(math.pi * passed)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class Triangle(Schedule):
     """From low_v to up_v and back in every period of cycle_freq epochs (Smith 2017)."""
 

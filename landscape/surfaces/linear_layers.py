@@ -1,0 +1,54 @@
+"""Linear layers by oneDNN, which knows CPUs that MKL, behind PyTorch's products, holds back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ridgeline.landscape.problem import Problem
+
+#: weights from which on the change of layout is worth it, whatever the number of examples: if that
+#: counted, the size of a piece would change last digits
+_LARGE = 2**15
+
+
+def stand_ins(problem: Problem) -> dict[str, Callable[..., Tensor]]:
+    """What stands in for the linear layers of a problem's network in float32, where it is faster.
+
+    Outputs are the same up to rounding. Without gradients only.
+    """
+    if problem.device.type != "cpu" or problem.dtype != torch.float32 or not faster_here():
+        return {}
+    return {name: _product for name, module in problem.network.named_modules() if plain(module)}
+
+
+@functools.cache
+def faster_here() -> bool:
+    """Whether MKL multiplies for a CPU of another maker, at half the speed that it could have."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def plain(module: nn.Module, kinds: tuple[type, ...] = (nn.Linear,)) -> bool:
+    """Whether a module is just of one of these kinds, its weight a parameter of its own."""
+    own = "forward" not in vars(module)  # not one that somebody has put there
+    return type(module) in kinds and own and module._parameters.get("weight") is not None
+
+
+def _product(module: nn.Linear, x: Tensor, *others: Any, **named: Any) -> Tensor:
+    large = isinstance(x, Tensor) and x.ndim == 2 and module.weight.numel() >= _LARGE
+    weights = [w for w in (module.weight, module.bias) if w is not None]
+    usual = all(t.dtype == torch.float32 for t in (x, *weights)) if large else False
+    if not usual or others or named or torch.is_grad_enabled():
+        return type(module).forward(module, x, *others, **named)
+    return F.linear(x.contiguous().to_mkldnn(), module.weight, module.bias).to_dense()

@@ -1,0 +1,197 @@
+"""Image files in one folder per class: any size, resized to one; Tiny and Restricted ImageNet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ridgeline.models.errors import InputError, reason_of
+from ridgeline.train.data.examples import Images
+from ridgeline.train.progress import progress
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
+#: classes of Restricted ImageNet (Tsipras et al. 2019): name -> first and last of ImageNet's
+#: 1000 classes, numbered in the order of their folders
+RESTRICTED_IMAGENET = {
+    "dog": (151, 268), "cat": (281, 285), "frog": (30, 32), "turtle": (33, 37), "bird": (80, 100),
+    "primate": (365, 382), "fish": (389, 397), "crab": (118, 121), "insect": (300, 319),
+}  # fmt: skip
+#: where a file of Tiny ImageNet's validation belongs: name, class and more per line, tabs between
+_ANNOTATIONS = "val_annotations.txt"
+#: registered sets: folder as it is unpacked, side of the images, classes that are merged
+NAMED: dict[str, tuple[str, int, dict[str, tuple[int, int]] | None]] = {
+    "tinyimagenet": ("tiny-imagenet-200", 64, None),
+    "restricted_imagenet": ("imagenet", 224, RESTRICTED_IMAGENET),
+}
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a split and their labels; classes are numbered in the order of their names."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    count: int
+
+    def merged(self, groups: dict[str, tuple[int, int]], what: str) -> Files:
+        """Only the classes within some ranges, each range one class."""
+        if self.count != 1000:
+            raise InputError(f"{what}: needs the 1000 class folders of ImageNet, has {self.count}")
+        new = {old: number for number, (first, last) in enumerate(groups.values())
+               for old in range(first, last + 1)}  # fmt: skip
+        kept = [n for n, label in enumerate(self.labels) if label in new]
+        return Files(
+            tuple(self.paths[n] for n in kept), tuple(new[self.labels[n]] for n in kept),
+            len(groups),
+        )  # fmt: skip
+
+
+def root_of(name: str, data_dir: Path) -> Path:
+    """The folder of a registered set: `data_dir` itself, or the one unpacked in it."""
+    for folder in (data_dir, data_dir / NAMED[name][0]):
+        if (folder / "train").is_dir() or (folder / "val").is_dir():
+            return folder
+    raise InputError(
+        f"data set {name!r} is not in {data_dir}: no train or val there, nor in {NAMED[name][0]} "
+        "within; name its folder with --data_dir"
+    )
+
+
+def splits_in(root: Path) -> dict[str, Path]:
+    """The labelled splits of a folder: `train`, and as `test` its test or val.
+
+    A folder without any of these that holds class folders itself is a test split. Where test has
+    other classes than train, its labels are not there (Tiny ImageNet), and val is taken.
+    """
+    found = {"train": root / "train"} if (root / "train").is_dir() else {}
+    known = {p.name for p in _folders(found["train"])} if found else None
+    held_out = [root / name for name in ("test", "val") if (root / name).is_dir()]
+    for folder in held_out:
+        classes = {p.name for p in _folders(folder)}
+        labelled = classes and (known is None or classes <= known)
+        if labelled or (folder / _ANNOTATIONS).is_file():
+            return {**found, "test": folder}
+    if held_out:  # whose classes will be refused by their names
+        return {**found, "test": held_out[0]}
+    return found or {"test": root}
+
+
+def folder_images(
+    root: Path, subset: str, side: int | None, name: str,
+    groups: dict[str, tuple[int, int]] | None = None,
+) -> Images:  # fmt: skip
+    """The images of a split as bytes (N, 3, side, side), or (N, 1, ...) if all of them are grey.
+
+    An image of another size is scaled (bilinear, with antialiasing) until its shorter side is
+    `side`, and its middle is cut out. `side` None takes them as they are. Raises InputError for a
+    folder without such images, for sizes that differ, for what cannot be decoded, and for more
+    than fits in memory.
+    """
+    what = f"--dataset {root}"
+    splits = splits_in(root)
+    if subset not in splits:
+        raise InputError(f"{what}: has no {subset} images; it holds {', '.join(splits)}")
+    files = _files_of(splits[subset], splits.get("train"), what)
+    if groups is not None:
+        files = files.merged(groups, what)
+    if not files.paths:
+        raise InputError(
+            f"{what}: no images in its class folders; write FOLDER/train/CLASS/*.png and "
+            f"FOLDER/test/CLASS/*.png ({', '.join(sorted(SUFFIXES))})"
+        )
+    read = partial(_read, side=side, what=what)
+    first, _ = read(files.paths[0])
+    _check_memory(len(files.paths) * first.nbytes, what)
+    pixels = np.empty((len(files.paths), *first.shape), np.uint8)
+    grey = _fill(pixels, files.paths, read, what)
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    tensor = (tensor[:, :1] if grey else tensor).contiguous()
+    labels = torch.tensor(files.labels)
+    return Images(tensor, labels, torch.arange(len(labels)), name, files.count)
+
+
+def _fill(
+    pixels: np.ndarray, paths: tuple[Path, ...],
+    read: Callable[[Path], tuple[np.ndarray, bool]], what: str,
+) -> bool:  # fmt: skip
+    """Read every file into its row; whether all of them are grey."""
+    grey = True
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(paths), what, "image") as bar:
+        for start in range(0, len(paths), 1024):  # not all decoded images at once
+            chunk = paths[start : start + 1024]
+            for number, (image, is_grey) in enumerate(pool.map(read, chunk), start):
+                if image.shape != pixels.shape[1:]:
+                    raise InputError(
+                        f"{what}: its images are of different sizes, {_size(pixels[0])} and "
+                        f"{_size(image)}; name a side, --dataset {what.split(' ', 1)[1]}@64"
+                    )
+                pixels[number] = image
+                grey &= is_grey
+            bar.update(len(chunk))
+    return grey
+
+
+def _files_of(folder: Path, train: Path | None, what: str) -> Files:
+    """The files of a split, in the order of classes and names."""
+    classes = sorted(p.name for p in _folders(train or folder))
+    number = {name: n for n, name in enumerate(classes)}
+    table = folder / _ANNOTATIONS
+    if table.is_file():
+        lines = [line.split("\t") for line in table.read_text().splitlines() if line.strip()]
+        pairs = [(folder / "images" / line[0], line[1]) for line in lines if len(line) > 1]
+    else:
+        pairs = [(p, c.name) for c in _folders(folder) for p in sorted(c.rglob("*"))
+                 if p.suffix.lower() in SUFFIXES]  # fmt: skip
+    if unknown := sorted({c for _, c in pairs} - number.keys()):
+        raise InputError(f"{what}: {folder.name} has classes that train lacks: {unknown[0]}")
+    pairs.sort(key=lambda pair: (number[pair[1]], str(pair[0])))
+    return Files(tuple(p for p, _ in pairs), tuple(number[c] for _, c in pairs), len(classes))
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The class folders of a split in the order of their names."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _read(path: Path, *, side: int | None, what: str) -> tuple[np.ndarray, bool]:
+    """The pixels (H, W, 3) of a file, and whether it is grey."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            grey = image.mode in ("1", "L")
+            image = image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{what}: cannot read {path} ({reason_of(error)})") from None
+    if side is not None and image.size != (side, side):
+        width, height = image.size
+        scale = side / min(width, height)
+        sizes = [max(side, round(scale * s)) for s in (width, height)]
+        image = image.resize(sizes, Image.Resampling.BILINEAR)
+        left, top = ((s - side) // 2 for s in sizes)
+        image = image.crop((left, top, left + side, top + side))
+    return np.asarray(image), grey
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[0]}x{image.shape[1]}"
+
+
+def _check_memory(size: int, what: str) -> None:
+    """Raise InputError if so many bytes cannot be held."""
+    try:
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return
+    if size > 0.8 * free:
+        raise InputError(
+            f"{what}: its images take {size / 2**30:.1f} GiB, this machine has {free / 2**30:.1f}; "
+            "take a smaller side, FOLDER@SIDE, or fewer classes"
+        )
