@@ -59,7 +59,7 @@ def recipe_of(dataset: xr.Dataset) -> Recipe:
         recipe = None
     if not isinstance(recipe, dict):
         raise InputError("the file holds no recipe: it is not a Ridgeline result")
-    if "bn" in recipe:  # its name in results of scans and curves made in Python by version 0.1
+    if "bn" in recipe:  # its name in recipes of before
         recipe.setdefault("batchnorm", recipe.pop("bn"))
     return recipe
 
