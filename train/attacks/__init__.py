@@ -8,13 +8,16 @@ from ridgeline.models.errors import InputError
 from ridgeline.train.attacks.autoattack import APGD, AutoAttack, Square
 from ridgeline.train.attacks.base import Attack, Predict
 from ridgeline.train.attacks.ensemble import mixture
-from ridgeline.train.attacks.pgd import FGSM, PGD, away_from_clean
+from ridgeline.train.attacks.pgd import PGD, away_from_clean
+from ridgeline.train.attacks.single_step import FGSM, NFGSM, RFGSM
 from ridgeline.train.specs import Unit, build_named, parse_spec, unit_of
 
 #: spec name -> attack
 ATTACKS: dict[str, type[Attack]] = {
     "pgd": PGD,
     "fgsm": FGSM,
+    "rfgsm": RFGSM,
+    "nfgsm": NFGSM,
     "apgd": APGD,
     "square": Square,
     "autoattack": AutoAttack,
