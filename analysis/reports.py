@@ -110,6 +110,16 @@ def robustness(ds: xr.Dataset) -> Iterator[str]:
             f"loss {row['loss']:.4f} +- {row['loss_se']:.4f}"
             + (f"  NRR {row['nrr']:.4f}" if condition != "clean" else "")
         )
+        if np.isfinite(row.get("forward_passes", np.nan)):
+            share = float(ds["success"].sel(condition=condition).mean())
+            yield (f"{'':11s} {row['forward_passes']:.1f} passes forward and "
+                   f"{row['backward_passes']:.1f} back per example; some image within the budget "
+                   f"fools {share:.4f}")  # fmt: skip
+    if "smallest_budget" in ds:
+        found = ds["smallest_budget"].values
+        none = int(np.isinf(found).sum())
+        yield (f"smallest budget that fools: median {np.median(found):.4g}"
+               + (f"; none found for {none} of {len(found)}" if none else ""))  # fmt: skip
 
 
 def fourier(ds: xr.Dataset) -> Iterator[str]:

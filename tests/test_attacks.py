@@ -28,6 +28,10 @@ SPECS = {
     "kl": "name=kl,threshold={e},iter_num=8,order={o}",
     "cw": "name=pgd,threshold={e},iter_num=8,order={o},loss_type=cw",
     "apgd": "name=apgd,threshold={e},iter_num=8,order={o},rho=0.75,loss_type=ce,restarts=2",
+    "apgd_t": "name=apgd_t,threshold={e},iter_num=8,order={o},targets=2",
+    "fab": "name=fab,threshold={e},iter_num=8,order={o},restarts=2",
+    "fab_t": "name=fab,threshold={e},iter_num=8,order={o},targets=2,restarts=1",
+    "fmn": "name=fmn,threshold={e},iter_num=12,order={o}",
     "square": "name=square,threshold={e},iter_num=60,order={o},window_size_factor=0",
     "autoattack": "name=autoattack,threshold={e},order={o}",
 }
@@ -78,9 +82,8 @@ def test_ball_range_loss_and_determinism(name, order):
     assert found.max() <= 1
     away = lambda predict, z, _: divergence(predict(x), predict(z)).detach()  # noqa: E731
     # what the attack itself maximises
-    harm = {"square": margin_lost, "cw": margin_lost, "dlr": ratio_lost, "kl": away}.get(
-        name, losses
-    )
+    margins = ("square", "cw", "apgd_t", "fab", "fab_t", "fmn")
+    harm = {"dlr": ratio_lost, "kl": away, **dict.fromkeys(margins, margin_lost)}.get(name, losses)
     assert (harm(network, found, y) >= harm(network, x, y) - 1e-6).all()
     assert harm(network, found, y).mean() > harm(network, x, y).mean()
     assert torch.equal(found, attack(network, x, y, Noise(1, index)))

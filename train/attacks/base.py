@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks.norms import INF, check_order
+from ridgeline.train.attacks.record import Trace
 from ridgeline.train.data.noise import Noise, noise_for
 from ridgeline.train.precision import exact
 from ridgeline.train.specs import Unit
@@ -65,15 +66,21 @@ class Attack(ABC):
         """The same attack with another budget."""
         return replace(self, eps=eps)
 
-    def __call__(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise | int = 0) -> Tensor:
+    def __call__(
+        self, predict: Predict, x: Tensor, y: Tensor, noise: Noise | int = 0,
+        record: Trace | None = None,
+    ) -> Tensor:  # fmt: skip
         """Adversarial images (N, C, H, W) for clean x in [0,1] and labels y (N,).
 
-        `noise` is a seed or the examples' noise. eps = 0 returns x itself. Raises InputError for
-        pixels outside [0,1].
+        What stands there is the worst iterate of every example, whether it fools or not. `noise` is
+        a seed or the examples' noise. `record` notes what the search does; it changes nothing.
+        eps = 0 returns x itself. Raises InputError for pixels outside [0,1].
         """
         if self.eps == 0:
             return x
         check_range(x)
+        if record is not None:
+            predict = record.watch(predict, x, y, self.reach, self.order)
         with exact():
             return self.perturb(predict, x.detach(), y, noise_for(x, noise)).detach()
 
