@@ -11,6 +11,9 @@ import xarray as xr
 from torch import Tensor, nn
 
 from ridgeline.analysis.attack_runs import AttackRun, attack_runs
+from ridgeline.analysis.attack_strength import convergence, transfer
+from ridgeline.analysis.calibration import by_class, calibration
+from ridgeline.analysis.masking import masking
 from ridgeline.analysis.statistics import wilson
 from ridgeline.analysis.training.overfitting import nrr
 from ridgeline.landscape.problem import Problem
@@ -18,6 +21,14 @@ from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack, mixture
 from ridgeline.train.evaluation import Scores
 from ridgeline.train.options import Opt, Options
+
+ALSO = {
+    "masking": "five signs that gradients are masked, at the budget of --attack",
+    "convergence": "is --attack as strong as more steps, more restarts, margin and APGD",
+    "transfer": "accuracy of each checkpoint on the images made for each other",
+    "calibration": "ECE and reliability diagram",
+    "classes": "accuracy of every class",
+}
 
 
 @dataclass(frozen=True)
@@ -27,9 +38,20 @@ class CloserLook(Options):
     trace: Annotated[
         bool, Opt("save loss, gradient norm and success by pass, and count the passes")
     ] = False
+    also: Annotated[
+        tuple[str, ...], Opt("what else is asked, several by commas", choices=ALSO)
+    ] = ()
 
-    def check_judge(self, attack: Attack | None) -> None:
-        """Raise InputError for an attack that leaves the ball of its eps, or for none at all."""
+    def check_judge(self, attack: Attack | None, networks: int) -> None:
+        """Raise InputError for an attack that leaves the ball of its eps, or one that is missing.
+
+        And for a transfer matrix of a single network.
+        """
+        lacking = [word for word in self.also if word in ("masking", "convergence", "transfer")]
+        if lacking and (attack is None or not attack.eps):
+            raise InputError(f"--also {lacking[0]} needs --attack, with a budget above 0")
+        if "transfer" in self.also and networks < 2:
+            raise InputError("--also transfer needs two or more checkpoints")
         if attack is None and self.trace:
             raise InputError("--trace needs --attack: there is no search to follow")
         if attack is not None and attack.reach > attack.eps:
@@ -85,12 +107,13 @@ def robustness(
     per example; over `call`, the passes over whole batches, the mean cross-entropy `call_loss`, the
     share `call_fooled` that was fooled by then and the mean l_2 norm `call_gradient`; and `success`
     per example: did any image within the budget fool? Their worst iterates alone are in `correct`.
+    `closer.also` adds what `masking`, `convergence`, `transfer`, `calibration` and `by_class` give.
     Raises InputError for an attack that leaves its ball.
     """
     together = ensemble(problems)
     attack = together.attack
     closer = closer or CloserLook()
-    closer.check_judge(attack)
+    closer.check_judge(attack, len(problems))
     names, levels, found, smallest = ["clean"], [0.0], [], None
     scores = [together.under(None).evaluate(tick=tick)]
     if attack is not None:
@@ -116,7 +139,21 @@ def robustness(
     )  # fmt: skip
     more = [] if smallest is None else [security(smallest.numpy())]
     more += [_courses(found, scores[0])] if closer.trace and found else []
+    more += [_also(word, problems, together, scores) for word in closer.also]
     return xr.merge([ds, *more], join="exact") if more else ds
+
+
+def _also(
+    word: str, problems: Sequence[Problem], together: Problem, scores: Sequence[Scores]
+) -> xr.Dataset:
+    images = together.images
+    return {
+        "masking": lambda: masking(together),
+        "convergence": lambda: convergence(together),
+        "transfer": lambda: transfer(problems),
+        "calibration": lambda: calibration(scores),
+        "classes": lambda: by_class(scores, images.labels.numpy(), images.num_classes),
+    }[word]()
 
 
 def security(smallest: np.ndarray) -> xr.Dataset:

@@ -35,7 +35,7 @@ def main(
     --adv_budget_list sweeps the strength of the attack.
     """
     attacker, budgets = under.attacker, under.budgets
-    closer.check_judge(attacker)
+    closer.check_judge(attacker, len(model2load))
     subjects = [networks.open_network(name, network, "lenet") for name in model2load]
     check_same_data(*subjects)
     images = subjects[0].images("test", subset_size)
