@@ -70,27 +70,38 @@ def scattering(
 ) -> xr.Dataset:
     """Perturbations and gradients at theta + s d against those at theta, over direction, eps, s.
 
-    `directions` are Points by name, or names in DIRECTIONS; each gets unit Euclidean norm.
-    `distances` s are Euclidean, or shares of ||theta|| where `relative`. `budgets` default to the
-    attack's. Examples and attack noise are the same everywhere (common random numbers); `draws`
-    independent attack seeds are averaged over.
+    Examples and attack noise are the same everywhere (common random numbers). With eps = 0 nothing
+    is perturbed: cosines are NaN, `flipped` is 0, `moving` is exactly 0. Examples whose loss is not
+    finite have no perturbation: what they enter is NaN. Gradients are over these examples, and
+    errors of `scatter` are not given. Work is kept part by part (`Problem.resuming`).
 
-    - MEASURES over (direction, eps, distance, pair), means over examples with standard errors
-      `*_se`; `left_out` counts examples that have no cosine, since a perturbation is 0. Pairs are
-      in PAIRS; those of two seeds need 2 or more draws and are NaN with one.
-    - `floor_*` over eps: the same of two attack seeds at theta. `null_*` with the spread `*_sd`
-      of one example: perturbations of random signs (`random_signs`).
-    - `scatter` over (direction, eps, distance, part): norms of PARTS, and `scatter_floor` over
-      eps: two attack seeds at theta. `gradient_norm` at theta, `gradient_cosine` of the gradients
-      at theta and at the place. `loss` on the place's adversarial images, `loss_at_theta`.
-    - `intercept` and `slope` of `scatter` against s, with standard errors from the residuals: least
-      squares of relative errors (`relative_line`) over the distances above 0, up to `fit_to` (same
-      unit as `distances`). The intercept is what does not vanish for small steps.
+    Args:
+        problem: The problem, with an attack.
+        directions: Points by name, or names in DIRECTIONS; each gets unit Euclidean norm.
+        distances: The s, Euclidean.
+        relative: The s are shares of ||theta||.
+        budgets: Attack budgets in [0,1] units; None: the attack's own.
+        draws: Independent attack seeds that are averaged over; pairs of two seeds need 2 or more.
+        fit_to: Largest distance in the fit, in the unit of `distances`; None: all.
+        batchnorm: keep the BatchNorm statistics, or recalibrate them at every place.
+        tick: Called with the number of examples attacked.
 
-    With eps = 0 nothing is perturbed: cosines are NaN, `flipped` is 0, `moving` is exactly 0.
-    Examples whose loss is not finite have no perturbation: what they enter is NaN. Gradients are
-    over these examples, and errors of `scatter` are not given. Work is kept part by part
-    (`Problem.resuming`); `tick(n)` is called with the examples attacked. Raises InputError.
+    Returns:
+        - MEASURES over (direction, eps, distance, pair), means over examples with standard errors
+          `*_se`; `left_out` counts examples that have no cosine, since a perturbation is 0. Pairs
+          are in PAIRS; those of two seeds are NaN with one draw.
+        - `floor_*` over eps: the same of two attack seeds at theta. `null_*` with the spread `*_sd`
+          of one example: perturbations of random signs (`random_signs`).
+        - `scatter` over (direction, eps, distance, part): norms of PARTS, and `scatter_floor` over
+          eps: two attack seeds at theta. `gradient_norm` at theta, `gradient_cosine` of the
+          gradients at theta and at the place. `loss` on the place's adversarial images,
+          `loss_at_theta`.
+        - `intercept` and `slope` of `scatter` against s, with standard errors from the residuals:
+          least squares of relative errors (`relative_line`) over the distances above 0. The
+          intercept is what does not vanish for small steps.
+
+    Raises:
+        InputError: for options out of range, and for budgets above 0 without an attack.
     """
     budgets = _check(problem, distances, budgets, draws, fit_to, batchnorm)
     points = probe_directions(problem, directions, batchnorm)

@@ -82,8 +82,18 @@ def save_result(dataset: xr.Dataset, path: str | Path) -> None:
 def load_result(path: str | Path, kind: str | None = None, *, lazy: bool = False) -> xr.Dataset:
     """Read a result into memory, or with `lazy` its variables when they are used.
 
-    Raises InputError for a missing, damaged or foreign file or another kind. In grids from before
-    `done` a NaN loss stood for a cell that is left to compute.
+    In grids from before `done` a NaN loss stood for a cell that is left to compute.
+
+    Args:
+        path: The file.
+        kind: Kind that is needed; None: any.
+        lazy: Leave the variables on disk until they are used.
+
+    Returns:
+        The result with kind, recipe and provenance as attributes.
+
+    Raises:
+        InputError: for a missing, damaged or foreign file, or another kind.
     """
     path = Path(path)
     if not path.is_file():

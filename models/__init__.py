@@ -126,9 +126,22 @@ def build_model(
 ) -> nn.Module:
     """Build a freshly initialised network for images of shape (C, H, W) in [0,1].
 
-    `width` None is the published one. `normalize` is (mean, std) per channel, applied inside the
-    network. The initial weights are torch's defaults and follow the global random state. Raises
-    InputError for an unknown model_type, one that does not take this shape, or a width below 1.
+    The initial weights are torch's defaults and follow the global random state.
+
+    Args:
+        model_type: A name in MODELS, torchvision:NAME, package.module:factory or file.py:factory.
+        image_shape: (C, H, W) of the images.
+        width: Factor on the number of channels; None: the published one.
+        bias: Whether layers of LeNet and VGG have biases.
+        num_classes: Number of outputs.
+        normalize: (mean, std) per channel, applied inside the network; None: none.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: for an unknown model type, one that does not take this shape, or a width below
+            1.
     """
     check_model_type(model_type, image_shape)
     if normalize and len(normalize[0]) != image_shape[0]:

@@ -35,7 +35,16 @@ class Normalize:
 
 
 def add_normalization(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    """Let any network normalise its input, without changing a key of its state dict."""
+    """Let any network normalise its input, without changing a key of its state dict.
+
+    Args:
+        network: The network; it is changed in place.
+        mean: One number per channel.
+        std: One number per channel.
+
+    Returns:
+        The same network.
+    """
     network.register_forward_pre_hook(Normalize(mean, std))
     return network
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -171,3 +173,32 @@ def test_a_command_loads_figures_tables_and_statistics_only_when_it_uses_them():
     )
     command = str(ROOT / "run" / "plot.py")
     subprocess.run([sys.executable, "-c", code, command], check=True)
+
+
+def described_parameters(name: str) -> list[str]:
+    """The parameters of a public name as a reader sees them: `**options` with its stars."""
+    try:
+        found = inspect.signature(getattr(ridgeline, name)).parameters.values()
+    except ValueError:  # an exception
+        return []
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    return [stars.get(p.kind, "") + p.name for p in found]
+
+
+#: what the class says in prose, by subject
+IN_PROSE = {"Problem"}
+
+
+@pytest.mark.parametrize("name", sorted(ridgeline.PUBLIC.keys() - IN_PROSE))
+def test_a_public_name_of_several_parameters_explains_each(name):
+    """Also what it raises, in a section of its own."""
+    names, text = described_parameters(name), inspect.getdoc(getattr(ridgeline, name))
+    if len(names) < 3:
+        return
+    sections = re.split(r"^(Args|Returns|Raises|References):\n", text, flags=re.M)
+    held = dict(zip(sections[1::2], sections[2::2], strict=True))
+    told = re.findall(r"^    ([*\w]+): ", held["Args"], flags=re.M)
+    assert told == names
+    if "Error" in text:
+        assert re.search(r"^    \w+: ", held["Raises"], flags=re.M)
+        assert "Raises " not in text

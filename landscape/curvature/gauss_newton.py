@@ -36,9 +36,20 @@ class _Graph(NamedTuple):
 class GaussNewton(Operator):
     """J^T B J / N with B as CURVATURES says: positive semi-definite, curvature of the outputs only.
 
-    `curvature="mc"` draws `samples` labels per example, keyed by `problem.seed` and the example,
-    for cross-entropy only (InputError otherwise). Sources: Schraudolph 2002 (Gauss-Newton),
-    Kunstner et al. 2019 (empirical against Monte-Carlo Fisher).
+    Args:
+        problem: A problem without attack.
+        point: The weights; None: the problem's.
+        curvature: A name in CURVATURES: ggn, empirical or mc.
+        samples: Labels that mc draws per example, keyed by `problem.seed` and the example.
+        **options: As for `Hessian`.
+
+    Raises:
+        InputError: for an unknown curvature, and for mc under another loss than cross_entropy.
+        ValueError: for a problem with an attack.
+
+    References:
+        Schraudolph 2002 (Gauss-Newton); Kunstner et al. 2019 (empirical against Monte-Carlo
+        Fisher).
     """
 
     curved = False

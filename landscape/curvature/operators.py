@@ -193,8 +193,16 @@ class Operator(Products):
 class Hessian(Operator):
     """The Hessian of the loss on the images as they stand; products are exact (double backward).
 
-    The problem must have no attack: `Problem.frozen` fixes adversarial images first, and
-    `TotalHessian` follows them as they move.
+    `TotalHessian` follows adversarial images as the weights move.
+
+    Args:
+        problem: A problem without attack; `Problem.frozen` fixes adversarial images first.
+        point: The weights; None: the problem's.
+        **options: `parameters` (names; None: all), `memory` in bytes, `buffers`, `weight_decay`,
+            and `tick`, called with the number of examples seen.
+
+    Raises:
+        ValueError: for a problem with an attack.
     """
 
     def __init__(self, problem: Problem, point: Point | None = None, **options):

@@ -36,12 +36,27 @@ def top_eigenpairs(
 ) -> xr.Dataset:
     """The k outermost eigenvalues of the Hessian of a problem's loss, with their residuals.
 
-    `eigenvalue`, `residual` ||Hv - lambda v||, `converged` and `reason` over `rank` (from 1), and
-    `eigenvector` (rank, parameter), which `eigenvectors` turns into directions. `which` is LA
-    (largest), SA (smallest) or LM (largest magnitude), `tol` the relative residual of a converged
-    pair. Under an attack the adversarial images are frozen at the problem's weights, unless
-    `adversary` says otherwise. `curvature`: operator, adversary, blocks, batchnorm, weight_decay,
-    memory, as for `spectrum`. Raises InputError.
+    Use it for the sharpest directions and how sharp they are. `spectral_density` shows the whole
+    spectrum, the small eigenvalues too, but no eigenvectors.
+
+    Args:
+        problem: The problem. Under an attack the adversarial images are frozen at its weights,
+            unless `adversary` says otherwise.
+        k: Number of eigenpairs.
+        which: LA (largest), SA (smallest) or LM (largest magnitude).
+        tol: Relative residual of a converged pair.
+        max_iter: Restarts of the Lanczos process.
+        **curvature: Which matrix of which loss: the keywords of `spectrum`.
+
+    Returns:
+        `eigenvalue`, `residual` ||Hv - lambda v||, `converged` and `reason` over `rank` (from 1),
+        and `eigenvector` (rank, parameter), which `eigenvectors` turns into directions.
+
+    Raises:
+        InputError: for options out of range, and a loss that is not finite.
+
+    References:
+        Wu and Simon 2000 (thick-restart Lanczos).
     """
     return spectrum(problem, SpectrumOptions(k, which, tol, max_iter), **curvature)
 
@@ -51,9 +66,24 @@ def spectral_density(
 ) -> xr.Dataset:
     """The spectral density of a problem's Hessian, with its band over random probes.
 
-    Stochastic Lanczos quadrature (Ghorbani et al. 2019): `density` over `density_x` with the half
-    width of its 95 % band, Ritz values and weights, and the moments tr H^m / P. `steps` Lanczos
-    steps for each of `probes` starts. `curvature` as for `spectrum`. Raises InputError.
+    Use it for the shape of the whole spectrum. Its outermost values are those of `top_eigenpairs`
+    only nearly: that function converges them.
+
+    Args:
+        problem: The problem.
+        probes: Random starts; they make the band.
+        steps: Lanczos steps from each start; more resolve finer.
+        **curvature: Which matrix of which loss: the keywords of `spectrum`.
+
+    Returns:
+        `density` over `density_x` with the half width of its 95 % band, Ritz values and weights,
+        and the moments tr H^m / P.
+
+    Raises:
+        InputError: for options out of range, and a loss that is not finite.
+
+    References:
+        Ghorbani et al. 2019 (stochastic Lanczos quadrature).
     """
     return spectrum(
         problem, SpectrumOptions(topk=0, density_probes=probes, density_steps=steps), **curvature
@@ -65,8 +95,26 @@ def trace(
 ) -> xr.Dataset:
     """The trace of a problem's Hessian with its standard error: `trace`, `trace_se`.
 
-    From `products` Hessian-vector products by the estimator hutchinson, hutchpp or xtrace.
-    `curvature` as for `spectrum`. Raises InputError.
+    Which estimator: hutchinson is right for any matrix and any number of products. hutchpp and
+    xtrace are more exact for the same products where few eigenvalues carry the trace, as in a
+    trained network. They take 12 products for each independent estimate, so that with few estimates
+    their standard error is itself rough. xtrace can break down, which raises InputError.
+
+    Args:
+        problem: The problem.
+        products: Hessian-vector products to spend.
+        estimator: hutchinson, hutchpp or xtrace.
+        **curvature: Which matrix of which loss: the keywords of `spectrum`.
+
+    Returns:
+        `trace`, `trace_se` and `trace_estimator`, which is exact for a matrix so small that its
+        diagonal is summed.
+
+    Raises:
+        InputError: for a budget below two estimates, and a loss that is not finite.
+
+    References:
+        Hutchinson 1990; Meyer et al. 2021 (hutchpp); Epperly et al. 2024 (xtrace).
     """
     wanted = SpectrumOptions(topk=0, trace_products=products, trace_estimator=estimator)
     return spectrum(problem, wanted, **curvature)
@@ -75,10 +123,19 @@ def trace(
 def spectrum(problem: Problem, wanted: SpectrumOptions, **curvature: Any) -> xr.Dataset:
     """Several measures of one operator at a problem's weights, as `calc_hessian` computes them.
 
-    `curvature` are the fields of `CurvatureOptions`: `operator` hessian, ggn, fisher or mc_fisher,
-    `adversary` frozen, refined or total, `weight_decay`, `batchnorm` keep or recalibrate, `memory`
-    in GiB; `blocks` (globs "a.*,b.*", or "each") gives every block of the parameters a spectrum of
-    its own, along a dimension `block`. The dtype is the problem's. Raises InputError.
+    Args:
+        problem: The problem; its dtype is that of the numbers.
+        wanted: What to measure, a `SpectrumOptions`.
+        **curvature: Fields of `CurvatureOptions`: `operator` hessian, ggn, fisher or mc_fisher,
+            `adversary` frozen, refined or total, `weight_decay`, `batchnorm` keep or recalibrate,
+            `memory` in GiB; `blocks` (globs "a.*,b.*", or "each") gives every block of the
+            parameters a spectrum of its own.
+
+    Returns:
+        The measures, over `block` if there are several.
+
+    Raises:
+        InputError: for unknown or contradictory options, and a loss that is not finite.
     """
     known = {f.name for f in fields(CurvatureOptions)} - {"precision"}
     for name in curvature:

@@ -60,14 +60,25 @@ class Aligned(NamedTuple):
 def align(problem: Problem, other: Problem | nn.Module, *, seed: int | None = None) -> Aligned:
     """Another network of the same architecture, its units in the order of the problem's network.
 
-    It stays the same function: its weights and BatchNorm buffers are only reordered. They lie on
-    the problem's device and in its dtype. The report holds over `group` the number of `units`
-    that can change places and the share `moved` of them, and over `when` (before, after) the
-    `objective`, the inner product of all weights, and the `distance` between the two networks.
-    `seed` None is the problem's; it decides in which order groups are matched.
+    It stays the same function: its weights and BatchNorm buffers are only reordered.
 
-    Raises InputError for another architecture, and for a network whose units cannot be followed
-    (`symmetry_of`).
+    Args:
+        problem: The problem whose network gives the order.
+        other: The network to reorder, or its problem.
+        seed: Decides in which order groups are matched; None: the problem's.
+
+    Returns:
+        The reordered weights, on the problem's device and in its dtype, and a report. That holds
+        over `group` the number of `units` that can change places and the share `moved` of them, and
+        over `when` (before, after) the `objective`, the inner product of all weights, and the
+        `distance` between the two networks.
+
+    Raises:
+        InputError: for another architecture, and for a network whose units cannot be followed
+            (`symmetry_of`).
+
+    References:
+        Ainsworth et al. 2023 (Git Re-Basin), algorithm 1.
     """
     seed = check_seed(problem.seed if seed is None else seed)
     if isinstance(other, Problem):

@@ -41,15 +41,28 @@ class Moments(NamedTuple):
 def repaired(problem: Problem, point: Point, ends: Sequence[Point], t: float) -> Point:
     """A Point between two ends with the statistics of its hidden units corrected.
 
-    `point` is the one at t (0..1) of the way from ends[0] to ends[1]. Over the calibration data of
-    the problem, mean and standard deviation of every channel that leaves a layer become (1 - t)
-    times those at the one end plus t times those at the other. Layers are corrected in the order
-    they run in, each behind those before it. The last layer, which makes the outputs, is left
-    alone, as are those that `repairable` names, and the factor of a unit that is constant. At
-    t = 0 and 1 the ends come back bit for bit. Costs one pass over the data a layer.
+    Over the calibration data of the problem, mean and standard deviation of every channel that
+    leaves a layer become (1 - t) times those at the one end plus t times those at the other. Layers
+    are corrected in the order they run in, each behind those before it. The last layer, which makes
+    the outputs, is left alone, as are those that `repairable` names, and the factor of a unit that
+    is constant. At t = 0 and 1 the ends come back bit for bit. Costs one pass over the data a
+    layer.
 
-    Raises InputError for t outside 0..1, for a network with BatchNorm statistics, which are to be
-    recalibrated instead, and for one without a layer to correct.
+    Args:
+        problem: The problem, whose calibration data are used.
+        point: The weights at t of the way from ends[0] to ends[1].
+        ends: Two Points.
+        t: Place between the ends, 0..1.
+
+    Returns:
+        The corrected weights.
+
+    Raises:
+        InputError: for t outside 0..1, for a network with BatchNorm statistics, which are to be
+            recalibrated instead, and for one without a layer to correct.
+
+    References:
+        Jordan et al. 2023 (REPAIR).
     """
     if not 0 <= t <= 1:
         raise InputError(f"t must lie in 0..1, got {t:g}")

@@ -24,12 +24,30 @@ def connect(
     optimizer: str = "name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-6",
     seed: int | None = None,
 ) -> Path:
-    """Train a curve of low loss from a problem's network to another (Garipov et al. 2018).
+    """Train a curve of low loss from a problem's network to another.
 
-    `bends` free control points start on the straight line; both ends stay where they are. The loss
-    is the problem's, under its attack, on its own data. `curve_type` is bezier or poly_chain,
-    `optimizer` a spec. `scan_curve` and `scan` measure what comes back. Raises InputError for an
-    end of another architecture and for options out of range; `Diverged` if training does.
+    The loss is the problem's, under its attack, on its own data. `scan_curve` and `scan` measure
+    what comes back.
+
+    Args:
+        problem: The problem, whose network is one end.
+        end: The other end, of the same architecture.
+        bends: Free control points; they start on the straight line. The ends stay where they are.
+        curve_type: bezier or poly_chain.
+        epochs: Epochs of training.
+        batch_size: Examples of a training step.
+        optimizer: Spec of the optimiser.
+        seed: Seed of training; None: the problem's.
+
+    Returns:
+        The curve.
+
+    Raises:
+        InputError: for an end of another architecture, and for options out of range.
+        Diverged: if training does.
+
+    References:
+        Garipov et al. 2018.
     """
     if curve_type not in CURVES:
         raise unknown("curve_type", curve_type, CURVES)

@@ -177,13 +177,29 @@ def scan_curve(
 ) -> xr.Dataset:
     """Loss and accuracy along a curve and along the straight line between its ends.
 
-    Dims are (path, subset, t) with path in (curve, line), before them eps if `budgets` are given;
-    recalibrated BatchNorm statistics come from the problem's own images for every subset. `t`
-    increases from 0 to 1. `barrier` (path, subset) is the largest L(t) - ((1-t) L(0) + t L(1)), at
-    t = `barrier_at`; it is NaN if any loss on the path is. Its standard error `barrier_se` is that
-    of the same difference of every example's own losses (the choice of t is not part of it).
-    `arc_length` (path, t) is the Euclidean length of the path up to t. Raises InputError for
-    another `t` and for budgets without an attack.
+    Args:
+        problem: The problem; recalibrated BatchNorm statistics come from its images for every
+            subset.
+        path: The curve.
+        t: Places on the curve, increasing from 0 to 1.
+        subsets: Images by name.
+        budgets: Attack budgets in [0,1] units; None: the attack's own, without a dimension eps.
+        batchnorm: keep the BatchNorm statistics, or recalibrate them at every place.
+        cells: A half-done earlier result, to be completed.
+        save: Called now and then with what is there.
+
+    Returns:
+        Measures over (path, subset, t) with path in (curve, line), before them eps if `budgets` are
+        given. `barrier` (path, subset) is the largest L(t) - ((1-t) L(0) + t L(1)), at t =
+        `barrier_at`; it is NaN if any loss on the path is. Its standard error `barrier_se` is that
+        of the same difference of every example's own losses (the choice of t is not part of it).
+        `arc_length` (path, t) is the Euclidean length of the path up to t.
+
+    Raises:
+        InputError: for another `t` and for budgets without an attack.
+
+    References:
+        Garipov et al. 2018.
     """
     paths = {"curve": path, "line": curve("poly_chain", [path.knots[0], path.knots[-1]])}
     t = np.asarray(t, dtype=float)

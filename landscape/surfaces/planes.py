@@ -26,9 +26,20 @@ def random_plane(
 ) -> Plane:
     """The line, plane or space along random directions of a problem's weights.
 
-    Coordinate 1 is a direction of the weights' own size, filter by filter (Li et al. 2018);
-    `normalization` and `one_dimensional` are those of `random_direction`. `seed` None is the
-    problem's. Raises InputError.
+    Coordinate 1 is a direction of the weights' own size, filter by filter (Li et al. 2018).
+
+    Args:
+        problem: The problem, whose weights are the origin.
+        dimensions: Number of directions.
+        normalization: As for `random_direction`.
+        one_dimensional: As for `random_direction`.
+        seed: Seed of the directions; None: the problem's.
+
+    Returns:
+        The plane, to be given to `scan`.
+
+    Raises:
+        InputError: for an unknown normalisation, and for dimensions below 1.
     """
     if dimensions < 1:
         raise InputError(f"a plane needs 1 or more dimensions, got {dimensions}")
@@ -86,9 +97,19 @@ def orthogonal(directions: Sequence[Point]) -> list[Point]:
 def plane_through(problem: Problem, second: Point, third: Point) -> tuple[Plane, xr.Dataset]:
     """The plane through a problem's weights and two other networks', in Euclidean units.
 
-    The first axis points to the second network, the other is orthogonal to it (Garipov et al. 2018,
-    appendix A.1). Also where the three lie in the plane, as `positions` has it. Raises InputError
-    if they lie on one line.
+    Args:
+        problem: The problem, whose weights are the origin.
+        second: The first axis points to this network.
+        third: The second axis is what of this network's direction is orthogonal to the first.
+
+    Returns:
+        The plane, and where the three networks lie in it, as `positions` has it.
+
+    Raises:
+        InputError: if the three lie on one line.
+
+    References:
+        Garipov et al. 2018, appendix A.1.
     """
     first = problem.origin
     directions = orthogonal([subtract(second, first), subtract(third, first)])
@@ -101,10 +122,23 @@ def trajectory_plane(
 ) -> tuple[Plane, xr.Dataset]:
     """The plane through a problem's weights in which other checkpoints vary most, Euclidean units.
 
-    Principal components of the differences to the problem's weights, not centred, so that these lie
-    in the plane (Li et al. 2018, section 7.2, centre them). Also where every checkpoint lies, as
-    `positions` has it, and the share of the squared distances that each axis holds (`explained`).
-    Raises InputError for fewer independent checkpoints than dimensions.
+    Its axes are principal components of the differences to the problem's weights. They are not
+    centred, so that these weights lie in the plane; Li et al. centre them.
+
+    Args:
+        problem: The problem, whose weights are the origin.
+        points: The other checkpoints.
+        dimensions: Number of axes.
+
+    Returns:
+        The plane, where every checkpoint lies in it, as `positions` has it, and the share of the
+        squared distances that each axis holds (`explained`).
+
+    Raises:
+        InputError: for fewer independent checkpoints than dimensions.
+
+    References:
+        Li et al. 2018, section 7.2.
     """
     differences = [subtract(p, problem.origin) for p in points]
     gram = np.array([[dot(a, b) for b in differences] for a in differences])

@@ -35,15 +35,37 @@ def scan(
     save: Callable[[xr.Dataset], None] | None = None,
     description: str = "scan",
 ) -> xr.Dataset:
-    """Loss, its standard error, accuracy and mean margin on the grid of `axes` (name -> numbers).
+    """Loss, its standard error, accuracy and mean margin on a grid of weights.
 
-    Where `axes` is a number, every axis has so many points: from -extent to extent of a plane, from
-    0 to extent of a curve. Dims are ("eps", *axes). The same examples and the same attack noise
-    serve every cell. `extras` names further measures in EXTRAS. With a `shard` only its cells are
-    computed (`merged` puts the parts together). `cells`, a half-done earlier result, is completed:
-    cells that are `done` are, whatever their loss, which is NaN where the network's outputs are.
-    `batchnorm` is `keep` or `recalibrate`. Raises InputError for unknown choices and for budgets
-    above 0 without an attack.
+    The same examples and the same attack noise serve every cell. Along a curve between two networks
+    `scan_curve` is to be preferred: it adds the straight line beside the curve, the barrier with
+    its error, and test data.
+
+    Args:
+        problem: What is measured.
+        path: The plane or curve.
+        axes: Coordinates by the name of the axis, or the number of points of every axis.
+        extent: Where `axes` is a number: from -extent to extent of a plane, 0 to extent of a curve.
+        budgets: Attack budgets in [0,1] units; None: the attack's own.
+        adversary: Adversarial images: moving (found at every cell), frozen (at the origin),
+            anchored (shared by neighbours) or max (the worse of moving and frozen).
+        anchor_every: Cells along an axis that share an anchor.
+        batchnorm: keep the BatchNorm statistics, or recalibrate them at every cell.
+        extras: Further measures, names in EXTRAS.
+        shard: Compute only the cells of this part; `merged` puts the parts together.
+        cells: A half-done earlier result, to be completed.
+        save: Called now and then with what is there.
+        description: Title of the progress bar.
+
+    Returns:
+        The measures over ("eps", *axes). `done` marks cells that are computed, whatever their loss,
+        which is NaN where the network's outputs are.
+
+    Raises:
+        InputError: for unknown choices and for budgets above 0 without an attack.
+
+    References:
+        Li et al. 2018.
     """
     if adversary not in ADVERSARIES:
         raise unknown("adversary mode", adversary, ADVERSARIES)

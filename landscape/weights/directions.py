@@ -29,12 +29,25 @@ def random_direction(
 ) -> Point:
     """A Gaussian direction at a Point, a function of the seed and the parameters' names.
 
-    `number` counts the directions of one seed: they are independent of each other.
+    Args:
+        point: The weights.
+        seed: Seed of the draw.
+        normalization: `filter` gives every filter (row of the first axis) the norm of the weights'
+            filter, `layer` every tensor the norm of the tensor, `none` leaves N(0, 1).
+        one_dimensional: What filter and layer do with 1-D tensors: leave them alone (`zero`, as Li
+            et al.), give them the tensor's norm (`layer`), or sign-flipped weights (`elementwise`,
+            as Liu et al. 2020).
+        scale: Factor on the direction.
+        number: Which direction of the seed; they are independent of each other.
 
-    `filter` gives every filter (row of the first axis) the norm of the weights' filter, `layer`
-    every tensor the norm of the tensor (Li et al. 2018, section 4), `none` leaves N(0, 1). Under
-    the first two, 1-D tensors are left alone (`zero`, as Li et al.), given the tensor's norm
-    (`layer`), or sign-flipped weights (`elementwise`, as Liu et al. 2020). Raises InputError.
+    Returns:
+        The direction, a Point.
+
+    Raises:
+        InputError: for an unknown normalisation.
+
+    References:
+        Li et al. 2018, section 4.
     """
     if normalization not in NORMALIZATIONS:
         raise unknown("direction normalisation", normalization, NORMALIZATIONS)

@@ -57,9 +57,19 @@ def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -
     """Build an attack from its spec, e.g. name=pgd,eps=8,step_size=2,iterations=10,order=-1.
 
     `threshold` and `iter_num`, the words of Liu et al. 2020, are synonyms of eps and iterations;
-    `name=kl` is short for PGD with `loss_type=kl,keep_best=False`. `beside` is the unit of another
-    attack that settles it for the command. Raises InputError for unknown names and keys, wrong
-    types, unclear units, negative budgets and l_inf radii above 1.
+    `name=kl` is short for PGD with `loss_type=kl,keep_best=False`.
+
+    Args:
+        text: The spec.
+        what: What error messages call it.
+        beside: Unit of another attack that settles the unit of this one.
+
+    Returns:
+        The attack; its budget is in [0,1] units.
+
+    Raises:
+        InputError: for unknown names and keys, wrong types, unclear units, negative budgets and
+            l_inf radii above 1.
     """
     spec = parse_spec(text, what)
     if spec.get("name") in _SHORT:

@@ -73,8 +73,17 @@ def parts_of(dataset: str) -> tuple[str, int | None]:
 def load_images(dataset: str, subset: str, data_dir: str | Path | None = None) -> Images:
     """Load the train or test part of a data set by name, of a file of arrays, or of a folder.
 
-    `data_dir` is the folder of torchvision's sets, and of the ImageNets. Raises InputError for an
-    unknown name, missing or malformed data, and a set that is neither there nor can be downloaded.
+    Args:
+        dataset: A name such as mnist5k or cifar10, FILE.npz, or a folder of images.
+        subset: train or test.
+        data_dir: Folder of torchvision's sets, and of the ImageNets; None: the user's cache folder.
+
+    Returns:
+        The images.
+
+    Raises:
+        InputError: for an unknown name, missing or malformed data, and a set that is neither there
+            nor can be downloaded.
     """
     check_dataset(dataset)
     if subset not in SUBSETS:
