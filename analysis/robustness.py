@@ -3,18 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import xarray as xr
 from torch import Tensor, nn
 
+from ridgeline.analysis.attack_runs import AttackRun, attack_runs
+from ridgeline.analysis.attack_strength import convergence, transfer
+from ridgeline.analysis.calibration import by_class, calibration
+from ridgeline.analysis.masking import masking
 from ridgeline.analysis.statistics import wilson
 from ridgeline.analysis.training.overfitting import nrr
 from ridgeline.landscape.problem import Problem
 from ridgeline.models.errors import InputError
-from ridgeline.train.attacks import mixture
+from ridgeline.train.attacks import Attack, mixture
 from ridgeline.train.evaluation import Scores
+from ridgeline.train.options import Opt, Options
+
+ALSO = {
+    "masking": "five signs that gradients are masked, at the budget of --attack",
+    "convergence": "is --attack as strong as more steps, more restarts, margin and APGD",
+    "transfer": "accuracy of each checkpoint on the images made for each other",
+    "calibration": "ECE and reliability diagram",
+    "classes": "accuracy of every class",
+}
+
+
+@dataclass(frozen=True)
+class CloserLook(Options):
+    """What is looked at besides accuracy and loss."""
+
+    trace: Annotated[
+        bool, Opt("save loss, gradient norm and success by pass, and count the passes")
+    ] = False
+    also: Annotated[
+        tuple[str, ...], Opt("what else is asked, several by commas", choices=ALSO)
+    ] = ()
+
+    def check_judge(self, attack: Attack | None, networks: int) -> None:
+        """Raise InputError for an attack that leaves the ball of its eps, or one that is missing.
+
+        And for a transfer matrix of a single network.
+        """
+        lacking = [word for word in self.also if word in ("masking", "convergence", "transfer")]
+        if lacking and (attack is None or not attack.eps):
+            raise InputError(f"--also {lacking[0]} needs --attack, with a budget above 0")
+        if "transfer" in self.also and networks < 2:
+            raise InputError("--also transfer needs two or more checkpoints")
+        if attack is None and self.trace:
+            raise InputError("--trace needs --attack: there is no search to follow")
+        if attack is not None and attack.reach > attack.eps:
+            raise InputError(f"--attack: {attack} leaves the ball of its eps and cannot judge; "
+                             "use pgd, apgd or autoattack")  # fmt: skip
 
 
 class Ensemble(nn.Module):
@@ -47,6 +89,7 @@ def robustness(
     problems: Sequence[Problem],
     budgets: Sequence[float] | None = None,
     tick: Callable[[int], None] | None = None,
+    closer: CloserLook | None = None,
 ) -> xr.Dataset:
     """Clean and adversarial scores of the mixture of networks (one problem per member).
 
@@ -55,20 +98,34 @@ def robustness(
     standard error, `nrr`, the harmonic mean of clean and this accuracy (NaN for clean; Gowda et al.
     2024, section 4); per example `losses` and `correct`. Wherever it is judged, the attack counts:
     the recipe names it.
+
+    A minimum-norm attack (fmn, fab) searches once, whatever the number of budgets, and also gives
+    per example the `smallest_budget` that fools (infinite: none found), and from it the security
+    curve, `security` with its Wilson interval over `radius`.
+
+    `closer.trace` adds how the attack went. Over `condition`: `forward_passes`, `backward_passes`
+    per example; over `call`, the passes over whole batches, the mean cross-entropy `call_loss`, the
+    share `call_fooled` that was fooled by then and the mean l_2 norm `call_gradient`; and `success`
+    per example: did any image within the budget fool? Their worst iterates alone are in `correct`.
+    `closer.also` adds what `masking`, `convergence`, `transfer`, `calibration` and `by_class` give.
+    Raises InputError for an attack that leaves its ball.
     """
     together = ensemble(problems)
     attack = together.attack
-    names, levels, attacks = ["clean"], [0.0], [None]
+    closer = closer or CloserLook()
+    closer.check_judge(attack, len(problems))
+    names, levels, found, smallest = ["clean"], [0.0], [], None
+    scores = [together.under(None).evaluate(tick=tick)]
     if attack is not None:
         budgets = [attack.eps] if budgets is None else list(budgets)
         names += ["adversarial"] if len(budgets) == 1 else [f"eps={eps:.4g}" for eps in budgets]
-        attacks += [attack if eps == attack.eps else attack.at(eps) for eps in budgets]
         levels += budgets
-    scores = [together.under(at).evaluate(tick=tick) for at in attacks]
+        found, smallest = attack_runs(together, budgets, tick, closer.trace)
+        scores += [run.scores for run in found]
     rows = [_row(score) for score in scores]
     clean = rows[0]["accuracy"]
     ratios = [np.nan, *(nrr(clean, row["accuracy"]) for row in rows[1:])]
-    return xr.Dataset(
+    ds = xr.Dataset(
         {
             **{name: ("condition", [row[name] for row in rows]) for name in rows[0]},
             "nrr": ("condition", ratios),
@@ -80,6 +137,63 @@ def robustness(
             "index": ("example", together.images.index.numpy()),
         },
     )  # fmt: skip
+    more = [] if smallest is None else [security(smallest.numpy())]
+    more += [_courses(found, scores[0])] if closer.trace and found else []
+    more += [_also(word, problems, together, scores) for word in closer.also]
+    return xr.merge([ds, *more], join="exact") if more else ds
+
+
+def _also(
+    word: str, problems: Sequence[Problem], together: Problem, scores: Sequence[Scores]
+) -> xr.Dataset:
+    images = together.images
+    return {
+        "masking": lambda: masking(together),
+        "convergence": lambda: convergence(together),
+        "transfer": lambda: transfer(problems),
+        "calibration": lambda: calibration(scores),
+        "classes": lambda: by_class(scores, images.labels.numpy(), images.num_classes),
+    }[word]()
+
+
+def security(smallest: np.ndarray) -> xr.Dataset:
+    """The security curve of the smallest budgets (N,) that fool: accuracy at every budget.
+
+    `security` over `radius`, in 101 steps from 0 to the largest budget found, is the share whose
+    budget is above it; with its 95 % Wilson interval. `smallest_budget` has the examples'.
+    """
+    finite = smallest[np.isfinite(smallest)]
+    radii = np.linspace(0, finite.max() if len(finite) and finite.max() > 0 else 1, 101)
+    hits = [int((smallest > r).sum()) for r in radii]
+    low, high = np.array([wilson(count, len(smallest)) for count in hits]).T
+    return xr.Dataset(
+        {
+            "smallest_budget": ("example", smallest, {"units": "[0,1]"}),
+            "security": ("radius", np.array(hits) / len(smallest)),
+            "security_low": ("radius", low),
+            "security_high": ("radius", high),
+        },
+        coords={"radius": ("radius", radii, {"units": "[0,1]"})},
+    )
+
+
+def _courses(runs: Sequence[AttackRun], clean: Scores) -> xr.Dataset:
+    """How each attack went, over `condition`; the clean one has no attack, and NaN."""
+    longest = max(len(run.course) for run in runs)
+    course = np.full((1 + len(runs), longest, 3), np.nan)
+    for row, run in enumerate(runs, start=1):
+        course[row, : len(run.course)] = run.course
+    passes = np.array([(np.nan, np.nan), *((run.forward, run.backward) for run in runs)])
+    success = np.stack([~clean.correct.numpy(), *(run.success.numpy() for run in runs)])
+    names = ("call_loss", "call_fooled", "call_gradient")
+    return xr.Dataset(
+        {
+            **{n: (("condition", "call"), course[:, :, k]) for k, n in enumerate(names)},
+            "forward_passes": ("condition", passes[:, 0]),
+            "backward_passes": ("condition", passes[:, 1]),
+            "success": (("condition", "example"), success),
+        }
+    )
 
 
 def _row(scores: Scores) -> dict[str, float]:

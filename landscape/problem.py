@@ -24,6 +24,7 @@ from ridgeline.train.evaluation import Scores, attacked, evaluate
 from ridgeline.train.files.integrity import tensors_digest
 from ridgeline.train.losses import Loss, loss_of, name_of
 from ridgeline.train.precision import exact
+from ridgeline.train.undisturbed import undisturbed
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,7 +93,7 @@ class Problem:
         return f"Problem({what}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
 
     def _check_attack(self, attack: Attack | None, data: Data) -> None:
-        """Raise InputError for an attack on no images, or on outputs that are no logits."""
+        """Raise InputError for an attack on no images, no logits, or too few classes."""
         if attack is None:
             return
         if not isinstance(data, Images):
@@ -101,6 +102,10 @@ class Problem:
             )
         if self.loss != "cross_entropy":
             check_network(self.network, data)
+        if data.num_classes < attack.fewest_classes:  # the network may know more classes
+            batch = data.batch(torch.arange(1), *_place(self.network))
+            with undisturbed(self.network), torch.no_grad():
+                attack.check_classes(self.network(batch.x).shape[1])
 
     def _set(self, **changes: Any) -> None:
         for name, value in changes.items():
@@ -262,6 +267,11 @@ class Problem:
             return self
         found = [x.cpu() for _, x in self.adversarial(point, buffers, tick)]
         return self.on(replace(self.images, pixels=torch.cat(found))).under(None)
+
+
+def _place(network: nn.Module) -> tuple[torch.device, torch.dtype]:
+    first = next(network.parameters())
+    return first.device, first.dtype
 
 
 def _attack_of(attack: Attack | str | None) -> Attack | None:

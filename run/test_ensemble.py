@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from ridgeline.analysis.reports import report
-from ridgeline.analysis.robustness import robustness
+from ridgeline.analysis.robustness import CloserLook, robustness
 from ridgeline.landscape.result import result_path
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
@@ -28,24 +28,26 @@ def main(
     subset_size: o.SubsetSize = None,
     out_file: Annotated[str | None, "result file (.nc); None: print only"] = None,
     under: UnderAttack,
+    closer: CloserLook,
 ) -> None:
     """Accuracy with 95 % Wilson intervals and loss; the ensemble averages probabilities.
 
     --adv_budget_list sweeps the strength of the attack.
     """
     attacker, budgets = under.attacker, under.budgets
+    closer.check_judge(attacker, len(model2load))
     subjects = [networks.open_network(name, network, "lenet") for name in model2load]
     check_same_data(*subjects)
     images = subjects[0].images("test", subset_size)
     problems = [subject.problem(images, attacker, machine) for subject in subjects]
     recipe = subjects[0].recipe(
-        "test_ensemble", images, attacker, machine.seed, budgets=budgets,
+        "test_ensemble", images, attacker, machine.seed, closer, budgets=budgets,
         checkpoint=[subject.checkpoint.sha256 for subject in subjects],
         model=[subject.model for subject in subjects],
     )  # fmt: skip
 
     def compute(keep, tick):
-        return robustness([problem.resuming(keep) for problem in problems], budgets, tick)
+        return robustness([problem.resuming(keep) for problem in problems], budgets, tick, closer)
 
     path = out_file and result_path(out_file)
     total = len(images) * (1 + (len(budgets) if attacker else 0))

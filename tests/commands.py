@@ -85,6 +85,10 @@ CHAIN = (
     "--attack name=apgd,threshold=0.1,iter_num=2,restarts=1",
     f"test_ensemble --model2load runs/at.ckpt {_LOOK} --out_file runs/square "
     "--attack name=square,threshold=0.1,iter_num=3",
+    f"test_ensemble --model2load runs/at.ckpt {_LOOK} --out_file runs/smallest --trace True "
+    "--attack name=fmn,eps=0.1,iterations=4",
+    f"test_ensemble --model2load runs/at.ckpt,runs/swa.ckpt {_LOOK} --out_file runs/trust "
+    f"--attack {PGD} --also masking,convergence,transfer,calibration,classes",
     f"test_ensemble --model2load runs/curve.ckpt@0,runs/curve.ckpt@0.5,runs/curve.ckpt@1 {_LOOK} "
     f"--attack {PGD} --out_file runs/on_curve",
     "calc_filter_spectrum --model2load runs/at.ckpt --initial runs/at_init.ckpt",

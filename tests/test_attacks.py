@@ -9,21 +9,29 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ridgeline.landscape.problem import Problem
 from ridgeline.models import InputError
 from ridgeline.train.attacks import ATTACKS, FGSM, PGD, mixture, parse_attack
 from ridgeline.train.attacks.norms import row_norm, steepest
+from ridgeline.train.attacks.single_step import NFGSM
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.evaluation import evaluate
-from ridgeline.train.losses import divergence, margin
+from ridgeline.train.losses import divergence, dlr, margin
 from ridgeline.train.undisturbed import undisturbed
 from tests.conftest import make_conv_bn, make_images, make_mlp
 
 SPECS = {
     "pgd": "name=pgd,threshold={e},iter_num=8,order={o},restarts=2",
     "fgsm": "name=fgsm,threshold={e},order={o}",
+    "rfgsm": "name=rfgsm,threshold={e},order={o}",
+    "dlr": "name=pgd,threshold={e},iter_num=8,order={o},loss_type=dlr",
     "kl": "name=kl,threshold={e},iter_num=8,order={o}",
     "cw": "name=pgd,threshold={e},iter_num=8,order={o},loss_type=cw",
     "apgd": "name=apgd,threshold={e},iter_num=8,order={o},rho=0.75,loss_type=ce,restarts=2",
+    "apgd_t": "name=apgd_t,threshold={e},iter_num=8,order={o},targets=2",
+    "fab": "name=fab,threshold={e},iter_num=8,order={o},restarts=2",
+    "fab_t": "name=fab,threshold={e},iter_num=8,order={o},targets=2,restarts=1",
+    "fmn": "name=fmn,threshold={e},iter_num=12,order={o}",
     "square": "name=square,threshold={e},iter_num=60,order={o},window_size_factor=0",
     "autoattack": "name=autoattack,threshold={e},order={o}",
 }
@@ -51,10 +59,15 @@ def margin_lost(predict, x, y):
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - own
 
 
+def ratio_lost(predict, x, y):
+    with torch.no_grad():
+        return dlr(predict(x), y)
+
+
 def test_every_registered_attack_is_tested():
-    assert {type(parse_attack(text.format(e=0.1, o=-1))) for text in SPECS.values()} == {
-        *ATTACKS.values()
-    }
+    """NFGSM leaves the ball: `test_single_step.py` has its tests."""
+    tested = {type(parse_attack(text.format(e=0.1, o=-1))) for text in SPECS.values()}
+    assert tested | {NFGSM} == {*ATTACKS.values()}
 
 
 @pytest.mark.parametrize("order", [-1, 2])
@@ -69,7 +82,8 @@ def test_ball_range_loss_and_determinism(name, order):
     assert found.max() <= 1
     away = lambda predict, z, _: divergence(predict(x), predict(z)).detach()  # noqa: E731
     # what the attack itself maximises
-    harm = {"square": margin_lost, "cw": margin_lost, "kl": away}.get(name, losses)
+    margins = ("square", "cw", "apgd_t", "fab", "fab_t", "fmn")
+    harm = {"dlr": ratio_lost, "kl": away, **dict.fromkeys(margins, margin_lost)}.get(name, losses)
     assert (harm(network, found, y) >= harm(network, x, y) - 1e-6).all()
     assert harm(network, found, y).mean() > harm(network, x, y).mean()
     assert torch.equal(found, attack(network, x, y, Noise(1, index)))
@@ -318,7 +332,13 @@ def test_pgd_is_as_strong_as_foolbox():
         ("name=pgd,threshold=-0.1,iter_num=3", "negative"),
         ("name=pgd,threshold=8,step_size=2/255,iter_num=3", "mixed units"),
         ("name=apgd,threshold=0.1,loss_type=mse", "loss_type"),
-        ("name=pgd,threshold=0.1,iter_num=3,loss_type=dlr", "allowed: ce, cw, kl"),
+        ("name=pgd,threshold=0.1,iter_num=3,loss_type=mse", "allowed: ce, cw, dlr, kl"),
+        ("name=pgd,threshold=0.1,iter_num=3,targeted=worst", "allowed: least, next, random"),
+        ("name=pgd,threshold=0.1,iter_num=3,targeted=next,loss_type=kl", "ce, cw or dlr"),
+        ("name=nfgsm,threshold=0.1,order=2", "l_inf"),
+        ("name=nfgsm,threshold=0.1,k=-1", "k must not be negative"),
+        ("name=nfgsm,threshold=0.1,step_size=0", "must be positive"),
+        ("name=rfgsm,threshold=0.1,random_share=2", "random_share must lie in 0..1"),
         ("name=pgd,threshold=0.1,iter_num=3,loss_type=kl,random_start=0", "random_start=True"),
         ("name=kl,threshold=0.1,iter_num=3,loss_type=ce", "'loss_type' is given twice"),
         ("name=kl,threshold=0.1", "needs iterations"),
@@ -329,8 +349,22 @@ def test_malformed_attacks_are_refused(spec, message):
         parse_attack(spec)
 
 
-def test_dlr_needs_four_classes():
+@pytest.mark.parametrize(
+    ("spec", "fewest"),
+    [
+        ("name=apgd,threshold=0.1,loss_type=dlr,iter_num=2", 3),
+        ("name=pgd,threshold=0.1,iter_num=2,loss_type=dlr", 3),
+        ("name=pgd,threshold=0.1,iter_num=2,loss_type=dlr,targeted=next", 4),
+    ],
+)
+def test_the_ratio_of_logits_needs_three_classes_and_four_towards_one(spec, fewest):
+    """One clear line, from a Problem before anything is computed, else from the search."""
     x, _, _ = batch()
-    attack = parse_attack("name=apgd,threshold=0.1,loss_type=dlr")
-    with pytest.raises(InputError, match="at least 4 classes"):
-        attack(linear(classes=3), x, torch.zeros(12, dtype=torch.long))
+    y, attack = torch.zeros(12, dtype=torch.long), parse_attack(spec)
+    attack(linear(classes=fewest), x, y)
+    for look in (
+        lambda network: attack(network, x, y),
+        lambda network: Problem(network, (x, y), attack=spec),
+    ):
+        with pytest.raises(InputError, match=f"at least {fewest} classes"):
+            look(linear(classes=fewest - 1))

@@ -241,8 +241,8 @@ def test_examples_of_the_reference_parse_to_the_last_flag(name):
     command, *argv = README_EXAMPLES[name].format(lenet="l", resnet="r").split()
     parsed = arguments(importlib.import_module(f"ridgeline.run.{command}").main, argv)
     if name == "curve":
-        assert parsed["fix_points"] == (1, 0, 0, 0, 1)
-        assert parsed["model2load"] == ("r", "", "", "", "r")
+        assert parsed["control"].fix_points == (1, 0, 0, 0, 1)
+        assert parsed["control"].model2load == ("r", "", "", "", "r")
         assert parsed["training"].epoch_num == 200
     if name == "pas":
         assert parsed["output"].epoch_ckpts == (50, 75, 100)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ridgeline.train.attacks import Attack, Predict
+from ridgeline.train.attacks import Attack, MinimumNorm, Predict, Smallest
+from ridgeline.train.attacks.minimum_norm import within_budget
+from ridgeline.train.attacks.norms import row_norm, where
+from ridgeline.train.attacks.record import Trace
 from ridgeline.train.data.examples import Batch, Data, Images
 from ridgeline.train.data.noise import Noise
-from ridgeline.train.losses import Loss, correctness, cross_entropy, margins_of
+from ridgeline.train.losses import Loss, correctness, cross_entropy, margins_of, predicted
 from ridgeline.train.precision import exact
 from ridgeline.train.statistics import mean_and_error
 from ridgeline.train.undisturbed import undisturbed
@@ -71,14 +74,16 @@ def evaluate(
     dtype: torch.dtype = torch.float32,
     loss: Loss = cross_entropy,
     tick: Callable[[int], None] | None = None,
+    record: Trace | None = None,
 ) -> Scores:
     """Score every example; the attack's noise is keyed by seed and example, not by batch.
 
     `predict` must be in eval mode (`train.undisturbed`). `tick(n)` is called with the number of
-    examples done, for a progress bar.
+    examples done, for a progress bar. `record` watches the attack, for a single batch.
     """
     losses, correct, margins = [], [], []
-    options = {"batch_size": batch_size, "seed": seed, "device": device, "dtype": dtype}
+    options = {"batch_size": batch_size, "seed": seed, "device": device, "dtype": dtype,
+               "record": record}  # fmt: skip
     for batch, x in attacked(predict, images, attack, **options):
         with torch.no_grad(), exact():
             logits = predict(x)
@@ -89,6 +94,53 @@ def evaluate(
             tick(len(batch.y))
     return Scores(*(one[0] if len(one) == 1 else torch.cat(one)
                     for one in (losses, correct, margins)))  # fmt: skip
+
+
+def evaluate_smallest(
+    predict: Predict,
+    images: Data,
+    attack: MinimumNorm,
+    budgets: Sequence[float],
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    loss: Loss = cross_entropy,
+    record: Trace | None = None,
+) -> tuple[Tensor, list[Scores]]:
+    """The smallest budget (N,) float64 of every example, and the scores at several, of one search.
+
+    Infinite where nothing was found, 0 where the example is wrong from the start. `predict` must be
+    in eval mode. `record` watches the search, for a single batch.
+    """
+    smallest: list[Tensor] = []
+    scores: list[list[Scores]] = [[] for _ in budgets]
+    size = attack.chunk or batch_size
+    for batch in images.batches(size, device=device, dtype=dtype):
+        x, y = batch.x, batch.y
+        seen = predict if record is None else record.watch(predict, x, y, torch.inf, attack.order)
+        found = attack.smallest(seen, x, y, Noise(seed, batch.index))
+        for place in sorted(range(len(budgets)), key=lambda n: budgets[n]):
+            with exact(), torch.no_grad():
+                at = within_budget(predict, x, y, found, budgets[place], attack.order)
+                logits = predict(at)
+            norm = row_norm(at - x, attack.order)  # a step that fools is nearer than what was found
+            nearer = (predicted(logits) != y) & (norm < found.budget)
+            found = Smallest(
+                where(nearer, at, found.images), torch.where(nearer, norm, found.budget)
+            )
+            scores[place].append(Scores(
+                loss(logits, y).double().cpu(), correctness(logits, y).cpu(),
+                margins_of(logits, y).double().cpu(),
+            ))  # fmt: skip
+        smallest.append(found.budget.double().cpu())
+    return torch.cat(smallest), [joined([vars(part) for part in some]) for some in scores]
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> Scores:
+    """The scores of all examples from those of batches."""
+    return Scores(*(torch.cat([p[n] for p in parts]) for n in ("losses", "correct", "margins")))
 
 
 def scores_of_networks(
@@ -130,12 +182,14 @@ def attacked(
     seed: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    record: Trace | None = None,
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield every clean batch with what the attack makes of it (the clean x without an attack).
 
-    An attack whose random numbers are per batch gets its own chunks instead of `batch_size`.
+    `record` watches the attack, for a single batch. An attack whose random numbers are per batch
+    gets its own chunks instead of `batch_size`.
     """
     size = batch_size if attack is None or attack.chunk is None else attack.chunk
     for batch in images.batches(size, device=device, dtype=dtype):
         noise = Noise(seed, batch.index)
-        yield batch, attack(predict, batch.x, batch.y, noise) if attack else batch.x
+        yield batch, attack(predict, batch.x, batch.y, noise, record) if attack else batch.x

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ridgeline.models.errors import unknown
+from ridgeline.models.errors import InputError, unknown
 
 #: (outputs, targets), first axis N each -> the loss of every example (N,)
 Loss = Callable[[Tensor, Tensor], Tensor]
+_NO_GAP = 1e-12  # of the authors' code: equal logits have no ratio
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -43,6 +44,41 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     right = logits.gather(1, y[:, None])
     wrong = logits.scatter(1, y[:, None], -torch.inf)
     return wrong.amax(1) - right[:, 0]
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio, (N,), of logits (N, C): Croce and Hein 2020, eq. 6.
+
+    The margin over the gap between the largest logit and the third. Scaling or shifting the logits
+    changes nothing. Raises InputError for fewer than 3 classes.
+
+    >>> dlr(torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0])).tolist()
+    [-0.5]
+    """
+    if logits.shape[1] < 3:
+        raise InputError(f"the DLR loss needs at least 3 classes, the network has "
+                         f"{logits.shape[1]}; use loss_type=ce or cw")  # fmt: skip
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + _NO_GAP)
+
+
+def dlr_towards(target: Tensor) -> Loss:
+    """The targeted ratio (z_t - z_y) / (z_1 - (z_3 + z_4) / 2): Croce and Hein 2020, eq. 7.
+
+    z_1 >= z_2 >= ... are the sorted logits, `target` (N,) the classes t. InputError for fewer than
+    4 classes.
+    """
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        if logits.shape[1] < 4:
+            raise InputError(f"the targeted DLR loss needs at least 4 classes, the network has "
+                             f"{logits.shape[1]}; use loss_type=ce or cw")  # fmt: skip
+        top = logits.topk(4, dim=1).values
+        towards = logits.gather(1, torch.stack([target, y], 1))
+        gap = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
+        return (towards[:, 0] - towards[:, 1]) / (gap + _NO_GAP)
+
+    return loss
 
 
 def predicted(logits: Tensor) -> Tensor:

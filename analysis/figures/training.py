@@ -51,17 +51,41 @@ def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
 
 
 def draw_robustness(results: Results, axes: Axes | None = None) -> Figure:
-    """Accuracy with its 95 % interval against the budget of the attack, a line per result."""
+    """Accuracy with its 95 % interval against the budget of the attack, a line per result.
+
+    With the security curve of a minimum-norm attack, and beside it reliability diagrams where every
+    result has them: clean solid, under attack dotted.
+    """
+    diagram = None
+    if axes is None and all("bin_accuracy" in ds for ds in results.values()):
+        _, (axes, diagram) = plt.subplots(1, 2, figsize=(PAGE, 2.4), layout="constrained")
     axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
     for number, (label, ds) in enumerate(results.items()):
         color = PALETTE[number % len(PALETTE)]
-        ds = ds.sortby("eps")
-        axes.plot(ds["eps"], ds["accuracy"], "o-", color=color, label=label)
-        axes.fill_between(ds["eps"], ds["accuracy_low"], ds["accuracy_high"], color=color,
-                          alpha=0.2, lw=0)  # fmt: skip
+        if diagram is not None:
+            _reliability(diagram, ds, color)
+        levels = ds.sortby("eps")
+        axes.plot(levels["eps"], levels["accuracy"], "o-", color=color, label=label)
+        axes.fill_between(levels["eps"], levels["accuracy_low"], levels["accuracy_high"],
+                          color=color, alpha=0.2, lw=0)  # fmt: skip
+        if "security" in ds:
+            axes.plot(ds["radius"], ds["security"], color=color, lw=0.8, ls="--")
+            axes.fill_between(ds["radius"], ds["security_low"], ds["security_high"], color=color,
+                              alpha=0.1, lw=0)  # fmt: skip
     axes.set(xlabel="budget of the attack [0,1]", ylabel="accuracy", ylim=(0, 1))
     axes.legend()
     return axes.figure
+
+
+def _reliability(axes: Axes, ds: xr.Dataset, color: str) -> None:
+    """Accuracy against confidence, bin by bin; calibrated is the diagonal."""
+    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
+    for row in range(ds.sizes["condition"]):
+        here = ds.isel(condition=row)
+        kept = here["bin_count"].values > 0
+        axes.plot(here["bin_confidence"].values[kept], here["bin_accuracy"].values[kept], "o",
+                  ls=":" if row else "-", color=color, ms=2.5, lw=0.8)  # fmt: skip
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
 
 
 def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:

@@ -220,6 +220,9 @@ def trainer_of(training: o.Training, dataset: str, eval_attack: str | None = Non
     if eval_attack is not None:
         beside = Setup(attack=attack).needed_attack().unit
         judging = parse_attack(eval_attack, "--eval_attack", beside=beside)
+    if judging is None and attack is not None and attack.reach > attack.eps:
+        raise InputError(f"--attack: {attack} leaves the ball of its eps and can train only; name "
+                         "the attack that judges, --eval_attack name=pgd,...")  # fmt: skip
     rate = parse_rate(training.lr_schedule, optimizer.lr, training.epoch_num)
     device = networks.device_of(training.gpu)
     test = load_images(dataset, "test", training.data_dir).subset(training.eval_size)

@@ -5,17 +5,27 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ridgeline.models.errors import InputError
-from ridgeline.train.attacks.autoattack import APGD, AutoAttack, Square
+from ridgeline.train.attacks.autoattack import AutoAttack
 from ridgeline.train.attacks.base import Attack, Predict
 from ridgeline.train.attacks.ensemble import mixture
-from ridgeline.train.attacks.pgd import FGSM, PGD, away_from_clean
+from ridgeline.train.attacks.fab import FAB
+from ridgeline.train.attacks.fmn import FMN
+from ridgeline.train.attacks.library import APGD, APGDTargeted, Square
+from ridgeline.train.attacks.minimum_norm import MinimumNorm, Smallest
+from ridgeline.train.attacks.pgd import PGD, away_from_clean
+from ridgeline.train.attacks.single_step import FGSM, NFGSM, RFGSM
 from ridgeline.train.specs import Unit, build_named, parse_spec, unit_of
 
 #: spec name -> attack
 ATTACKS: dict[str, type[Attack]] = {
     "pgd": PGD,
     "fgsm": FGSM,
+    "rfgsm": RFGSM,
+    "nfgsm": NFGSM,
     "apgd": APGD,
+    "apgd_t": APGDTargeted,
+    "fab": FAB,
+    "fmn": FMN,
     "square": Square,
     "autoattack": AutoAttack,
 }
@@ -30,8 +40,8 @@ _RADII = {"eps", "threshold"}
 _BUDGETS = {*_RADII, "step_size"}
 
 __all__ = [
-    "ATTACKS", "FGSM", "PGD", "Attack", "Predict", "away_from_clean", "check_budget", "mixture",
-    "parse_attack",
+    "ATTACKS", "FGSM", "PGD", "Attack", "MinimumNorm", "Predict", "Smallest", "away_from_clean",
+    "check_budget", "mixture", "parse_attack",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks.norms import INF, check_order
+from ridgeline.train.attacks.record import Trace
 from ridgeline.train.data.noise import Noise, noise_for
 from ridgeline.train.precision import exact
 from ridgeline.train.specs import Unit
@@ -45,19 +46,41 @@ class Attack(ABC):
                 f"write {self.eps:g}/255 for grey levels"
             )
 
+    @property
+    def fewest_classes(self) -> int:
+        """The number of classes below which this attack is not defined."""
+        return 1
+
+    @property
+    def reach(self) -> float:
+        """The largest norm of a perturbation that it returns, in [0,1] units."""
+        return self.eps
+
+    def check_classes(self, classes: int) -> None:
+        """Raise InputError for a network of too few classes."""
+        if classes < self.fewest_classes:
+            raise InputError(f"attack {self} needs at least {self.fewest_classes} classes, "
+                             f"the network has {classes}")  # fmt: skip
+
     def at(self, eps: float) -> Attack:
         """The same attack with another budget."""
         return replace(self, eps=eps)
 
-    def __call__(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise | int = 0) -> Tensor:
+    def __call__(
+        self, predict: Predict, x: Tensor, y: Tensor, noise: Noise | int = 0,
+        record: Trace | None = None,
+    ) -> Tensor:  # fmt: skip
         """Adversarial images (N, C, H, W) for clean x in [0,1] and labels y (N,).
 
-        `noise` is a seed or the examples' noise. eps = 0 returns x itself. Raises InputError for
-        pixels outside [0,1].
+        What stands there is the worst iterate of every example, whether it fools or not. `noise` is
+        a seed or the examples' noise. `record` notes what the search does; it changes nothing.
+        eps = 0 returns x itself. Raises InputError for pixels outside [0,1].
         """
         if self.eps == 0:
             return x
         check_range(x)
+        if record is not None:
+            predict = record.watch(predict, x, y, self.reach, self.order)
         with exact():
             return self.perturb(predict, x.detach(), y, noise_for(x, noise)).detach()
 
@@ -79,3 +102,21 @@ def check_range(x: Tensor) -> None:
             "images in [0,1] and normalise inside the network: --normalize mean=..,std=.., or "
             "models.add_normalization(network, mean, std)"
         )
+
+
+def check_step(step: float | None) -> None:
+    """Raise InputError for a step that is not positive; None, a default, is fine."""
+    if step is not None and not step > 0:
+        raise InputError(f"attack step_size must be positive, got {step:g}")
+
+
+def scaled(attack: Attack, eps: float) -> Attack:
+    """The attack at another budget, its `step_size` in the same ratio to the budget."""
+    if attack.step_size is None:
+        return replace(attack, eps=eps)
+    if attack.eps == 0:
+        raise InputError(
+            "attack threshold=0 gives no ratio to scale step_size by; "
+            "name the target threshold, or leave step_size out"
+        )
+    return replace(attack, eps=eps, step_size=attack.step_size * (eps / attack.eps) or None)

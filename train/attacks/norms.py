@@ -30,21 +30,18 @@ def row_norm(d: Tensor, order: float) -> Tensor:
     return torch.linalg.vector_norm(d.flatten(1), ord=order, dim=1)
 
 
-def _columns(v: Tensor, like: Tensor) -> Tensor:
-    return v.view(-1, *(1,) * (like.ndim - 1))
-
-
-def project(d: Tensor, eps: float, order: float) -> Tensor:
-    """The nearest perturbation with norm at most eps.
+def project(d: Tensor, eps: float | Tensor, order: float) -> Tensor:
+    """The nearest perturbation with norm at most eps, one number or one per example (N,).
 
     >>> d = torch.tensor([[3.0, -4.0]])
     >>> project(d, 1.0, INF).tolist(), project(d, 2.5, L2).tolist()
     ([[1.0, -1.0]], [[1.5, -2.0]])
     """
     if order == INF:
-        return d.clamp(-eps, eps)
+        limit = columns(eps, d) if isinstance(eps, Tensor) else eps
+        return d.clamp(-limit, limit)
     norm = row_norm(d, L2).clamp_min(torch.finfo(d.dtype).tiny)
-    return d * _columns((eps / norm).clamp_max(1), d)
+    return d * columns((eps / norm).clamp_max(1), d)
 
 
 def steepest(g: Tensor, order: float) -> Tensor:
@@ -56,8 +53,23 @@ def steepest(g: Tensor, order: float) -> Tensor:
     if order == INF:
         return g.sign()
     tiny = torch.finfo(g.dtype).tiny
-    g = g / _columns(row_norm(g, INF).clamp_min(tiny), g)
-    return g / _columns(row_norm(g, L2).clamp_min(tiny), g)
+    g = g / columns(row_norm(g, INF).clamp_min(tiny), g)
+    return g / columns(row_norm(g, L2).clamp_min(tiny), g)
+
+
+def columns(v: Tensor, like: Tensor) -> Tensor:
+    """Numbers (N,) shaped to go with examples (N, ...)."""
+    return v.view(-1, *(1,) * (like.ndim - 1))
+
+
+def where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Examples of `a` where the mask (N,) is true, else of `b`."""
+    return torch.where(columns(mask, a), a, b)
+
+
+def within(found: Tensor, x: Tensor, eps: float, order: float) -> Tensor:
+    """The image in the ball around x and in [0,1] that is nearest to `found`."""
+    return (x + project(found - x, eps, order)).clamp(0, 1)
 
 
 def random_start(x: Tensor, eps: float, order: float, noise: Noise, draw: int) -> Tensor:

@@ -1,20 +1,22 @@
-"""Projected gradient descent and the fast gradient sign method."""
+"""Projected gradient descent, on several losses, away from the label or towards a class."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from ridgeline.models.errors import InputError, unknown
-from ridgeline.train.attacks.base import Attack, Predict
+from ridgeline.train.attacks.base import Attack, Predict, check_step, scaled
 from ridgeline.train.attacks.norms import project, random_start, steepest
+from ridgeline.train.attacks.targets import TARGETS, target_of, towards
 from ridgeline.train.data.noise import Noise
-from ridgeline.train.losses import Loss, cross_entropy, divergence, margin
+from ridgeline.train.losses import Loss, cross_entropy, divergence, dlr, margin
 
 #: spec word -> loss of one example; None: the divergence from the clean prediction
-_LOSSES: dict[str, Loss | None] = {"ce": cross_entropy, "cw": margin, "kl": None}
+_LOSSES: dict[str, Loss | None] = {"ce": cross_entropy, "cw": margin, "dlr": dlr, "kl": None}
+_LATER = ("loss", "targeted")  # fields that the first recipes did not have
 
 
 def ascend(
@@ -65,9 +67,14 @@ class PGD(Attack):
     to 2.5 eps / iterations; `at(eps)` keeps the ratio of step and budget.
 
     `loss` is what it ascends: `ce`, the cross-entropy; `cw`, the margin of the best wrong class
-    (the "C&W" columns of robustness tables: Carlini and Wagner 2017 by PGD); `kl`, the divergence
-    KL(p(x) || p(x')) from the clean prediction, whatever the label (Zhang et al. 2019, algorithm
-    1). The gradient of `kl` is zero at x: its random start is x + 0.001 N(0, I).
+    (the "C&W" columns of robustness tables: Carlini and Wagner 2017 by PGD); `dlr`, the difference
+    of logits ratio (Croce and Hein 2020; 3 or more classes); `kl`, the divergence KL(p(x) ||
+    p(x')) from the clean prediction, whatever the label (Zhang et al. 2019, algorithm 1). The
+    gradient of `kl` is zero at x: its random start is x + 0.001 N(0, I).
+
+    `targeted` pulls towards one wrong class per example instead (`targets.target_of`): the one of
+    `least` logit at x, the `next` likely, or a `random` one. Then `ce` is minus the cross-entropy
+    of that class, `cw` minus its margin, `dlr` the targeted ratio (4 or more classes).
     """
 
     iterations: int
@@ -76,6 +83,7 @@ class PGD(Attack):
     random_start: bool = True
     keep_best: bool = True
     loss: str = "ce"
+    targeted: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,12 +99,19 @@ class PGD(Attack):
                 "attack pgd: loss_type=kl has no gradient at the clean image; "
                 "it needs random_start=True"
             )
-        _check_step(self)
+        if self.targeted is not None:
+            if self.targeted not in TARGETS:
+                raise unknown("targeted of attack pgd", self.targeted, TARGETS)
+            if self.loss == "kl":
+                raise InputError("attack pgd: loss_type=kl knows no class to pull towards; "
+                                 "targeted takes loss_type=ce, cw or dlr")  # fmt: skip
+        check_step(self.step_size)
 
     def __repr__(self) -> str:
-        """As a dataclass; the loss only where it is not `ce`: recipes record this text."""
-        shown = (f for f in fields(self) if f.repr and (f.name != "loss" or self.loss != "ce"))
-        return f"PGD({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
+        """As a dataclass; `loss` and `targeted` only where they are set: recipes record this."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
+        hidden = {f.name for f in fields(self) if f.name in _LATER and values[f.name] == f.default}
+        return f"PGD({', '.join(f'{k}={v!r}' for k, v in values.items() if k not in hidden)})"
 
     @property
     def step(self) -> float:
@@ -105,11 +120,21 @@ class PGD(Attack):
 
     def at(self, eps: float) -> PGD:
         """The same attack with another budget and the step scaled along."""
-        return _scaled(self, eps)
+        return scaled(self, eps)
+
+    @property
+    def fewest_classes(self) -> int:
+        """What the losses ask for: 3 for `dlr`, 4 for its targeted form."""
+        if self.loss == "dlr":
+            return 3 if self.targeted is None else 4
+        return 1 if self.targeted is None else 2
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The best of all restarts, per example."""
-        loss = _LOSSES[self.loss] or _away_from(predict, x)
+        if self.targeted is None:
+            loss = _LOSSES[self.loss] or _away_from(predict, x)
+        else:
+            loss = towards(target_of(self.targeted, predict, x, y, noise), self.loss)
         best, best_loss = x, torch.full_like(x[:, 0, 0, 0], -torch.inf)
         for restart in range(self.restarts):
             found, losses = ascend(
@@ -145,9 +170,9 @@ def away_from_clean(attack: Attack) -> PGD:
     """
     if not isinstance(attack, PGD):
         raise InputError("TRADES needs name=pgd (its budget, step_size and iter_num) to train")
-    if attack.loss == "cw":
+    if attack.loss in ("cw", "dlr") or attack.targeted is not None:
         raise InputError("TRADES ascends the divergence from the clean prediction: "
-                         "leave loss_type out of the attack that trains")  # fmt: skip
+                         "leave loss_type and targeted out of the attack that trains")  # fmt: skip
     return PGD(eps=attack.eps, order=attack.order, iterations=attack.iterations,
                step_size=attack.step_size, loss="kl", keep_best=False)  # fmt: skip
 
@@ -157,56 +182,3 @@ def _away_from(predict: Predict, x: Tensor) -> Loss:
     with torch.no_grad():
         clean = predict(x)
     return lambda logits, _: divergence(clean, logits)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FGSM(Attack):
-    """One step of steepest ascent (Goodfellow et al. 2015), from x or a random start.
-
-    `step_size` defaults to eps; with `random_start` use 1.25 eps as Wong et al. 2020. The result
-    is the end of the step even where the loss fell: that is the attack whose training collapses.
-    """
-
-    step_size: float | None = None
-    random_start: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_step(self)
-
-    def at(self, eps: float) -> FGSM:
-        """The same attack with another budget and the step scaled along."""
-        return _scaled(self, eps)
-
-    def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """The end of the single step."""
-        start = random_start(x, self.eps, self.order, noise, 0) if self.random_start else x
-        end, _ = ascend(
-            predict,
-            x,
-            y,
-            start,
-            eps=self.eps,
-            step_size=self.eps if self.step_size is None else self.step_size,
-            iterations=1,
-            order=self.order,
-            keep_best=False,
-        )
-        return end
-
-
-def _check_step(attack: PGD | FGSM) -> None:
-    if attack.step_size is not None and not attack.step_size > 0:
-        raise InputError(f"attack step_size must be positive, got {attack.step_size:g}")
-
-
-def _scaled(attack: PGD | FGSM, eps: float) -> PGD | FGSM:
-    """The attack at another budget, its step in the same ratio to the budget."""
-    if attack.step_size is None:
-        return replace(attack, eps=eps)
-    if attack.eps == 0:
-        raise InputError(
-            "attack threshold=0 gives no ratio to scale step_size by; "
-            "name the target threshold, or leave step_size out"
-        )
-    return replace(attack, eps=eps, step_size=attack.step_size * (eps / attack.eps) or None)
