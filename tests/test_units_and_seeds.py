@@ -193,7 +193,7 @@ def test_global_generators_come_back_as_they_were():
 @pytest.mark.parametrize("shift", [-0.5, 0.5, float("nan")])
 def test_no_attack_takes_images_outside_the_pixel_range(name, shift):
     """Sees eps = 1e-6 move a pixel by 1.8: normalised images clipped to [0,1]."""
-    options = "" if name in ("fgsm", "autoattack") else ",iter_num=2"
+    options = "" if name in ("fgsm", "rfgsm", "nfgsm", "autoattack") else ",iter_num=2"
     attack = parse_attack(f"name={name},threshold=1/255{options}")
     x = make_images(4).pixels.float() + shift
     with pytest.raises(InputError, match="--normalize"):
