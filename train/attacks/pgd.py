@@ -172,7 +172,7 @@ def away_from_clean(attack: Attack) -> PGD:
         raise InputError("TRADES needs name=pgd (its budget, step_size and iter_num) to train")
     if attack.loss in ("cw", "dlr") or attack.targeted is not None:
         raise InputError("TRADES ascends the divergence from the clean prediction: "
-                         "leave loss_type and targeted out of the attack that trains")  # fmt: skip
+                         "leave loss_type out of the attack that trains, and targeted")  # fmt: skip
     return PGD(eps=attack.eps, order=attack.order, iterations=attack.iterations,
                step_size=attack.step_size, loss="kl", keep_best=False)  # fmt: skip
 
