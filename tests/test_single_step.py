@@ -180,5 +180,5 @@ def test_trades_refuses_an_attack_towards_a_class():
     from ridgeline.train.attacks import away_from_clean
 
     for options in ({"targeted": "next"}, {"loss": "dlr"}):
-        with pytest.raises(InputError, match="leave loss_type out .* and targeted"):
+        with pytest.raises(InputError, match=r"leave loss_type out .* and targeted"):
             away_from_clean(PGD(eps=0.1, iterations=3, **options))
