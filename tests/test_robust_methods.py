@@ -751,5 +751,5 @@ def test_the_kl_attack_starts_beside_the_clean_image():
 
 
 def test_trades_refuses_an_attack_on_another_loss():
-    with pytest.raises(InputError, match="leave loss_type and targeted out"):
+    with pytest.raises(InputError, match="leave loss_type out"):
         Trades().inner(PGD(eps=0.1, iterations=1, loss="cw"))
