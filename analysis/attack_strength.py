@@ -17,13 +17,20 @@ from ridgeline.train.attacks.library import APGD
 from ridgeline.train.losses import correctness
 
 
+def as_pgd(attack: Attack) -> PGD:
+    """The attack itself where it is a PGD, else one of 20 steps from a random start."""
+    if isinstance(attack, PGD):
+        return attack
+    return PGD(eps=attack.eps, order=attack.order, iterations=20)
+
+
 def stronger(attack: Attack) -> dict[str, Attack]:
     """The attack and what it is held against: more steps, more restarts, the margin, APGD-CE.
 
     Of an attack that is no PGD, PGD with 20 steps is what gets more of them.
     """
     eps, order = attack.eps, attack.order
-    pgd = attack if isinstance(attack, PGD) else PGD(eps=eps, order=order, iterations=20)
+    pgd = as_pgd(attack)
     more = {
         "steps_x4": replace(pgd, iterations=4 * pgd.iterations, step_size=pgd.step / 4),
         "restarts_x5": replace(pgd, restarts=5 * pgd.restarts),

@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ridgeline.analysis.attack_strength import as_pgd
 from ridgeline.landscape.problem import Problem
 from ridgeline.train.attacks import FGSM, PGD, Attack
 from ridgeline.train.attacks.library import Square
@@ -46,8 +47,7 @@ def masking(problem: Problem) -> xr.Dataset:
     problem's own attack where it is one, else 20 steps from a random start. Square has 500 queries.
     """
     eps, order = problem.attack.eps, problem.attack.order
-    own = problem.attack if isinstance(problem.attack, PGD) else None
-    pgd = own or PGD(eps=eps, order=order, iterations=20)
+    pgd = as_pgd(problem.attack)
     clean = _right(problem, None)
     whole = 1.0 if order == INF else math.sqrt(problem.images.pixels[0].numel())
     rungs = [eps * share for share in _LADDER if eps * share <= whole]

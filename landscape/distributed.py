@@ -74,7 +74,7 @@ def leave() -> None:
 
 def leader() -> bool:
     """Whether this process is the one that prints and writes files, also before it has joined."""
-    return os.environ.get("RANK", "0") == "0" if not dist.is_initialized() else dist.get_rank() == 0
+    return processes()[0] == 0
 
 
 def shard(images: Images, unit: int = 1) -> Images:

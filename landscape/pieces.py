@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ridgeline.landscape.resume import Compute, Values, at_once
 from ridgeline.landscape.weights.point import Point
+from ridgeline.models.copying import Replacements
 from ridgeline.train.data.examples import Data
 from ridgeline.train.workers import in_order
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ridgeline.landscape.problem import Problem
 
 #: number of a piece -> name of a module -> what is called in the place of its forward
-Instead = Callable[[int], Mapping[str, Callable[..., Tensor]]]
+Instead = Callable[[int], Replacements]
 
 
 def piece_by_piece(
@@ -36,7 +37,7 @@ def piece_by_piece(
     `attacked` need to know of the Point, and of how to run.
     """
     point = laid_out(problem, problem.origin if point is None else point)
-    size = (problem.attack and problem.attack.chunk) or problem.batch_size
+    size = problem.chunk or problem.batch_size
     options = {
         "predict": problem.predict(point, buffers), "dtype": next(iter(point.values())).dtype,
         "seed": problem.seed, "device": problem.device, "batch_size": size,
@@ -52,8 +53,7 @@ def piece_by_piece(
 
     jobs = [partial(job, number, chunk) for number, chunk in enumerate(chunks)]
     # an attack with chunks of its own seeds the global generator, which threads share
-    seeds = problem.attack is not None and problem.attack.chunk is not None
-    if problem.keep is at_once and not seeds and problem.together:
+    if problem.keep is at_once and problem.chunk is None and problem.together:
         problem.replicas.provide(min(torch.get_num_threads(), len(jobs)))
         results = in_order(jobs, len(jobs), problem.device)
     else:  # what was kept is read in the order it was written

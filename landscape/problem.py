@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from ridgeline.landscape.pieces import Instead, piece_by_piece
 from ridgeline.landscape.resume import Keep, Values, at_once
 from ridgeline.landscape.weights.point import Point, buffers_of, point_of
-from ridgeline.models.copying import NOTHING, Replicas, copy_of, device_named
+from ridgeline.models.copying import NOTHING, Replacements, Replicas, copy_of, device_named
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack, Predict, parse_attack
 from ridgeline.train.data.any_data import examples_of
 from ridgeline.train.data.examples import Batch, Data, Images, arguments_of, map_tensors
 from ridgeline.train.data.network_check import check_network, overwrites
 from ridgeline.train.data.noise import STREAMS, check_seed
-from ridgeline.train.evaluation import Scores, attacked, evaluate
+from ridgeline.train.evaluation import Scores, attacked, evaluate, joined
 from ridgeline.train.files.integrity import tensors_digest
 from ridgeline.train.losses import Loss, loss_of, name_of
 from ridgeline.train.precision import exact
@@ -123,6 +123,11 @@ class Problem:
         return next(iter(self.origin.values())).dtype
 
     @property
+    def chunk(self) -> int | None:
+        """The number of examples that the attack works on together; None: any, or no attack."""
+        return None if self.attack is None else self.attack.chunk
+
+    @property
     def images(self) -> Images:
         """The data, for what needs images; InputError for other data."""
         if not isinstance(self.data, Images):
@@ -187,7 +192,7 @@ class Problem:
 
     def predict(
         self, point: Point, buffers: Mapping[str, Tensor] | None = None,
-        instead: Mapping[str, Callable[..., Tensor]] = NOTHING,
+        instead: Replacements = NOTHING,
     ) -> Predict:  # fmt: skip
         """The function x -> outputs at a Point, in its dtype; differentiable in both.
 
@@ -223,8 +228,7 @@ class Problem:
 
         found = [part for _, part in piece_by_piece(
             self, "scores", score, point, buffers, tick, instead)]  # fmt: skip
-        names = ("losses", "correct", "margins")
-        return Scores(*(torch.cat([part[n] for part in found]) for n in names))
+        return joined(found)
 
     def adversarial(
         self, point: Point | None = None, buffers: Mapping[str, Tensor] | None = None, tick=None

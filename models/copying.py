@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ridgeline.models.errors import InputError, reason_of
 
-#: no module is replaced
-NOTHING: Mapping[str, Callable[..., Tensor]] = {}
+#: name of a module -> what is called in the place of its forward, the module first
+Replacements = Mapping[str, Callable[..., Tensor]]
+NOTHING: Replacements = {}
 Network = TypeVar("Network", bound=nn.Module)
 #: what the names of the pool's threads begin with
 POOL = "ridgeline-pool"
@@ -72,7 +73,7 @@ class Replicas:
 
     def call(
         self, state: Mapping[str, Tensor], positional: tuple, named: Mapping[str, Any],
-        instead: Mapping[str, Callable[..., Tensor]] = NOTHING,
+        instead: Replacements = NOTHING,
     ) -> Any:  # fmt: skip
         """What the network makes of arguments with the tensors of `state` in place of its own.
 
@@ -110,7 +111,7 @@ class Replicas:
 
 
 @contextmanager
-def replaced(network: nn.Module, instead: Mapping[str, Callable[..., Tensor]]) -> Iterator[None]:
+def replaced(network: nn.Module, instead: Replacements) -> Iterator[None]:
     """The network with functions in the place of some modules' forward; hooks still run.
 
     `instead` maps names of modules to functions (module, *arguments).

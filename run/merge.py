@@ -5,12 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from ridgeline.analysis.reports import report
-from ridgeline.landscape.result import (
-    complete,
-    load_result,
-    recipe_of,
-    result_path,
-)
+from ridgeline.landscape.result import complete, load_result, recipe_of, result_path
 from ridgeline.landscape.surfaces.shards import merged
 from ridgeline.models import InputError
 from ridgeline.run.shared import options as o

@@ -81,19 +81,16 @@ def evaluate(
     `predict` must be in eval mode (`train.undisturbed`). `tick(n)` is called with the number of
     examples done, for a progress bar. `record` watches the attack, for a single batch.
     """
-    losses, correct, margins = [], [], []
+    parts: list[Scores] = []
     options = {"batch_size": batch_size, "seed": seed, "device": device, "dtype": dtype,
                "record": record}  # fmt: skip
     for batch, x in attacked(predict, images, attack, **options):
         with torch.no_grad(), exact():
             logits = predict(x)
-        losses.append(loss(logits, batch.y).double().cpu())
-        correct.append(correctness(logits, batch.y).cpu())
-        margins.append(margins_of(logits, batch.y).double().cpu())
+        parts.append(_scored(logits, batch.y, loss))
         if tick is not None:
             tick(len(batch.y))
-    return Scores(*(one[0] if len(one) == 1 else torch.cat(one)
-                    for one in (losses, correct, margins)))  # fmt: skip
+    return joined([vars(part) for part in parts])
 
 
 def evaluate_smallest(
@@ -130,17 +127,22 @@ def evaluate_smallest(
             found = Smallest(
                 where(nearer, at, found.images), torch.where(nearer, norm, found.budget)
             )
-            scores[place].append(Scores(
-                loss(logits, y).double().cpu(), correctness(logits, y).cpu(),
-                margins_of(logits, y).double().cpu(),
-            ))  # fmt: skip
+            scores[place].append(_scored(logits, y, loss))
         smallest.append(found.budget.double().cpu())
     return torch.cat(smallest), [joined([vars(part) for part in some]) for some in scores]
 
 
 def joined(parts: Sequence[Mapping[str, Tensor]]) -> Scores:
     """The scores of all examples from those of batches."""
-    return Scores(*(torch.cat([p[n] for p in parts]) for n in ("losses", "correct", "margins")))
+    names = ("losses", "correct", "margins")
+    if len(parts) == 1:
+        return Scores(*(parts[0][n] for n in names))
+    return Scores(*(torch.cat([p[n] for p in parts]) for n in names))
+
+
+def _scored(outputs: Tensor, y: Tensor, loss: Loss) -> Scores:
+    return Scores(loss(outputs, y).double().cpu(), correctness(outputs, y).cpu(),
+                  margins_of(outputs, y).double().cpu())  # fmt: skip
 
 
 def scores_of_networks(

@@ -133,11 +133,10 @@ def spectra(cells: list[Cell], problem: Problem, tick: Callable[[int], None]) ->
 
     Under torchrun every process takes its share of the images, except for the input Hessian.
     """
-    images, attack, curvature = problem.images, problem.attack, cells[0].curvature
+    images, curvature = problem.images, cells[0].curvature
     device = join(problem.device)
     if curvature.operator != "input":
-        together = 1 if attack is None or attack.chunk is None else attack.chunk
-        problem = problem.to(device).on(shard(images, together))
+        problem = problem.to(device).on(shard(images, problem.chunk or 1))
     options = curvature.keywords(problem)
     parts, frozen, at = [], None, None
     for cell in cells:

@@ -52,7 +52,7 @@ def fastest(
     scan's stand-ins for layers (`instead`), if `cells` evaluations to come make that worth while.
     On a GPU there is no choice.
     """
-    if problem.attack is not None and problem.attack.chunk is not None:
+    if problem.chunk is not None:
         return problem  # one by one: it seeds what threads share
     size, threads = min(problem.batch_size, len(problem.data)), torch.get_num_threads()
     tried = min(len(problem.data), 2 * threads * size)

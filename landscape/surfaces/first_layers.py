@@ -10,19 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
-from ridgeline.landscape.pieces import piece_by_piece
+from ridgeline.landscape.pieces import Instead, piece_by_piece
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.resume import at_once
 from ridgeline.landscape.surfaces.linear_layers import plain
 from ridgeline.landscape.weights.paths import Path
+from ridgeline.models.copying import Replacements
 from ridgeline.train.data.examples import Data, leaves
 
 #: layers whose outputs are linear in their weights and biases together
 _LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 #: numbers that may be held (512 MiB in float32)
 _ROOM = 2**27
-
-Instead = Mapping[str, Callable[..., Tensor]]
 
 
 class FirstLayers:
@@ -47,7 +46,7 @@ class FirstLayers:
                 options["predict"](chunk.whole(options["device"], options["dtype"]).x)
             return {}
 
-        def record(knot: int, number: int) -> Instead:
+        def record(knot: int, number: int) -> Replacements:
             return {n: partial(_kept, held, knot) for n, held in self._held[number].items()}
 
         for k, knot in enumerate(path.knots):
@@ -99,11 +98,11 @@ class FirstLayers:
         found = cls(problem, path, names, buffers)
         return found if found.names else None
 
-    def at(self, *coordinates: float) -> Callable[[int], Instead]:
+    def at(self, *coordinates: float) -> Instead:
         """For a piece of the data: what stands in the place of each layer at these coordinates."""
         *before, last = self.path.coefficients(*coordinates)
 
-        def instead(number: int) -> Instead:
+        def instead(number: int) -> Replacements:
             return {n: partial(self._outputs, number, n, before, last) for n in self.names}
 
         return instead

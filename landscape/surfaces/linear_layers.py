@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ridgeline.landscape.problem import Problem
+from ridgeline.models.copying import Replacements
 
 #: weights from which on the change of layout is worth it, whatever the number of examples: if that
 #: counted, the size of a piece would change last digits
 _LARGE = 2**15
 
 
-def stand_ins(problem: Problem) -> dict[str, Callable[..., Tensor]]:
+def stand_ins(problem: Problem) -> Replacements:
     """What stands in for the linear layers of a problem's network in float32, where it is faster.
 
     Outputs are the same up to rounding. Without gradients only.
@@ -48,7 +48,7 @@ def plain(module: nn.Module, kinds: tuple[type, ...] = (nn.Linear,)) -> bool:
 def _product(module: nn.Linear, x: Tensor, *others: Any, **named: Any) -> Tensor:
     large = isinstance(x, Tensor) and x.ndim == 2 and module.weight.numel() >= _LARGE
     weights = [w for w in (module.weight, module.bias) if w is not None]
-    usual = all(t.dtype == torch.float32 for t in (x, *weights)) if large else False
+    usual = large and all(t.dtype == torch.float32 for t in (x, *weights))
     if not usual or others or named or torch.is_grad_enabled():
         return type(module).forward(module, x, *others, **named)
     return F.linear(x.contiguous().to_mkldnn(), module.weight, module.bias).to_dense()

@@ -18,7 +18,7 @@ from ridgeline.train.attacks.minimum_norm import (
     smallest_of,
     within_budget,
 )
-from ridgeline.train.attacks.norms import INF, project, row_norm, steepest, where
+from ridgeline.train.attacks.norms import INF, row_norm, steepest, where, within
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.losses import Loss, margin, predicted
 from ridgeline.train.precision import exact
@@ -107,5 +107,5 @@ class FMN(Attack):
             radius = torch.where(fools, shrinking, growing).nan_to_num(torch.inf)
             radius = torch.minimum(radius, furthest)
             stepped = z + stride * steepest(gradient, 2.0)
-            z = (x + project(stepped - x, radius, self.order)).clamp(0, 1)
+            z = within(stepped, x, radius, self.order)
         return Smallest(where(budget.isfinite(), best, leading), budget)

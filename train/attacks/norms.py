@@ -67,8 +67,8 @@ def where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(columns(mask, a), a, b)
 
 
-def within(found: Tensor, x: Tensor, eps: float, order: float) -> Tensor:
-    """The image in the ball around x and in [0,1] that is nearest to `found`."""
+def within(found: Tensor, x: Tensor, eps: float | Tensor, order: float) -> Tensor:
+    """The image in the ball around x and in [0,1] that is nearest to `found`; eps as `project`."""
     return (x + project(found - x, eps, order)).clamp(0, 1)
 
 

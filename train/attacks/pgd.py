@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.attacks.base import Attack, Predict, check_step, scaled
-from ridgeline.train.attacks.norms import project, random_start, steepest
+from ridgeline.train.attacks.norms import project, random_start, steepest, where, within
 from ridgeline.train.attacks.targets import TARGETS, target_of, towards
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.losses import Loss, cross_entropy, divergence, dlr, margin
@@ -46,16 +46,16 @@ def ascend(
         (gradient,) = torch.autograd.grad(losses.sum(), adversarial)
         adversarial = adversarial.detach()
         better = losses.detach() > best_loss
-        best = torch.where(better.view(-1, 1, 1, 1), adversarial, best)
+        best = where(better, adversarial, best)
         best_loss = torch.where(better, losses.detach(), best_loss)
         stepped = adversarial + step_size * steepest(gradient, order)
-        adversarial = (x + project(stepped - x, eps, order)).clamp(0, 1)
+        adversarial = within(stepped, x, eps, order)
     if not keep_best:
         return adversarial, best_loss
     with torch.no_grad():
         losses = loss(predict(adversarial), y)
     better = losses > best_loss
-    best = torch.where(better.view(-1, 1, 1, 1), adversarial, best)
+    best = where(better, adversarial, best)
     return best, torch.where(better, losses, best_loss)
 
 
@@ -150,7 +150,7 @@ class PGD(Attack):
                 loss=loss,
             )
             better = losses > best_loss
-            best = torch.where(better.view(-1, 1, 1, 1), found, best)
+            best = where(better, found, best)
             best_loss = torch.where(better, losses, best_loss)
         return best
 
