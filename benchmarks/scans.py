@@ -8,7 +8,8 @@
     python benchmarks/scans.py resnet --images cifar10.npz --attack --images_count 64 --turns 1
 
 Same network, images and threads; the contestants take turns, a plane of 21 x 21 points each time,
-or 11 x 11 with PGD-10 at every point (--attack). The rivals of that are torchattacks, foolbox and
+or 11 x 11 with PGD-10 at every point (--attack). A compilation falls in the first turn, which does
+not count. The rivals of an attack are torchattacks, foolbox and
 the reference's loop (Liu et al. 2020), which takes the gradients of the parameters too, of a copy
 of the network. Prints a table, or JSON with --json.
 """
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--side", type=int, help="points along each axis of the plane")
     parser.add_argument("--attack", action="store_true")
+    parser.add_argument("--only", help="contestants, names separated by commas")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     keep_freed_pages()  # for all contestants
@@ -55,6 +57,8 @@ def main() -> None:
         problem = subjects.resnet(options.images, epochs=1, images=count)
     side = options.side or (11 if options.attack else 21)
     contestants = (attacks if options.attack else surfaces)(problem, side)
+    if options.only:
+        contestants = {name: contestants[name] for name in options.only.split(",")}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     losses: dict[str, float] = {}
     for turn in range(options.turns + 1):
@@ -149,7 +153,11 @@ def surfaces(problem: rl.Problem, side: int) -> dict[str, Scan]:
 
         return scan
 
-    contestants = {"ridgeline": ours}
+    def compiled() -> float:
+        found = rl.scan(problem, plane, side, compiled=True)
+        return float(found["loss"][0, side // 2, side // 2])
+
+    contestants = {"ridgeline": ours, "ridgeline, compiled": compiled}
     contestants["in place"] = in_place(torch.contiguous_format, problem.batch_size)
     contestants["in place, one batch"] = in_place(torch.contiguous_format, len(y))
     contestants["in place, channels-last"] = in_place(torch.channels_last, problem.batch_size)

@@ -6,10 +6,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 
 from ridgeline.landscape.checksum import check_seal, seal
@@ -25,10 +27,13 @@ from ridgeline.train.files.recipe import (
     write_atomically,
 )
 from ridgeline.train.progress import progress
+from ridgeline.train.workers import in_order
 
 Cell = tuple[int, ...]
 #: kinds of results that are grids of cells, filled one after the other
 GRIDS = ("scan", "curve")
+#: seconds of a cell below which threads gain more by a cell each than by sharing one out
+_SHORT = 2.0
 
 
 def stamp(dataset: xr.Dataset, kind: str, recipe: Recipe, **notes: str) -> xr.Dataset:
@@ -199,27 +204,34 @@ def fill(
     examples_per_cell: int = 1,
     description: str = "scan",
     save_seconds: float = 10.0,
+    apart: bool = False,
 ) -> xr.Dataset:
     """Compute every cell that is not `done`, in the given order; `save` is called now and then.
 
     `compute(cell, tick)` returns the cell's values by variable name, NaN where they are; it may
-    call `tick(n)` with examples done for the progress bar.
+    call `tick(n)` with examples done for the progress bar. `apart`: cells do not need each other,
+    so that short ones, as the first one tells, may be computed side by side, a thread each.
     """
     done = cells["done"].values
     todo = [cell for cell in order if not done[cell]]
-    saved = time.monotonic()
+    saved = began = time.monotonic()
+    found = (compute(cell, lambda n: bar.update(n)) for cell in todo)
     try:
         with progress(len(todo) * examples_per_cell, description, "image") as bar:
             for number, cell in enumerate(todo):
-                for name, value in compute(cell, lambda n: bar.update(n)).items():
+                if number == 1 and apart and time.monotonic() - began < _SHORT:
+                    rest = [partial(compute, c, lambda n: None) for c in todo[1:]]
+                    found = in_order(rest, len(rest), torch.device("cpu"))
+                for name, value in next(found).items():
                     cells[name].values[cell] = value
                 done[cell] = True
-                bar.n = (number + 1) * examples_per_cell
+                bar.update((number + 1) * examples_per_cell - bar.n)
                 bar.set_postfix(cell=f"{number + 1}/{len(todo)}", refresh=False)
                 if save is not None and time.monotonic() - saved > save_seconds:
                     save(cells)
                     saved = time.monotonic()
     finally:  # also after Ctrl-C
+        found.close()
         if save is not None:
             save(cells)
     return cells

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Annotated
 
 from ridgeline.analysis.reports import report
-from ridgeline.landscape.surfaces.curve import scan_curve
+from ridgeline.landscape.surfaces.curve import scan_curve, with_barriers
 from ridgeline.landscape.surfaces.curve_options import CurveScanOptions
+from ridgeline.landscape.surfaces.shards import of_process
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import UnderAttack
 from ridgeline.run.shared.command import completed
 from ridgeline.run.shared.launch import launch
+
+SHARED = True  #: torchrun's processes share the cells
 
 
 def main(
@@ -43,11 +46,14 @@ def main(
         under.say()
         return scan_curve(
             problem, path, options.t, subsets, batchnorm=options.batchnorm, cells=held, save=save,
-            budgets=None if under.adv_budget_list is None else under.budgets,
+            budgets=None if under.adv_budget_list is None else under.budgets, shard=of_process(),
         )  # fmt: skip
 
-    ds = completed("curve", out, recipe, compute, overwrite=machine.overwrite,
-                   checkpoint=model2load)  # fmt: skip
+    def finish(cells):
+        return with_barriers(problem, path, subsets, cells, options.batchnorm)
+
+    ds = completed("curve", out, recipe, compute, overwrite=machine.overwrite, finish=finish,
+                   last="arc_length", checkpoint=model2load)  # fmt: skip
     print(f"{report(ds)}\nresult in {out}")
 
 

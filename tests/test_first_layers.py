@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.surfaces import linear_layers
@@ -366,8 +368,8 @@ def test_linear_layers_by_another_library_give_the_same_losses(monkeypatch, bias
     network = nn.Sequential(nn.Flatten(), layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
     problem = Problem(network, make_images(23), batch_size=20)
     used = []
-    monkeypatch.setattr(torch.Tensor, "to_mkldnn", lambda t, old=torch.Tensor.to_mkldnn: (
-        used.append(t.shape), old(t))[1])  # fmt: skip
+    linear = lambda x, *weights: (used.append(x.shape), F.linear(x, *weights))[1]  # noqa: E731
+    monkeypatch.setattr(linear_layers, "F", SimpleNamespace(linear=linear))
     plane = random_plane(problem)
     ds = scan(problem, plane, 3)
     assert used == [torch.Size([n, 600]) for n in (20, 3)] * 9  # the others are small

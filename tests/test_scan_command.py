@@ -89,6 +89,23 @@ def test_processes_give_the_bits_of_one_and_take_up_what_others_left(runs):
     assert not [p for p in runs.iterdir() if p.name.startswith(".joint")]
 
 
+def test_processes_share_a_curve_and_a_kill_before_the_barrier_is_made_good(runs):
+    """Only this sees a result whose cells are all there, but which has no barrier, left so."""
+    ends = "--model2load a.ckpt,,b.ckpt --fix_points 1,0,1"
+    ok(f"train_curve {ends} --epoch_num 1 --dataset tiny.npz --subset_size 24 --batch_size 12 "
+       f"--eval_size 6 --width 1 --out_folder . --model_name bent --optim {ADAM}")  # fmt: skip
+    base = f"scan_curve --model2load bent.ckpt --step_size 0.25 {LOOK} {ATTACK}"
+    ok(f"{base} --model_name alone")
+    alone = load_result("alone.nc")
+    bare = alone.drop_vars(["barrier", "barrier_at", "barrier_se", "arc_length"])
+    save_result(bare, "bare.nc")
+    ok(f"{base} --model_name bare")
+    processes(2, f"{base} --model_name pair")
+    for name in ("bare", "pair"):
+        xr.testing.assert_equal(load_result(f"{name}.nc"), alone)
+    assert not [p for p in runs.iterdir() if p.name.startswith(".pair")]
+
+
 def test_cells_of_a_process_hold_no_sums_over_others(runs):
     """Sees curvature of a cell added up over processes that are at other cells."""
     base = f"scan_param --model2load a.ckpt {LOOK} --vec1_scan rise=1.5,count=5 "

@@ -12,6 +12,8 @@ from ridgeline.landscape.batchnorm import place_on
 from ridgeline.landscape.gradient import loss_gradient
 from ridgeline.landscape.pieces import Instead, laid_out
 from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.resume import at_once
+from ridgeline.landscape.surfaces.compiled import Compiled
 from ridgeline.landscape.surfaces.execution import description, fastest
 from ridgeline.landscape.surfaces.first_layers import FirstLayers
 from ridgeline.landscape.surfaces.linear_layers import stand_ins
@@ -61,18 +63,20 @@ class Places:
 
     The adversarial images of the latest anchor are remembered, and on a grid of many `cells` what
     the first layers make of images that stand still. Of these cells, one for every budget, `left`
-    are to be computed (None: all). Raises InputError for budgets above 0 without an attack, and for
-    extras of losses that are no function of one set of images.
+    are to be computed (None: all). `compiled` is as in `scan`. Raises InputError for budgets above
+    0 without an attack, and for extras of losses that are no function of one set of images.
     """
 
     def __init__(
         self, problem: Problem, path: Path, budgets: Sequence[float], batchnorm: str,
         extras: Collection[str] = (), adversary: str = "moving", cells: int = 1,
-        left: int | None = None,
+        left: int | None = None, compiled: bool = False,
     ):  # fmt: skip
         attack = problem.attack
         if attack is None and any(budgets):
             raise InputError("budgets above 0 need an attack")
+        if compiled and attack is not None:
+            raise InputError("only scans without an attack are compiled")
         if extras and adversary == "max":
             raise InputError("the adversary max has no gradient: it takes the worse of two sets")
         path = path.like(problem.origin)
@@ -97,12 +101,31 @@ class Places:
         # the first layers are worth their passes, one a knot, where many cells see the same images
         self._many = cells >= 4 * len(self.path.knots) and adversary != "anchored"
         self._seen: tuple[tuple | None, FirstLayers | None] | None = None
+        # every cell is a forward pass on the same images, and no more
+        self._clean = batchnorm == "keep" and all(p.attack is None for p in self.problems)
+        self._compile, self._compiled = compiled, None
+
+    @property
+    def apart(self) -> bool:
+        """Whether threads may take a cell each, instead of a piece, without changing a bit.
+
+        Only where cells share nothing that is made on the way, and where pieces are for one thread.
+        """
+        way, threads = self._way, torch.get_num_threads()
+        whole = way.device.type == "cpu" and way.keep is at_once and way.together
+        pieces = len(way.data.pieces(way.batch_size))
+        may = self._clean and not self.extras and whole and 1 < threads <= pieces
+        if may:
+            way.replicas.provide(threads)
+        return may
 
     @property
     def execution(self) -> str:
         """How the latest cell was computed."""
         layers = self._seen[1] if self._seen else None
-        return description(self._way, layers.names if layers else (), bool(self._linear))
+        compiled = self._compiled is not None
+        linear = bool(self._linear) and not compiled
+        return description(self._way, layers.names if layers else (), linear, compiled)
 
     def measure(
         self, level: int, at: Coordinates, anchors: Sequence[Coordinates | None], tick: Tick
@@ -136,6 +159,11 @@ class Places:
         if (problem.attack is None) == (self._way.attack is None):
             running = problem.running(self._way.together, self._way.batch_size)
         instead = None if moving else self._instead(running, buffers, at, frozen)
+        if self._compile:  # at the first cell, when nobody else computes
+            self._compile, first = False, self._seen[1] if self._seen else None
+            self._compiled = Compiled.of(running, self.path, self.batchnorm, first, self._linear)
+        if self._compiled is not None:
+            instead = self._compiled.at(point, buffers, at)
         scores = running.evaluate(point, buffers, tick, instead)
         return scores, self._extras(problem, point, buffers)
 

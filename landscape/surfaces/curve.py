@@ -17,6 +17,7 @@ from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import empty_cells, stamp
 from ridgeline.landscape.surfaces.cell import VARIABLES, variables_of
 from ridgeline.landscape.surfaces.scan import scan
+from ridgeline.landscape.surfaces.shards import Shard
 from ridgeline.landscape.weights.paths import Path, curve
 from ridgeline.landscape.weights.point import Point, buffers_of
 from ridgeline.models.copying import copy_of
@@ -172,6 +173,7 @@ def scan_curve(
     *,
     budgets: Sequence[float] | None = None,
     batchnorm: str = "recalibrate",
+    shard: Shard | None = None,
     cells: xr.Dataset | None = None,
     save: Callable[[xr.Dataset], None] | None = None,
 ) -> xr.Dataset:
@@ -185,6 +187,8 @@ def scan_curve(
         subsets: Images by name.
         budgets: Attack budgets in [0,1] units; None: the attack's own, without a dimension eps.
         batchnorm: keep the BatchNorm statistics, or recalibrate them at every place.
+        shard: Compute only the cells of this part; `merged` puts the parts together, to which
+            `with_barriers` adds what needs all of them.
         cells: A half-done earlier result, to be completed.
         save: Called now and then with what is there.
 
@@ -201,7 +205,7 @@ def scan_curve(
     References:
         Garipov et al. 2018.
     """
-    paths = {"curve": path, "line": curve("poly_chain", [path.knots[0], path.knots[-1]])}
+    paths = _paths(path)
     t = np.asarray(t, dtype=float)
     if t.ndim != 1 or len(t) < 2 or t[0] != 0 or t[-1] != 1 or not (np.diff(t) > 0).all():
         raise InputError(f"t must increase from 0 to 1 and hold both, got {t.tolist()}")
@@ -216,8 +220,7 @@ def scan_curve(
         cells = empty_cells(coordinates, variables_of(problem))
         stamp(cells, "curve", {**problem.recipe(), "path": repr(path), "batchnorm": batchnorm})
     kept = [*VARIABLES, "done"]
-    places = list(itertools.product(range(len(levels)), paths.items(), subsets.items()))
-    for level, (label, each), (subset, images) in places:
+    for level, (label, each), (subset, images) in _places(levels, paths, subsets):
         eps = levels[level]
         place = _place(cells, level, label, subset)
 
@@ -233,10 +236,27 @@ def scan_curve(
             each,
             {"t": t},
             batchnorm=batchnorm,
+            shard=shard,
             cells=cells[kept].sel(place).expand_dims("eps").copy(deep=True),
             save=keep,
             description=f"{label}, {subset}" + (f", eps {eps:g}" if budgets is not None else ""),
         )
+    if shard is None:
+        with_barriers(problem, path, subsets, cells, batchnorm)
+    if save is not None:
+        save(cells)
+    return cells
+
+
+def with_barriers(
+    problem: Problem, path: Path, subsets: dict[str, Images], cells: xr.Dataset, batchnorm: str
+) -> xr.Dataset:  # fmt: skip
+    """Add to the cells of a whole `scan_curve`, whose arguments these are, what needs all of them.
+
+    Returns `cells` with the barriers, their errors and the lengths of the paths.
+    """
+    t, levels = cells["t"].values, _levels(problem, cells)
+    paths = _paths(path)
     loss = cells["loss"]
     chord = (1 - cells["t"]) * loss.isel(t=0, drop=True) + cells["t"] * loss.isel(t=-1, drop=True)
     rise = loss - chord
@@ -248,7 +268,7 @@ def scan_curve(
     for name, text in (("barrier", "largest rise above the chord"),
                        ("barrier_se", "standard error of the barrier over examples")):  # fmt: skip
         cells[name].attrs = {"long_name": text, "units": units}
-    for level, (label, each), (subset, images) in places:
+    for level, (label, each), (subset, images) in _places(levels, paths, subsets):
         place = _place(cells, level, label, subset)
         eps, at = levels[level], float(cells["barrier_at"].sel(place))
         if np.isfinite(cells["barrier"].sel(place)):
@@ -257,9 +277,21 @@ def scan_curve(
             cells["barrier_se"].loc[place] = error
     lengths = [each.arc_length(t) for each in paths.values()]
     cells["arc_length"] = (("path", "t"), lengths, {"long_name": "length of the path up to t"})
-    if save is not None:
-        save(cells)
     return cells
+
+
+def _paths(path: Path) -> dict[str, Path]:
+    return {"curve": path, "line": curve("poly_chain", [path.knots[0], path.knots[-1]])}
+
+
+def _levels(problem: Problem, cells: xr.Dataset) -> list[float]:
+    if "eps" in cells.dims:
+        return cells["eps"].values.tolist()
+    return [problem.attack.eps if problem.attack else 0.0]
+
+
+def _places(levels: list[float], paths: dict[str, Path], subsets: dict[str, Images]) -> list:
+    return list(itertools.product(range(len(levels)), paths.items(), subsets.items()))
 
 
 def _place(cells: xr.Dataset, level: int, label: str, subset: str) -> dict:

@@ -17,16 +17,20 @@ _CLEARLY = 0.9  # of the usual time, or chance and other programs would choose
 _DIVISIBLE = 64  # examples from which on a piece is also tried in quarters, which caches may hold
 
 
-def description(problem: Problem, first_layers: Collection[str], onednn: bool) -> str:
+def description(
+    problem: Problem, first_layers: Collection[str], onednn: bool, compiled: bool = False
+) -> str:
     """One line for the result: threads, what they share out, kernels, layers that are combined."""
     threads, parts = torch.get_num_threads(), [f"pieces of {problem.batch_size}"]
     if problem.device.type == "cpu":
-        how = "a piece each" if problem.together else "every operation together"
+        how = "a piece or a short cell each" if problem.together else "every operation together"
         parts += [f"{threads} threads, {how}" if threads > 1 else "1 thread", "channels-last"]
     else:
         parts += [_device_name(problem.device)]
     if onednn:
         parts.append("linear layers by oneDNN")
+    if compiled:
+        parts.append("compiled")
     if first_layers:
         parts.append(f"{', '.join(first_layers)} combined from the knots'")
     return "; ".join(parts)

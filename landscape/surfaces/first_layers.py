@@ -107,18 +107,26 @@ class FirstLayers:
 
         return instead
 
+    def values(self, *coordinates: float) -> Callable[[int], dict[str, Tensor]]:
+        """For a piece of the data: the outputs of each layer at these coordinates."""
+        *before, last = self.path.coefficients(*coordinates)
+        return lambda number: {n: self._value(number, n, before, last) for n in self.names}
+
     def _outputs(
         self, number: int, name: str, before: list[float], last: float, module: nn.Module,
         *args: Any, **named: Any,
     ) -> Tensor:  # fmt: skip
-        held, rows = self._held[number][name], self._rows[number]
-        if named or len(args) != 1 or not held.of(args[0]):
+        if named or len(args) != 1 or not self._held[number][name].of(args[0]):
             return type(module).forward(module, *args, **named)
-        knots = held.outputs
-        if name not in rows or rows[name][0] != before:
-            rows[name] = (before, _combined(before, knots[:-1]))
+        return self._value(number, name, before, last)
+
+    def _value(self, number: int, name: str, before: list[float], last: float) -> Tensor:
+        knots, rows = self._held[number][name].outputs, self._rows[number]
+        kept = rows.get(name)  # once: other threads may be on another row
+        if kept is None or kept[0] != before:
+            kept = rows[name] = (before, _combined(before, knots[:-1]))
         # new memory, for the same reason as in _kept
-        row = rows[name][1]
+        row = kept[1]
         return torch.add(row, knots[-1], alpha=last) if last else row.clone()
 
 

@@ -16,6 +16,7 @@ from ridgeline.landscape.surfaces.cell import ADVERSARIES, Coordinates, Places, 
 from ridgeline.landscape.surfaces.shards import Shard, share
 from ridgeline.landscape.weights.paths import Path, Plane
 from ridgeline.landscape.weights.point import norm
+from ridgeline.models.copying import in_pool
 from ridgeline.models.errors import InputError, unknown
 
 
@@ -30,6 +31,7 @@ def scan(
     anchor_every: int = 1,
     batchnorm: str = "keep",
     extras: Collection[str] = (),
+    compiled: bool = False,
     shard: Shard | None = None,
     cells: xr.Dataset | None = None,
     save: Callable[[xr.Dataset], None] | None = None,
@@ -52,6 +54,8 @@ def scan(
         anchor_every: Cells along an axis that share an anchor.
         batchnorm: keep the BatchNorm statistics, or recalibrate them at every cell.
         extras: Further measures, names in EXTRAS.
+        compiled: Compile the forward passes, of a scan without attack. That takes up to half a
+            minute and changes last digits; without a compiler nothing is.
         shard: Compute only the cells of this part; `merged` puts the parts together.
         cells: A half-done earlier result, to be completed.
         save: Called now and then with what is there.
@@ -62,7 +66,8 @@ def scan(
         which is NaN where the network's outputs are.
 
     Raises:
-        InputError: for unknown choices and for budgets above 0 without an attack.
+        InputError: for unknown choices, for budgets above 0 without an attack, and for `compiled`
+            with one.
 
     References:
         Li et al. 2018.
@@ -91,7 +96,9 @@ def scan(
     if shard is not None:
         order = share(order, shard, block_of)
     left = len(order) if cells is None else sum(not cells["done"].values[c] for c in order)
-    places = Places(problem, path, budgets, batchnorm, extras, adversary, math.prod(shape), left)
+    places = Places(
+        problem, path, budgets, batchnorm, extras, adversary, math.prod(shape), left, compiled
+    )
     if cells is None:
         cells = empty_cells(
             {
@@ -108,7 +115,7 @@ def scan(
         stamp(cells, "scan", {
             **problem.recipe(), "path": repr(path), "adversary": adversary,
             "adv_calc_freq": anchor_every, "batchnorm": batchnorm, "budgets": list(budgets),
-            "extras": sorted(extras),
+            "extras": sorted(extras), **({"compile": True} if compiled else {}),
         })  # fmt: skip
 
     def at(place: Cell) -> Coordinates:
@@ -120,7 +127,8 @@ def scan(
     def compute(cell: Cell, tick: Callable[[int], None]) -> dict[str, float]:
         anchors = fixed.get(adversary) or [at(block_of(cell)[1:])]
         found = places.measure(cell[0], at(cell[1:]), anchors, tick)
-        cells.attrs["execution"] = places.execution
+        if not in_pool():
+            cells.attrs["execution"] = places.execution
         return found
 
     return fill(
@@ -130,4 +138,5 @@ def scan(
         order=order,
         examples_per_cell=len(problem.data),
         description=description,
+        apart=places.apart,
     )

@@ -30,6 +30,9 @@ class ScanOptions(Options):
         str | None,
         Opt("i/n: compute this part only; ridgeline merge joins them", decides=False),
     ] = None
+    compile: Annotated[
+        bool, Opt("compile the forward passes (without --attack): for scans of many minutes")
+    ] = False
 
     @property
     def part(self) -> Shard | None:
@@ -50,6 +53,8 @@ class ScanOptions(Options):
         """
         if self.adversary is not None and attack is None:
             raise InputError(f"--adversary {self.adversary} needs --attack")
+        if self.compile and attack is not None:
+            raise InputError("--compile is for scans without --attack: leave it out")
         if every > 1 and (attack is None or self.adversary not in (None, "anchored")):
             raise InputError(
                 "adv_calc_freq has no effect without --attack and --adversary anchored: "
@@ -57,4 +62,5 @@ class ScanOptions(Options):
             )
         mode = self.adversary or ("anchored" if every > 1 else "moving")
         return {"adversary": mode, "anchor_every": every, "batchnorm": self.batchnorm,
-                "extras": self.extras, "shard": self.part or of_process()}  # fmt: skip
+                "extras": self.extras, "shard": self.part or of_process(),
+                "compiled": self.compile}  # fmt: skip

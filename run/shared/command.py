@@ -28,6 +28,8 @@ Save = Callable[["xr.Dataset"], None]
 Compute = Callable[[Keep, Tick], "xr.Dataset"]
 #: complete(cells, save): the grid, of which `cells` are there already, saved now and then
 Complete = Callable[["xr.Dataset | None", Save], "xr.Dataset"]
+#: finish(cells): the whole grid with what needs all its cells
+Finish = Callable[["xr.Dataset"], "xr.Dataset"]
 
 
 def computed(
@@ -65,17 +67,18 @@ def computed(
 
 def completed(
     kind: str, path: Path, recipe: Recipe, complete_: Complete, *, overwrite: bool = False,
-    **notes: str,
+    finish: Finish | None = None, last: str = "done", **notes: str,
 ) -> xr.Dataset:  # fmt: skip
     """The grid of a recipe: as its path holds it, or with the cells that are left computed.
 
     What is there is saved now and then, so that a command that was cut off can go on. Under
     torchrun every process saves its own cells, and the first one puts them together in the end;
-    what they leave when they are cut off is taken up by however many come next. Raises InputError,
-    before anything is computed, if something else stands at the path.
+    what they leave when they are cut off is taken up by however many come next. `finish` adds to a
+    whole grid what needs all its cells, and in the end the variable called `last`. Raises
+    InputError, before anything is computed, if something else stands at the path.
     """
     cells = claim(path, recipe, overwrite)
-    if cells is not None and complete(cells):
+    if cells is not None and complete(cells) and last in cells:
         return cells
     number, count = processes()
     held = [] if cells is None else [cells]
@@ -90,10 +93,15 @@ def completed(
         ds = merged(_left(path, recipe, overwrite))
         meet()  # everyone has read what the first process now removes
     if leader():
+        if finish is not None and last not in ds:
+            ds = stamp(finish(ds), kind, recipe, **notes)
         if count > 1:
             save_result(ds, path)
         for part in _parts(path, None if overwrite else recipe):
             part.unlink()
+    if count > 1 and finish is not None:
+        meet()
+        ds = load_result(path)
     return ds
 
 
