@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ridgeline.models.errors import InputError
-from ridgeline.train.data.augmentation import crop_and_flip
+from ridgeline.train.data.augmentation import Augmentation
 from ridgeline.train.data.examples import Data, Images
 from ridgeline.train.data.noise import Purpose, number_of
 from ridgeline.train.files.run_files import RunFiles
@@ -89,7 +89,7 @@ def fit(
     lr_schedule: Schedule | None = None,
     momentum_schedule: Schedule | None = None,
     clock: str | None = None,
-    augment: bool = False,
+    augment: Augmentation | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     files: RunFiles | None = None,
@@ -144,8 +144,8 @@ def fit(
             began = time.monotonic()
             for places in batches_of(order, batch_size):
                 batch = images.batch(places, device, dtype)
-                if augment:
-                    batch = crop_and_flip(batch, seed, epoch, method.border)
+                if augment is not None:
+                    batch = augment(batch, seed, epoch, method.border)
                 step = ticks.step(epoch, position.done // batch_size)
                 for group in optim.param_groups:
                     group["lr"] = rate(step.time)

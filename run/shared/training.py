@@ -17,6 +17,7 @@ from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import attack_of
 from ridgeline.train.attacks import parse_attack
+from ridgeline.train.data.augmentation import Augmentation, augmentation_of
 from ridgeline.train.data.datasets import load_images
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.network_check import check_network
@@ -29,9 +30,6 @@ from ridgeline.train.methods import Method, Setup
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.options import Options
 from ridgeline.train.schedules import parse_rate
-
-#: data sets, by their registered names, whose images are cropped and flipped unless told otherwise
-AUGMENTED = ("cifar10", "cifar100")
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ class Run:
             "clock": method.clock,
             "attack": repr(method.setup.attack),
             "eval_attack": repr(method.setup.target),
-            "augment": setup.augment,
+            "augment": setup.augment and str(setup.augment),
             "seed": setup.seed,
             "streams": STREAMS,
             **self.extra,
@@ -201,7 +199,7 @@ def train_method(
 
     `model2load`: a checkpoint to start from in place of a random network.
     """
-    trainer, model, network = start(fresh, training, output, eval_attack=eval_attack)
+    trainer, model, network = start(fresh, training, output, eval_attack=eval_attack, kind=kind)
     trainer = replace(trainer, setup=replace(trainer.setup, clock=clock))
     warm = None if model2load is None else load_checkpoint(model2load)
     if warm is not None:
@@ -213,8 +211,14 @@ def train_method(
     Run(trainer, method, folder, name, extra, output.epoch_ckpts).train()
 
 
-def trainer_of(training: o.Training, dataset: str, eval_attack: str | None = None) -> Trainer:
-    """Parse the options of a training command and load its images; raises InputError."""
+def trainer_of(
+    training: o.Training, dataset: str, eval_attack: str | None = None,
+    augmentations: Mapping[str, Augmentation | None] = MappingProxyType({}),
+) -> Trainer:  # fmt: skip
+    """Parse the options of a training command and load its images; raises InputError.
+
+    `augmentations`: the method's own for certain data sets (`Method.augmentations`).
+    """
     optimizer, attack = parse_optimizer(training.optim), attack_of(training.attack)
     judging = None
     if eval_attack is not None:
@@ -229,10 +233,13 @@ def trainer_of(training: o.Training, dataset: str, eval_attack: str | None = Non
     images = load_images(dataset, "train", training.data_dir)
     images = images.subset(training.subset_size)
     images.check_beside(test)
-    augment = dataset in AUGMENTED if training.augment is None else training.augment
+    augment = augmentation_of(training.augment, images, augmentations)
     validation = None
     if training.val_fraction:
         images, validation = images.split(training.val_fraction)
+    if training.val_set:
+        validation = load_images(dataset, "val", training.data_dir)
+        images.check_beside(validation)
     setup = Setup(
         images=images, attack=attack, eval_attack=judging, optimizer=optimizer,
         epochs=training.epoch_num, rate=rate, augment=augment, seed=training.seed, device=device,
@@ -256,14 +263,16 @@ def start(
     output: o.Output,
     widths: Mapping[str, int] = MappingProxyType({}),
     eval_attack: str | None = None,
+    kind: type[Method] = Method,
 ) -> tuple[Trainer, dict, nn.Module]:
     """The trainer of a command, the `model` part of its recipe, and a newly initialised network.
 
-    `widths`: what a command's own paper means by a network, where --width leaves it open.
+    `widths`: what a command's own paper means by a network, where --width leaves it open. `kind`:
+    the method, whose paper may augment a data set in its own way.
     """
     if any(epoch > training.epoch_num for epoch in output.epoch_ckpts):
         raise InputError(f"--epoch_ckpts must lie in 1..{training.epoch_num} (--epoch_num)")
-    trainer = trainer_of(training, fresh.dataset, eval_attack)
+    trainer = trainer_of(training, fresh.dataset, eval_attack, kind.augmentations)
     shape = trainer.images.image_shape
     width = widths.get(fresh.model_type, published_width(fresh.model_type, shape))
     model: dict[str, Any] = {
