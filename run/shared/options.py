@@ -6,6 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from ridgeline.models.errors import InputError
+from ridgeline.train.acceleration import (
+    Accumulate,
+    ChannelsLast,
+    Compile,
+    Deterministic,
+    Precision,
+)
 from ridgeline.train.data.noise import check_seed
 from ridgeline.train.options import Opt, Options
 
@@ -149,6 +156,14 @@ class Training(Options):
         str | None,
         Opt("cpu, or the number of a CUDA device; None: the first one, else cpu", decides=False),
     ] = None
+    precision: Precision = "float32"
+    compile: Compile = False
+    channels_last: ChannelsLast = False
+    accumulate: Accumulate = 1
+    deterministic: Deterministic = False
+    save_minutes: Annotated[
+        float, Opt("minutes between two states to resume from", above=0, decides=False)
+    ] = 1.0
     overwrite: Annotated[
         bool,
         Opt("replace existing output; what this recipe left half done is continued", decides=False),

@@ -15,10 +15,7 @@ from torch import nn
 from ridgeline.models import InputError, code_of, is_external, published_width
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
-from ridgeline.run.shared.budgets import attack_of
-from ridgeline.train.attacks import parse_attack
-from ridgeline.train.data.augmentation import Augmentation, augmentation_of
-from ridgeline.train.data.datasets import load_images
+from ridgeline.run.shared.trainer import Trainer, trainer_of
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.network_check import check_network
 from ridgeline.train.data.noise import STREAMS
@@ -26,36 +23,8 @@ from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.recipe import Recipe, normal_form
 from ridgeline.train.files.run_files import DONE, RunFiles
 from ridgeline.train.loop import check_batches, fit
-from ridgeline.train.methods import Method, Setup
-from ridgeline.train.optimizers import parse_optimizer
+from ridgeline.train.methods import Method
 from ridgeline.train.options import Options
-from ridgeline.train.schedules import parse_rate
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """The checked options of a training command, and what surrounds its methods."""
-
-    training: o.Training
-    dataset: str
-    setup: Setup
-    test_images: Images
-    validation: Images | None = None
-
-    @property
-    def images(self) -> Images:
-        """The training images."""
-        return self.setup.images
-
-    def on(self, images: Images, validation: Images | None) -> Trainer:
-        """The same for other images."""
-        return replace(self, setup=replace(self.setup, images=images), validation=validation)
-
-    def clean(self, epochs: int) -> Trainer:
-        """The same for a run of other length without any attack and without validation."""
-        rate = parse_rate(self.training.lr_schedule, self.setup.optimizer.lr, epochs)
-        plain = {"attack": None, "eval_attack": None, "epochs": epochs, "rate": rate}
-        return replace(self, setup=replace(self.setup, **plain), validation=None)
 
 
 @dataclass(frozen=True)
@@ -101,6 +70,8 @@ class Run:
             validation=self.trainer.validation,
             keep_epochs=self.keep_epochs,
             lr_schedule=rate,
+            acceleration=self.trainer.acceleration,
+            state_seconds=60 * training.save_minutes,
         )
         if training.overwrite:
             files.tidy()
@@ -114,6 +85,7 @@ class Run:
         Raises InputError, with nothing touched, if others are in the way, or if the run is beyond
         an epoch whose checkpoint is wanted and was not kept.
         """
+        self.trainer.acceleration.check_method(self.method)
         files = RunFiles(self.folder, self.name, normal_form(self.recipe()))
         best = self.trainer.validation is not None
         files = files.holding(self.method, self.keep_epochs, best=best)
@@ -167,6 +139,7 @@ class Run:
             "augment": setup.augment and str(setup.augment),
             "seed": setup.seed,
             "streams": STREAMS,
+            **trainer.acceleration.recipe(),
             **self.extra,
         }
 
@@ -209,42 +182,6 @@ def train_method(
     networks.apart(folder / f"{name}.ckpt", model2load)
     extra = {"model": model, "warm_start": warm and warm.sha256}
     Run(trainer, method, folder, name, extra, output.epoch_ckpts).train()
-
-
-def trainer_of(
-    training: o.Training, dataset: str, eval_attack: str | None = None,
-    augmentations: Mapping[str, Augmentation | None] = MappingProxyType({}),
-) -> Trainer:  # fmt: skip
-    """Parse the options of a training command and load its images; raises InputError.
-
-    `augmentations`: the method's own for certain data sets (`Method.augmentations`).
-    """
-    optimizer, attack = parse_optimizer(training.optim), attack_of(training.attack)
-    judging = None
-    if eval_attack is not None:
-        beside = Setup(attack=attack).needed_attack().unit
-        judging = parse_attack(eval_attack, "--eval_attack", beside=beside)
-    if judging is None and attack is not None and attack.reach > attack.eps:
-        raise InputError(f"--attack: {attack} leaves the ball of its eps and can train only; name "
-                         "the attack that judges, --eval_attack name=pgd,...")  # fmt: skip
-    rate = parse_rate(training.lr_schedule, optimizer.lr, training.epoch_num)
-    device = networks.device_of(training.gpu)
-    test = load_images(dataset, "test", training.data_dir).subset(training.eval_size)
-    images = load_images(dataset, "train", training.data_dir)
-    images = images.subset(training.subset_size)
-    images.check_beside(test)
-    augment = augmentation_of(training.augment, images, augmentations)
-    validation = None
-    if training.val_fraction:
-        images, validation = images.split(training.val_fraction)
-    if training.val_set:
-        validation = load_images(dataset, "val", training.data_dir)
-        images.check_beside(validation)
-    setup = Setup(
-        images=images, attack=attack, eval_attack=judging, optimizer=optimizer,
-        epochs=training.epoch_num, rate=rate, augment=augment, seed=training.seed, device=device,
-    )  # fmt: skip
-    return Trainer(training, dataset, setup, test, validation)
 
 
 def summary(line: dict[str, Any]) -> str:

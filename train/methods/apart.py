@@ -112,6 +112,11 @@ class Apart(Method):
         """The optimiser's momentum, which falls while the learning rate rises."""
         return self._momentum
 
+    @property
+    def compilable(self) -> bool:
+        """Unless block noise is added by hooks."""
+        return not self.sites
+
     def recipe(self) -> dict[str, Any]:
         """The options, with the radii as they were understood."""
         eps, step = self.options.radii(self.setup)

@@ -127,6 +127,16 @@ class Method(ABC):
         return self.setup.momentum
 
     @property
+    def divisible(self) -> bool:
+        """Whether a batch's gradients are the mean of its parts', taken one after the other."""
+        return type(self).backward is Method.backward
+
+    @property
+    def compilable(self) -> bool:
+        """Whether its network is called as a whole, without hooks that a compiler would miss."""
+        return True
+
+    @property
     def clock(self) -> str:
         """Whether schedules see the whole "epoch", or every "batch" its place in it."""
         return self.setup.clock
