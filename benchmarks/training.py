@@ -21,6 +21,7 @@ import torch
 
 from ridgeline.models import build_model
 from ridgeline.train.attacks import PGD
+from ridgeline.train.data.augmentation import CROP_AND_FLIP
 from ridgeline.train.data.datasets import load_images
 from ridgeline.train.methods import METHODS, Method, Setup, Step
 from ridgeline.train.optimizers import parse_optimizer
@@ -40,7 +41,9 @@ def main() -> None:
     network = build_model("preact", images.image_shape, width=options.width)
     eps = 8 / 255
     pgd = PGD(eps=eps, step_size=eps / 4, iterations=10, keep_best=False)
-    setup = Setup(images, pgd, epochs=3, augment=True, fresh=lambda seed: copy.deepcopy(network))
+    setup = Setup(
+        images, pgd, epochs=3, augment=CROP_AND_FLIP, fresh=lambda seed: copy.deepcopy(network)
+    )
 
     def method(name: str, /, **options) -> Method:
         kind = METHODS[name]

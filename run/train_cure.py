@@ -31,10 +31,11 @@ def main(
     """
     freeze.check_beside(cure.cure_variant == FREEZE)
     natural.check_beside(cure.epochs_warmup)
-    trainer, model, network = start(fresh, training, output, WIDTHS, eval_attack)
+    kind = METHODS["cure"]
+    trainer, model, network = start(fresh, training, output, WIDTHS, eval_attack, kind)
     if freeze.blocks:
         check_stages(network, freeze.blocks)
-    method = METHODS["cure"].build(network, trainer.setup, cure)
+    method = kind.build(network, trainer.setup, cure)
     folder, name = place(model, output, trainer.images, method.label)
     before, first = natural.start(
         trainer, network, (folder, name), {"model": model}, cure.epochs_warmup

@@ -37,8 +37,10 @@ def main(
     """
     if curve_type not in CURVES:
         raise unknown("--curve_type", curve_type, CURVES)
-    if training.val_fraction:
-        raise InputError("--val_fraction is for networks: a curve is judged in its middle alone")
+    if training.val_fraction or training.val_set:
+        raise InputError(
+            "--val_fraction and --val_set are for networks: a curve is judged in its middle alone"
+        )
     network = o.Network(dataset, training.data_dir, model_type, width, bias, normalize)
     first, fixed = control.model2load[0], control.fix_points
     subject = networks.open_network(first, network)

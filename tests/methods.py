@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ridgeline.train.attacks import PGD
+from ridgeline.train.data.augmentation import CROP_AND_FLIP
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.run_files import RunFiles
 from ridgeline.train.loop import fit
@@ -67,7 +68,7 @@ class Case:
         kind = METHODS[self.method]
         surroundings = {
             "images": TRAINED, "attack": PGD(eps=0.1, iterations=1), "optimizer": SGD,
-            "epochs": self.epochs, "augment": True, "seed": 1, "fresh": staged, **setup,
+            "epochs": self.epochs, "augment": CROP_AND_FLIP, "seed": 1, "fresh": staged, **setup,
         }  # fmt: skip
         return kind.build(staged(seed), Setup(**surroundings), kind.options_type(**self.options))
 

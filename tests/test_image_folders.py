@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from ridgeline.models import InputError
+from ridgeline.models.torchvision_import import import_torchvision
 from ridgeline.train.data import folders
 from ridgeline.train.data.datasets import load_images, splits_of
 from ridgeline.train.data.folders import NAMED, RESTRICTED_IMAGENET
+from ridgeline.train.files.checkpoint import load_checkpoint
 
 RNG = np.random.default_rng(0)
 
@@ -114,7 +118,7 @@ def test_restricted_imagenet_merges_the_published_ranges(tmp_path):
     (tmp_path / "val/n00000999").rmdir()
     with pytest.raises(InputError, match="needs the 1000 class folders of ImageNet, has 999"):
         load_images("restricted_imagenet", "test", tmp_path)
-    assert NAMED["restricted_imagenet"][1] == 224
+    assert NAMED["restricted_imagenet"].side == 224
 
 
 @pytest.mark.parametrize(
@@ -210,3 +214,96 @@ def test_a_run_on_a_folder_and_its_diagnostics(tmp_path, run_command):
     assert "clean" in said
     run_command("scan_param", "--model2load", "runs/a.ckpt", "--subset_size", 4, "--vec1_scan",
                 "step=1", check=True)  # fmt: skip
+
+
+def test_the_val_images_of_a_set_are_a_part_of_their_own(tmp_path, run_command):
+    """Sees val images counted as test or train, and a network chosen by others."""
+    arrays = {}
+    for part, count in (("train", 12), ("val", 5), ("test", 4)):
+        arrays[f"{part}_images"] = RNG.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        arrays[f"{part}_labels"] = np.arange(count) % 3
+    np.savez(tmp_path / "m.npz", **arrays)
+    val = load_images(str(tmp_path / "m.npz"), "val")
+    assert np.array_equal(val.pixels[:, 0].numpy(), arrays["val_images"])
+    options = ("--dataset", "m.npz", "--width", 1, "--epoch_num", 1, "--batch_size", 6,
+               "--out_folder", "runs", "--model_name", "a")  # fmt: skip
+    both = run_command("train_normal", *options, "--val_set", "True", "--val_fraction", 0.5)
+    assert "--val_set and --val_fraction exclude each other" in both.stderr
+    assert not (tmp_path / "runs").exists()
+    run_command("train_normal", *options, "--val_set", "True", check=True)
+    recipe = load_checkpoint(tmp_path / "runs/a_best.ckpt").recipe
+    assert recipe["validation"] == {"dataset": "m.npz", "examples": 5, "sha256": val.sha256}
+    assert recipe["data"]["examples"] == 12
+    looked = run_command(
+        "scan_param", "--model2load", "runs/a.ckpt", "--subset", "val", "--vec1_scan", "step=1"
+    )
+    assert looked.returncode == 0, looked.stderr
+    with pytest.raises(InputError, match="mnist5k: has no val images"):
+        load_images("mnist5k", "val")
+
+
+def test_a_folder_of_three_splits(tmp_path):
+    for part, color in (("train", (9, 0, 0)), ("val", (0, 9, 0)), ("test", (0, 0, 9))):
+        for kind in "ab":
+            paint(tmp_path / f"{part}/{kind}/0.png", (4, 4), color)
+    for part, channel in (("train", 0), ("val", 1), ("test", 2)):
+        images = load_images(str(tmp_path), part)
+        assert images.pixels[:, channel].unique().tolist() == [9]
+
+
+def test_classes_of_the_grocery_store_are_its_innermost_folders(tmp_path):
+    root = tmp_path / "GroceryStoreDataset/dataset"
+    for part in ("train", "val", "test"):
+        for kind in ("Fruit/Banana", "Fruit/Apple/Red", "Fruit/Apple/Green", "Packages/Milk"):
+            paint(root / part / kind / "x.jpg", (9, 7))
+    images = load_images("grocerystore@6", "test", tmp_path)
+    assert (images.num_classes, images.image_shape) == (4, (3, 6, 6))
+    assert images.labels.tolist() == [0, 1, 2, 3]
+    assert len(load_images("grocerystore@6", "val", tmp_path)) == 4
+
+
+def dtd(root: Path) -> None:
+    """Three classes of the Describable Textures, one image each in three splits."""
+    (root / "labels").mkdir(parents=True)
+    for number, part in enumerate(("train", "val", "test")):
+        names = [f"{kind}/{kind}_{number}.jpg" for kind in ("banded", "dotted", "zigzagged")]
+        (root / f"labels/{part}1.txt").write_text("\n".join(names) + "\n")
+        for name in names:
+            paint(root / "images" / name, (20 + number, 12), (40 * number, 0, 0))
+
+
+def test_photographs_of_torchvision_are_read_from_their_folder_and_never_fetched(
+    tmp_path, monkeypatch
+):
+    with pytest.raises(InputError, match=r"'dtd' is not in .* it is not downloaded: get it as"):
+        load_images("dtd", "train", tmp_path)
+    dtd(tmp_path / "dtd/dtd")
+    sets = import_torchvision("datasets")
+    monkeypatch.setattr(sets.DTD, "_download", lambda self: pytest.fail("downloads"))
+    for number, part in enumerate(("train", "val", "test")):
+        images = load_images("dtd@8", part, tmp_path)
+        assert (images.num_classes, images.image_shape) == (47, (3, 8, 8))
+        assert images.labels.tolist() == [0, 1, 2]
+        assert (images.pixels[:, 0].float() - 40 * number).abs().max() <= 2  # JPEG
+    assert load_images("dtd", "test", tmp_path).image_shape == (3, 224, 224)
+    (tmp_path / "dtd/dtd/images/banded/banded_2.jpg").write_text("no image")
+    with pytest.raises(InputError, match="dtd: cannot read image 0"):
+        load_images("dtd", "test", tmp_path)
+
+
+def test_sun397_is_split_once_and_for_all(tmp_path):
+    names = [f"/a/abbey/sun_{n}.jpg" for n in range(10)]
+    for name in names:
+        paint(tmp_path / f"SUN397{name}", (5, 5))
+    (tmp_path / "SUN397/ClassName.txt").write_text("/a/abbey\n")
+    train, test = (load_images("sun397@4", part, tmp_path) for part in ("train", "test"))
+    assert (len(train), len(test)) == (8, 2)
+    assert sorted([*train.index.tolist(), *test.index.tolist()]) == list(range(10))
+    with pytest.raises(InputError, match="sun397: has no val images"):
+        load_images("sun397", "val", tmp_path)
+
+
+def test_flowers_and_pets_have_a_registered_name():
+    for name in ("flowers102", "oxfordiiitpet"):
+        with pytest.raises(InputError, match=f"data set '{name}' is not in /nowhere"):
+            load_images(name, "train", "/nowhere")

@@ -12,7 +12,7 @@ import torch
 
 from ridgeline.models import InputError, build_model
 from ridgeline.train.attacks import PGD
-from ridgeline.train.data.augmentation import crop_and_flip
+from ridgeline.train.data.augmentation import CROP_AND_FLIP
 from ridgeline.train.data.datasets import load_images
 from ridgeline.train.data.examples import Batch, Images
 from ridgeline.train.data.noise import Noise
@@ -136,10 +136,10 @@ def test_torchvision_sets_are_read_from_data_dir(tmp_path):
 def test_crop_and_flip_moves_whole_images_and_depends_on_example_and_epoch_alone():
     x = torch.arange(2 * 3 * 8 * 8, dtype=torch.float32).view(2, 3, 8, 8) + 1
     batch = Batch(x, torch.tensor([0, 1]), torch.tensor([5, 9]))
-    moved = crop_and_flip(batch, seed=0, epoch=1)
-    single = crop_and_flip(Batch(x[1:], batch.y[1:], batch.index[1:]), seed=0, epoch=1)
+    moved = CROP_AND_FLIP(batch, seed=0, epoch=1)
+    single = CROP_AND_FLIP(Batch(x[1:], batch.y[1:], batch.index[1:]), seed=0, epoch=1)
     assert torch.equal(moved.x[1:], single.x)
-    assert not torch.equal(moved.x, crop_and_flip(batch, seed=0, epoch=2).x)
+    assert not torch.equal(moved.x, CROP_AND_FLIP(batch, seed=0, epoch=2).x)
     padded = torch.nn.functional.pad(x, (4, 4, 4, 4))
     for n in range(2):
         windows = [

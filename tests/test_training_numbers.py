@@ -255,20 +255,6 @@ def test_recipe_and_name_hold_the_published_width(tmp_path, command):
         assert trainer.place(model, output, found.images, "x")[1] == f"d_lenet_w{width}_x"
 
 
-@pytest.mark.parametrize("file", ["cifar10.npz", "cifar.npz", "mine.npz"])
-def test_augmentation_follows_the_data_set_and_not_the_spelling_of_its_path(
-    file, tmp_path, command, monkeypatch
-):
-    """Sees cifar.npz cropped and flipped, and ./cifar.npz not."""
-    monkeypatch.chdir(tmp_path)
-    npz(tmp_path / file)
-    options, trainer = command("options"), command("training")
-    for path in (file, f"./{file}", str(tmp_path / file)):
-        assert trainer.trainer_of(options.Training(), path).setup.augment is False
-        assert trainer.trainer_of(options.Training(augment=True), path).setup.augment is True
-    assert set(trainer.AUGMENTED) == {"cifar10", "cifar100"}
-
-
 def test_the_subset_of_training_images_does_not_depend_on_the_seed(tmp_path, command):
     """Sees --subset_size draw other images for another seed, which its help calls fixed."""
     options, trainer = command("options"), command("training")

@@ -11,18 +11,26 @@ import torch
 from torch import Tensor
 
 from ridgeline.models.errors import InputError
-from ridgeline.train.data.augmentation import crop_and_flip
-from ridgeline.train.data.examples import Data, Images
+from ridgeline.train.acceleration import Acceleration
+from ridgeline.train.attacks.base import known_range
+from ridgeline.train.data.augmentation import Augmentation
+from ridgeline.train.data.examples import Batch, Data, Images, map_tensors
 from ridgeline.train.data.noise import Purpose, number_of
 from ridgeline.train.files.run_files import RunFiles
 from ridgeline.train.finite import finite
 from ridgeline.train.losses import correctness
 from ridgeline.train.methods.base import Kept, Method, Step, joined
 from ridgeline.train.optimizers import OptimizerSpec
+from ridgeline.train.position import Failure, Position, Watch, restore, save_state
 from ridgeline.train.precision import exact
 from ridgeline.train.progress import progress
 from ridgeline.train.schedules.shapes import Constant, Schedule
+from ridgeline.train.stopping import Stopped, asked, deferred
 from ridgeline.train.undisturbed import undisturbed
+
+_PLAIN = Acceleration()
+#: seconds after which an epoch's steps are saved before it is scored
+_SCORING = 5.0
 
 
 class Diverged(InputError):
@@ -89,7 +97,7 @@ def fit(
     lr_schedule: Schedule | None = None,
     momentum_schedule: Schedule | None = None,
     clock: str | None = None,
-    augment: bool = False,
+    augment: Augmentation | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     files: RunFiles | None = None,
@@ -97,6 +105,7 @@ def fit(
     keep_epochs: Collection[int] = (),
     eval_batch_size: int = 500,
     state_seconds: float = 60.0,
+    acceleration: Acceleration = _PLAIN,
 ) -> list[dict]:
     """Train and return the metrics of every epoch: its rate, budget and so on at its last step.
 
@@ -106,11 +115,16 @@ def fit(
     start, between batches every `state_seconds` and after every epoch: a run killed at any moment
     resumes (with `resume`, from `RunFiles.prepare`) to bit-identical weights on the CPU. With
     `validation` the network (and every copy) of the best robust, else clean, accuracy there is
-    kept. Raises `Diverged` at the first step whose loss or weights are not finite.
+    kept. Raises `Diverged` for the first step whose loss or weights are not finite: on a CPU at
+    once, on an accelerator within 50 steps and before a state is written. On SIGTERM the state is
+    written and `stopping.Stopped` raised. Small image sets stay on the device as bytes.
     """
+    device = torch.device(device)
     rate = lr_schedule or method.rate or Constant(start_v=optimizer.lr)
     momentum = momentum_schedule or method.momentum
     method.network.to(device)
+    acceleration.prepare(method.network)
+    images = images.on(device)
     optim = optimizer.build([p for p in method.network.parameters() if p.requires_grad])
     method.attach(optim)
     steps = len(batches_of(torch.arange(len(images)), batch_size))
@@ -118,53 +132,73 @@ def fit(
     if files is not None:
         files = files.holding(method, keep_epochs, best=validation is not None)
     if resume is not None:
-        start = _restore(resume, method, optim)
+        start = restore(resume, method, optim)
     else:
-        start = _Position()
+        start = Position()
         torch.manual_seed(number_of(seed, Purpose.TRAINING))  # dropout
         if files is not None:
             files.save("init", method.weights(), 0)
-            _save_state(files, method, optim, start)
+            save_state(files, method, optim, start)
     # buffers that are infinite from the start, such as attention masks, tell nothing
-    trained = [t for t in method.network.state_dict().values() if finite([t])]
+    watch = Watch([t for t in method.network.state_dict().values() if finite([t])], device)
     metrics, classes = start.metrics, getattr(images, "num_classes", None)
     dtype = next(method.network.parameters()).dtype
     saved = time.monotonic()
+
+    def save(position: Position) -> None:
+        """The state, unless it is not finite: then the one before is the last good one."""
+        nonlocal saved
+        if (failure := watch.failure()) is not None:
+            raise _diverged(failure, ticks, rate, files)
+        if files is not None:
+            save_state(files, method, optim, position)
+        saved = time.monotonic()
+
     bar = progress(
         epochs * len(images), f"train {files.name if files else ''}".rstrip(), "image",
         initial=start.epoch * len(images) + start.done,
     )  # fmt: skip
-    with bar:
+    with bar, acceleration.kernels(device), known_range(images):
         for epoch in range(start.epoch, epochs):
-            position = start if epoch == start.epoch else _Position(epoch, metrics=metrics)
+            position = start if epoch == start.epoch else Position(epoch, metrics=metrics)
             if not position.done:
                 _keep(files, method.start_epoch(epoch), epoch)
             order = images.shuffled(seed, epoch)[position.done :]
             method.network.train()
             began = time.monotonic()
-            for places in batches_of(order, batch_size):
-                batch = images.batch(places, device, dtype)
-                if augment:
-                    batch = crop_and_flip(batch, seed, epoch, method.border)
-                step = ticks.step(epoch, position.done // batch_size)
-                for group in optim.param_groups:
-                    group["lr"] = rate(step.time)
-                    if momentum is not None:
-                        group["momentum"] = momentum(step.time)
-                optim.zero_grad(set_to_none=True)
-                loss, logits = method.loss(batch, step)
-                method.backward(loss)
-                optim.step()
-                value = loss.item()
-                if not (math.isfinite(value) and finite(trained)):
-                    raise _diverged(step, ticks, value, rate(step.time), files)
-                method.after_step(step)
-                position.add(value, correctness(logits, batch.y).sum().item(), len(batch.y))
-                bar.update(len(batch.y))
-                bar.set_postfix(epoch=epoch + 1, loss=f"{position.loss:.3f}", refresh=False)
-                if files is not None and time.monotonic() - saved > state_seconds:
-                    _save_state(files, method, optim, position)
-                    saved = time.monotonic()
+            with deferred():
+                for places in batches_of(order, batch_size):
+                    step = ticks.step(epoch, position.done // batch_size)
+                    for group in optim.param_groups:
+                        group["lr"] = rate(step.time)
+                        if momentum is not None:
+                            group["momentum"] = momentum(step.time)
+                    optim.zero_grad(set_to_none=True)
+                    total = None
+                    for part in acceleration.parts(places):
+                        batch = images.batch(part, device, dtype)
+                        if augment is not None:
+                            batch = augment(batch, seed, epoch, method.border)
+                        loss, hits = _gradients(method, batch, step, acceleration, len(places))
+                        position.add(loss, hits, len(part))
+                        share = loss if len(part) == len(places) else loss * len(part) / len(places)
+                        total = share if total is None else total + share
+                    optim.step()
+                    watch.note(total, step.number)
+                    if watch.due(step.number) and (failure := watch.failure()) is not None:
+                        raise _diverged(failure, ticks, rate, files)
+                    method.after_step(step)
+                    bar.update(len(places))
+                    if watch.due(step.number):
+                        bar.set_postfix(epoch=epoch + 1, loss=f"{position.loss:.3f}", refresh=False)
+                    if files is not None and time.monotonic() - saved > state_seconds:
+                        save(position)
+                    if asked():
+                        save(position)
+                        raise Stopped
+                # scoring may take long, and SIGTERM ends it at once
+                if files is not None and time.monotonic() - saved > min(state_seconds, _SCORING):
+                    save(position)
             _keep(files, method.end_epoch(epoch), epoch + 1)
             step = ticks.last(epoch)
             scores = [
@@ -184,6 +218,8 @@ def fit(
                 *scores,
                 {"seconds": time.monotonic() - began},
             )
+            if (failure := watch.failure()) is not None:
+                raise _diverged(failure, ticks, rate, files)
             metrics.append(line)
             if files is not None:
                 if epoch + 1 in keep_epochs:
@@ -191,7 +227,7 @@ def fit(
                 if validation is not None:
                     _save_best(files, method, metrics)
                 # the state before the metrics: a run killed between them must still resume
-                _save_state(files, method, optim, _Position(epoch + 1, metrics=metrics))
+                save(Position(epoch + 1, metrics=metrics))
                 files.write_metrics(metrics)
     if files is not None:
         files.write_metrics(metrics)
@@ -202,16 +238,28 @@ def fit(
     return metrics
 
 
-def _diverged(
-    step: Step, ticks: Clock, loss: float, rate: float, files: RunFiles | None
-) -> Diverged:
-    number = step.number - step.epoch * ticks.steps_per_epoch + 1
-    weights = " and weights that are not finite" if math.isfinite(loss) else ""
+def _gradients(
+    method: Method, batch: Batch, step: Step, acceleration: Acceleration, whole: int
+) -> tuple[Tensor, Tensor]:
+    """Add the gradients of a part of a batch of `whole` examples; its mean loss and its hits."""
+    batch = batch._replace(x=map_tensors(acceleration.laid_out, batch.x))
+    with acceleration.rounding():
+        with acceleration.autocast(batch.y.device):
+            loss, logits = method.loss(batch, step)
+        share = len(batch.y) / whole
+        method.backward(loss if share == 1 else loss * share)
+    return loss.detach(), correctness(logits, batch.y).sum()
+
+
+def _diverged(failure: Failure, ticks: Clock, rate: Schedule, files: RunFiles | None) -> Diverged:
+    epoch, number = divmod(failure.number, ticks.steps_per_epoch)
+    at = rate(ticks.step(epoch, number).time)
+    weights = " and weights that are not finite" if math.isfinite(failure.loss) else ""
     kept = f"{files.path('.state')} holds" if files else "no file holds"
     return Diverged(
-        f"training diverged in epoch {step.epoch + 1}, step {number} of {ticks.steps_per_epoch}, "
-        f"with loss {loss:g}{weights} at learning rate {rate:g}; {kept} the last finite state; "
-        "other options need --overwrite or another --model_name"
+        f"training diverged in epoch {epoch + 1}, step {number + 1} of {ticks.steps_per_epoch}, "
+        f"with loss {failure.loss:g}{weights} at learning rate {at:g}; {kept} the last finite "
+        "state; other options need --overwrite or another --model_name"
     )
 
 
@@ -236,52 +284,3 @@ def _keep(files: RunFiles | None, kept: Kept, epoch: int) -> None:
     if files is not None:
         for name, weights in kept.items():
             files.save(name, weights, epoch)
-
-
-class _Position:
-    """How far the current epoch is: examples done and running sums over them."""
-
-    def __init__(self, epoch: int = 0, *, metrics: list[dict] | None = None):
-        self.epoch, self.metrics = epoch, metrics if metrics is not None else []
-        self.done, self.correct, self.loss_sum = 0, 0, 0.0
-
-    def add(self, loss: float, correct: int, count: int) -> None:
-        self.loss_sum += loss * count
-        self.correct += correct
-        self.done += count
-
-    @property
-    def loss(self) -> float:
-        return self.loss_sum / self.done
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.done
-
-
-def _save_state(
-    files: RunFiles, method: Method, optim: torch.optim.Optimizer, position: _Position
-) -> None:
-    state = {
-        "recipe": files.recipe,
-        "position": vars(position),
-        "network": method.network.state_dict(),
-        "method": method.state(),
-        "optimizer": optim.state_dict(),
-        "rng": torch.get_rng_state(),
-    }
-    if torch.cuda.is_initialized():
-        state["cuda_rng"] = torch.cuda.get_rng_state_all()
-    files.save_state(state)
-
-
-def _restore(state: dict, method: Method, optim: torch.optim.Optimizer) -> _Position:
-    method.network.load_state_dict(state["network"])
-    method.load_state(state["method"])
-    optim.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
-    if "cuda_rng" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-    position = _Position(state["position"]["epoch"], metrics=state["position"]["metrics"])
-    vars(position).update(state["position"])
-    return position

@@ -39,7 +39,7 @@ class Objective(ABC):
 
         With `train_mode` BatchNorm normalises by the batch during the attack.
         """
-        with undisturbed(network):
+        with undisturbed(network, eval_only=not train_mode):
             network.train(train_mode)
             return self.inner(attack)(network, batch.x, batch.y, noise)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.specs import number, parse_spec
@@ -51,8 +52,13 @@ class OptimizerSpec:
     options: dict[str, Any] = field(default_factory=dict)
 
     def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """The optimiser over the given tensors."""
-        return OPTIMIZERS[self.name](parameters, lr=self.lr, **self.options)
+        """The optimiser over the given tensors; on CUDA fused, where torch has it."""
+        given = list(parameters)
+        kind, options = OPTIMIZERS[self.name], dict(self.options)
+        if given and all(p.is_cuda and type(p) in (Tensor, Parameter) for p in given):
+            accepted = "fused" in inspect.signature(kind).parameters
+            options |= {"fused": True} if accepted else {}
+        return kind(given, lr=self.lr, **options)
 
 
 def parse_optimizer(text: str) -> OptimizerSpec:

@@ -8,17 +8,23 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+#: modules whose buffers no forward pass in eval mode changes; subclasses may be other
+_UNCHANGED = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}
+
 
 @contextmanager
-def undisturbed(*networks: nn.Module) -> Iterator[None]:
+def undisturbed(*networks: nn.Module, eval_only: bool = False) -> Iterator[None]:
     """Put networks in eval mode with frozen parameters; restore everything on the way out.
 
     Restored bit for bit, also after an exception: training flags of every module, requires_grad
-    flags, gradients, buffers, and the global random state of CPU and CUDA.
+    flags, gradients, buffers, and the global random state of CPU and CUDA. `eval_only` promises
+    that the networks stay in eval mode inside: BatchNorm cannot change its buffers, which are then
+    not copied.
     """
     modules = [m for network in networks for m in network.modules()]
     parameters = [p for network in networks for p in network.parameters()]
-    buffers = [b for network in networks for b in network.buffers()]
+    owners = [m for m in modules if not (eval_only and type(m) in _UNCHANGED)]
+    buffers = [b for m in owners for b in m.buffers(recurse=False)]
     training = [m.training for m in modules]
     flags = [p.requires_grad for p in parameters]
     gradients = [p.grad for p in parameters]

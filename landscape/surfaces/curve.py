@@ -125,6 +125,11 @@ class CurveTraining(Method):
             raise InputError("fix_points: at least one control point must be free (0)")
 
     @property
+    def compilable(self) -> bool:
+        """The network is called with other weights, by a function that no compiler has seen."""
+        return False
+
+    @property
     def path(self) -> Path:
         """The curve through the current knots."""
         return curve(self.curve_type, self.network.points())

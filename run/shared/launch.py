@@ -36,6 +36,7 @@ from ridgeline.train.files.locks import holding, release_all
 from ridgeline.train.files.recipe import called
 from ridgeline.train.options import Opt, described_by
 from ridgeline.train.specs import convert
+from ridgeline.train.stopping import Stopped, stoppable
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 #: seconds after which a process of torchrun speaks up that is not the first
@@ -81,7 +82,7 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
             _check_alone(command)
         values, known = given(main, argv), options_of(main)
         changed = {k: v for k, v in values.items() if v != known[k].default}
-        with called(_name(main), changed, os.getcwd()), _first_speaks():
+        with called(_name(main), changed, os.getcwd()), _first_speaks(), stoppable():
             main(**bound(main, values))
     except BrokenPipeError:  # whoever reads the output has gone
         raise
@@ -92,11 +93,12 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
             time.sleep(_GRACE)  # the first process says the same, and torchrun ends this one
         print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as stop:
         # whoever writes an output holds it, and keeps what is finished of it
         hint = "; run the same command again to continue" if holding() else ""
-        print(f"{command}: interrupted{hint}", file=sys.stderr)
-        sys.exit(130)
+        how, status = ("stopped", 143) if isinstance(stop, Stopped) else ("interrupted", 130)
+        print(f"{command}: {how}{hint}", file=sys.stderr)
+        sys.exit(status)
     finally:
         release_all()
         if os.environ.get("WORLD_SIZE", "1") != "1":

@@ -28,7 +28,7 @@ from ridgeline.models.errors import reason_of
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.curve_points import network_at, place_of
 from ridgeline.train.attacks import Attack
-from ridgeline.train.data.datasets import SUBSETS, check_dataset, load_images, splits_of
+from ridgeline.train.data.datasets import PARTS, check_dataset, load_images, splits_of
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.network_check import check_network
 from ridgeline.train.data.noise import STREAMS, Purpose, number_of, seeded
@@ -111,8 +111,8 @@ class LoadedNetwork:
 
         `trained` are those the checkpoint's recipe was trained on; InputError if it cannot tell.
         """
-        if subset not in (*SUBSETS, "trained"):
-            raise unknown("--subset", subset, (*SUBSETS, "trained"))
+        if subset not in (*PARTS, "trained"):
+            raise unknown("--subset", subset, (*PARTS, "trained"))
         images = self.first
         if subset == "trained":
             images = self._trained_images()

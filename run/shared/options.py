@@ -6,6 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from ridgeline.models.errors import InputError
+from ridgeline.train.acceleration import (
+    Accumulate,
+    ChannelsLast,
+    Compile,
+    Deterministic,
+    Precision,
+)
 from ridgeline.train.data.noise import check_seed
 from ridgeline.train.options import Opt, Options
 
@@ -81,7 +88,7 @@ class Examples(Options):
 
     subset: Annotated[
         str,
-        Opt("images", choices={"train": "", "test": "",
+        Opt("images", choices={"train": "", "test": "", "val": "where the set has its own",
                                "trained": "those the checkpoint was trained on"}),
     ] = "train"  # fmt: skip
     subset_size: SubsetSize = None
@@ -131,32 +138,48 @@ class Training(Options):
     ] = None  # fmt: skip
     attack: Attack = None
     augment: Annotated[
-        bool | None, Opt("random crop and flip; None: for cifar10 and cifar100, never for an .npz")
-    ] = None
+        str | None,
+        Opt("True (crop=4,flip=1), False, or crop=4,border=reflect,flip=1,rotate=15,cutout=8; "
+            "None: crop and flip for photographs (cifar10, ...), by the set's name and size"),
+    ] = None  # fmt: skip
     eval_size: Annotated[
         int | None, Opt("test examples scored after every epoch; None: all", low=1)
     ] = None
     val_fraction: Annotated[
         float, Opt("share of the training images held out to choose NAME_best.ckpt; 0: none")
     ] = 0.0
+    val_set: Annotated[
+        bool, Opt("choose NAME_best.ckpt by the data set's own val images instead")
+    ] = False
     seed: Seed = 0
     gpu: Annotated[
         str | None,
         Opt("cpu, or the number of a CUDA device; None: the first one, else cpu", decides=False),
     ] = None
+    precision: Precision = "float32"
+    compile: Compile = False
+    channels_last: ChannelsLast = False
+    accumulate: Accumulate = 1
+    deterministic: Deterministic = False
+    save_minutes: Annotated[
+        float, Opt("minutes between two states to resume from", above=0, decides=False)
+    ] = 1.0
     overwrite: Annotated[
         bool,
         Opt("replace existing output; what this recipe left half done is continued", decides=False),
     ] = False
 
     def check(self) -> None:
-        """Raise InputError for a seed that is none."""
+        """Raise InputError for a seed that is none, and for two validation sets."""
         check_seed(self.seed)
+        if self.val_set and self.val_fraction:
+            raise InputError("--val_set and --val_fraction exclude each other: leave one out")
 
     def check_clean(self, command: str) -> None:
         """Raise InputError unless these are epochs on clean data, all of it for training."""
-        if self.attack is not None or self.val_fraction:
-            raise InputError(f"{command} is for clean data: leave --attack and --val_fraction out")
+        if self.attack is not None or self.val_fraction or self.val_set:
+            raise InputError(f"{command} is for clean data: leave --attack, --val_fraction and "
+                             "--val_set out")  # fmt: skip
         if self.epoch_num < 1:
             raise InputError(f"--epoch_num must be at least 1, got {self.epoch_num}")
 
@@ -186,7 +209,8 @@ class Fresh(Options):
     dataset: Annotated[
         str,
         Opt("mnist5k, mnist, fashionmnist, kmnist, cifar10, cifar100, svhn, tinyimagenet, "
-            "restricted_imagenet, FILE.npz or a FOLDER[@SIDE] of train/CLASS/ and test/CLASS/"),
+            "restricted_imagenet, flowers102, dtd, oxfordiiitpet, sun397, grocerystore, FILE.npz "
+            "or a FOLDER[@SIDE] of train/CLASS/ and test/CLASS/"),
     ] = "mnist5k"  # fmt: skip
     model_type: Annotated[
         str,

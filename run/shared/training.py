@@ -15,9 +15,7 @@ from torch import nn
 from ridgeline.models import InputError, code_of, is_external, published_width
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
-from ridgeline.run.shared.budgets import attack_of
-from ridgeline.train.attacks import parse_attack
-from ridgeline.train.data.datasets import load_images
+from ridgeline.run.shared.trainer import Trainer, trainer_of
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.network_check import check_network
 from ridgeline.train.data.noise import STREAMS
@@ -25,39 +23,8 @@ from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.recipe import Recipe, normal_form
 from ridgeline.train.files.run_files import DONE, RunFiles
 from ridgeline.train.loop import check_batches, fit
-from ridgeline.train.methods import Method, Setup
-from ridgeline.train.optimizers import parse_optimizer
+from ridgeline.train.methods import Method
 from ridgeline.train.options import Options
-from ridgeline.train.schedules import parse_rate
-
-#: data sets, by their registered names, whose images are cropped and flipped unless told otherwise
-AUGMENTED = ("cifar10", "cifar100")
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """The checked options of a training command, and what surrounds its methods."""
-
-    training: o.Training
-    dataset: str
-    setup: Setup
-    test_images: Images
-    validation: Images | None = None
-
-    @property
-    def images(self) -> Images:
-        """The training images."""
-        return self.setup.images
-
-    def on(self, images: Images, validation: Images | None) -> Trainer:
-        """The same for other images."""
-        return replace(self, setup=replace(self.setup, images=images), validation=validation)
-
-    def clean(self, epochs: int) -> Trainer:
-        """The same for a run of other length without any attack and without validation."""
-        rate = parse_rate(self.training.lr_schedule, self.setup.optimizer.lr, epochs)
-        plain = {"attack": None, "eval_attack": None, "epochs": epochs, "rate": rate}
-        return replace(self, setup=replace(self.setup, **plain), validation=None)
 
 
 @dataclass(frozen=True)
@@ -103,6 +70,8 @@ class Run:
             validation=self.trainer.validation,
             keep_epochs=self.keep_epochs,
             lr_schedule=rate,
+            acceleration=self.trainer.acceleration,
+            state_seconds=60 * training.save_minutes,
         )
         if training.overwrite:
             files.tidy()
@@ -116,6 +85,7 @@ class Run:
         Raises InputError, with nothing touched, if others are in the way, or if the run is beyond
         an epoch whose checkpoint is wanted and was not kept.
         """
+        self.trainer.acceleration.check_method(self.method)
         files = RunFiles(self.folder, self.name, normal_form(self.recipe()))
         best = self.trainer.validation is not None
         files = files.holding(self.method, self.keep_epochs, best=best)
@@ -166,9 +136,10 @@ class Run:
             "clock": method.clock,
             "attack": repr(method.setup.attack),
             "eval_attack": repr(method.setup.target),
-            "augment": setup.augment,
+            "augment": setup.augment and str(setup.augment),
             "seed": setup.seed,
             "streams": STREAMS,
+            **trainer.acceleration.recipe(),
             **self.extra,
         }
 
@@ -201,7 +172,7 @@ def train_method(
 
     `model2load`: a checkpoint to start from in place of a random network.
     """
-    trainer, model, network = start(fresh, training, output, eval_attack=eval_attack)
+    trainer, model, network = start(fresh, training, output, eval_attack=eval_attack, kind=kind)
     trainer = replace(trainer, setup=replace(trainer.setup, clock=clock))
     warm = None if model2load is None else load_checkpoint(model2load)
     if warm is not None:
@@ -211,33 +182,6 @@ def train_method(
     networks.apart(folder / f"{name}.ckpt", model2load)
     extra = {"model": model, "warm_start": warm and warm.sha256}
     Run(trainer, method, folder, name, extra, output.epoch_ckpts).train()
-
-
-def trainer_of(training: o.Training, dataset: str, eval_attack: str | None = None) -> Trainer:
-    """Parse the options of a training command and load its images; raises InputError."""
-    optimizer, attack = parse_optimizer(training.optim), attack_of(training.attack)
-    judging = None
-    if eval_attack is not None:
-        beside = Setup(attack=attack).needed_attack().unit
-        judging = parse_attack(eval_attack, "--eval_attack", beside=beside)
-    if judging is None and attack is not None and attack.reach > attack.eps:
-        raise InputError(f"--attack: {attack} leaves the ball of its eps and can train only; name "
-                         "the attack that judges, --eval_attack name=pgd,...")  # fmt: skip
-    rate = parse_rate(training.lr_schedule, optimizer.lr, training.epoch_num)
-    device = networks.device_of(training.gpu)
-    test = load_images(dataset, "test", training.data_dir).subset(training.eval_size)
-    images = load_images(dataset, "train", training.data_dir)
-    images = images.subset(training.subset_size)
-    images.check_beside(test)
-    augment = dataset in AUGMENTED if training.augment is None else training.augment
-    validation = None
-    if training.val_fraction:
-        images, validation = images.split(training.val_fraction)
-    setup = Setup(
-        images=images, attack=attack, eval_attack=judging, optimizer=optimizer,
-        epochs=training.epoch_num, rate=rate, augment=augment, seed=training.seed, device=device,
-    )  # fmt: skip
-    return Trainer(training, dataset, setup, test, validation)
 
 
 def summary(line: dict[str, Any]) -> str:
@@ -256,14 +200,16 @@ def start(
     output: o.Output,
     widths: Mapping[str, int] = MappingProxyType({}),
     eval_attack: str | None = None,
+    kind: type[Method] = Method,
 ) -> tuple[Trainer, dict, nn.Module]:
     """The trainer of a command, the `model` part of its recipe, and a newly initialised network.
 
-    `widths`: what a command's own paper means by a network, where --width leaves it open.
+    `widths`: what a command's own paper means by a network, where --width leaves it open. `kind`:
+    the method, whose paper may augment a data set in its own way.
     """
     if any(epoch > training.epoch_num for epoch in output.epoch_ckpts):
         raise InputError(f"--epoch_ckpts must lie in 1..{training.epoch_num} (--epoch_num)")
-    trainer = trainer_of(training, fresh.dataset, eval_attack)
+    trainer = trainer_of(training, fresh.dataset, eval_attack, kind.augmentations)
     shape = trainer.images.image_shape
     width = widths.get(fresh.model_type, published_width(fresh.model_type, shape))
     model: dict[str, Any] = {

@@ -15,6 +15,7 @@ from ridgeline.models.torchvision_import import import_torchvision
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.folders import NAMED, folder_images, root_of, splits_in
 from ridgeline.train.data.noise import Purpose, stream
+from ridgeline.train.data.photographs import PHOTOGRAPHS, photographs
 from ridgeline.train.files.integrity import array_headers
 
 #: torchvision sets by name: (class, number of classes)
@@ -26,12 +27,14 @@ TORCHVISION = {
     "fashionmnist": ("FashionMNIST", 10),
     "kmnist": ("KMNIST", 10),
 }
-DATASETS = ("mnist5k", *TORCHVISION, *NAMED)
+DATASETS = ("mnist5k", *TORCHVISION, *NAMED, *PHOTOGRAPHS)
 #: how other data are named
 _OTHERS = {"FILE.npz", "FILE.npy", "FILE.npy@SEVERITY", "FOLDER", "FOLDER@SIDE"}
 #: severities of a file of corrupted images, one after the other
 _SEVERITIES = 5
 SUBSETS = ("train", "test")
+#: parts that `load_images` gives; few sets have a val of their own
+PARTS = (*SUBSETS, "val")
 #: labels beyond this are no class numbers
 _MOST_CLASSES = 100_000
 
@@ -53,7 +56,7 @@ def check_dataset(dataset: str) -> None:
         if os.sep in name:
             raise InputError(f"--dataset: no such file or folder: {name}")
         raise unknown("dataset", name, {*DATASETS, *_OTHERS})
-    if number is not None and (name.endswith(".npz") or (name in DATASETS and name not in NAMED)):
+    if number is not None and (name.endswith(".npz") or name in ("mnist5k", *TORCHVISION)):
         raise InputError(
             f"--dataset {dataset}: @ gives the side of a folder's images or the severity of a "
             f".npy file; {name} has neither"
@@ -71,12 +74,13 @@ def parts_of(dataset: str) -> tuple[str, int | None]:
 
 
 def load_images(dataset: str, subset: str, data_dir: str | Path | None = None) -> Images:
-    """Load the train or test part of a data set by name, of a file of arrays, or of a folder.
+    """Load a part of a data set by name, of a file of arrays, or of a folder.
 
     Args:
         dataset: A name such as mnist5k or cifar10, FILE.npz, or a folder of images.
-        subset: train or test.
-        data_dir: Folder of torchvision's sets, and of the ImageNets; None: the user's cache folder.
+        subset: train, test, or val where the set has one of its own.
+        data_dir: Folder of torchvision's sets, and of those named after a folder in it; None: the
+            user's cache folder.
 
     Returns:
         The images.
@@ -86,17 +90,21 @@ def load_images(dataset: str, subset: str, data_dir: str | Path | None = None) -
             nor can be downloaded.
     """
     check_dataset(dataset)
-    if subset not in SUBSETS:
-        raise unknown("subset", subset, SUBSETS)
+    if subset not in PARTS:
+        raise unknown("subset", subset, PARTS)
     name, number = parts_of(dataset)
+    if subset == "val" and name in ("mnist5k", *TORCHVISION):
+        raise InputError(f"--dataset {name}: has no val images; hold out --val_fraction 0.1")
     if name == "mnist5k":
         return _mnist5k(subset)
     folder = Path(data_dir) if data_dir else default_data_dir()
     if name in TORCHVISION:
         return _torchvision(name, subset, folder)
     if name in NAMED:
-        _, side, groups = NAMED[name]
-        return folder_images(root_of(name, folder), subset, number or side, name, groups)
+        return folder_images(root_of(name, folder), subset, number or NAMED[name].side, name,
+                             NAMED[name])  # fmt: skip
+    if name in PHOTOGRAPHS:
+        return photographs(name, subset, folder, number)
     if name.endswith(".npz"):
         return _npz(Path(name), subset)
     if name.endswith(".npy"):
@@ -180,7 +188,7 @@ def _npz(path: Path, subset: str) -> Images:
     with np.load(path, allow_pickle=False) as archive:
         try:
             pixels = archive[wanted[0]]
-            labels = {k: archive[k] for s in SUBSETS if (k := f"{s}_labels") in headers}
+            labels = {k: archive[k] for s in PARTS if (k := f"{s}_labels") in headers}
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{what}: damaged ({error})") from None
     largest = max(_check_labels(found, f"{what}: {name}") for name, found in labels.items())

@@ -1,13 +1,14 @@
-"""Image files in one folder per class: any size, resized to one; Tiny and Restricted ImageNet."""
+"""Image files in one folder per class, any size, resized to one; sets known by such folders."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +26,26 @@ RESTRICTED_IMAGENET = {
 }  # fmt: skip
 #: where a file of Tiny ImageNet's validation belongs: name, class and more per line, tabs between
 _ANNOTATIONS = "val_annotations.txt"
-#: registered sets: folder as it is unpacked, side of the images, classes that are merged
-NAMED: dict[str, tuple[str, int, dict[str, tuple[int, int]] | None]] = {
-    "tinyimagenet": ("tiny-imagenet-200", 64, None),
-    "restricted_imagenet": ("imagenet", 224, RESTRICTED_IMAGENET),
+
+
+@dataclass(frozen=True)
+class Named:
+    """A registered set: its folder as it is unpacked, the side of its images, its classes.
+
+    Classes within `groups` are merged and others left out. With `leaves` a class is every folder
+    that holds images, however deep; else those at the top of a split.
+    """
+
+    folder: str
+    side: int
+    groups: dict[str, tuple[int, int]] | None = None
+    leaves: bool = False
+
+
+NAMED = {
+    "tinyimagenet": Named("tiny-imagenet-200", 64),
+    "restricted_imagenet": Named("imagenet", 224, RESTRICTED_IMAGENET),
+    "grocerystore": Named("GroceryStoreDataset/dataset", 224, leaves=True),
 }
 
 
@@ -55,12 +72,12 @@ class Files:
 
 def root_of(name: str, data_dir: Path) -> Path:
     """The folder of a registered set: `data_dir` itself, or the one unpacked in it."""
-    for folder in (data_dir, data_dir / NAMED[name][0]):
+    for folder in (data_dir, data_dir / NAMED[name].folder):
         if (folder / "train").is_dir() or (folder / "val").is_dir():
             return folder
     raise InputError(
-        f"data set {name!r} is not in {data_dir}: no train or val there, nor in {NAMED[name][0]} "
-        "within; name its folder with --data_dir"
+        f"data set {name!r} is not in {data_dir}: no train or val there, nor in "
+        f"{NAMED[name].folder} within; name its folder with --data_dir"
     )
 
 
@@ -77,7 +94,10 @@ def splits_in(root: Path) -> dict[str, Path]:
         classes = {p.name for p in _folders(folder)}
         labelled = classes and (known is None or classes <= known)
         if labelled or (folder / _ANNOTATIONS).is_file():
-            return {**found, "test": folder}
+            found["test"] = folder
+            if folder.name == "test" and (root / "val").is_dir():
+                found["val"] = root / "val"
+            return found
     if held_out:  # whose classes will be refused by their names
         return {**found, "test": held_out[0]}
     return found or {"test": root}
@@ -85,12 +105,13 @@ def splits_in(root: Path) -> dict[str, Path]:
 
 def folder_images(
     root: Path, subset: str, side: int | None, name: str,
-    groups: dict[str, tuple[int, int]] | None = None,
+    known: Named | None = None,
 ) -> Images:  # fmt: skip
     """The images of a split as bytes (N, 3, side, side), or (N, 1, ...) if all of them are grey.
 
     An image of another size is scaled (bilinear, with antialiasing) until its shorter side is
-    `side`, and its middle is cut out. `side` None takes them as they are. Raises InputError for a
+    `side`, and its middle is cut out. `side` None takes them as they are. `known` is how a
+    registered set is laid out. Raises InputError for a
     folder without such images, for sizes that differ, for what cannot be decoded, and for more
     than fits in memory.
     """
@@ -98,9 +119,10 @@ def folder_images(
     splits = splits_in(root)
     if subset not in splits:
         raise InputError(f"{what}: has no {subset} images; it holds {', '.join(splits)}")
-    files = _files_of(splits[subset], splits.get("train"), what)
-    if groups is not None:
-        files = files.merged(groups, what)
+    leaves = known is not None and known.leaves
+    files = _files_of(splits[subset], splits.get("train"), what, leaves)
+    if known is not None and known.groups is not None:
+        files = files.merged(known.groups, what)
     if not files.paths:
         raise InputError(
             f"{what}: no images in its class folders; write FOLDER/train/CLASS/*.png and "
@@ -108,20 +130,20 @@ def folder_images(
         )
     read = partial(_read, side=side, what=what)
     first, _ = read(files.paths[0])
-    _check_memory(len(files.paths) * first.nbytes, what)
+    check_memory(len(files.paths) * first.nbytes, what)
     pixels = np.empty((len(files.paths), *first.shape), np.uint8)
-    grey = _fill(pixels, files.paths, read, what)
+    grey = fill(pixels, files.paths, read, what)
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     tensor = (tensor[:, :1] if grey else tensor).contiguous()
     labels = torch.tensor(files.labels)
     return Images(tensor, labels, torch.arange(len(labels)), name, files.count)
 
 
-def _fill(
-    pixels: np.ndarray, paths: tuple[Path, ...],
-    read: Callable[[Path], tuple[np.ndarray, bool]], what: str,
+def fill(
+    pixels: np.ndarray, paths: Sequence[Any],
+    read: Callable[[Any], tuple[np.ndarray, bool]], what: str,
 ) -> bool:  # fmt: skip
-    """Read every file into its row; whether all of them are grey."""
+    """Read every file into its row of pixels (N, H, W, 3); whether all of them are grey."""
     grey = True
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(paths), what, "image") as bar:
         for start in range(0, len(paths), 1024):  # not all decoded images at once
@@ -138,16 +160,17 @@ def _fill(
     return grey
 
 
-def _files_of(folder: Path, train: Path | None, what: str) -> Files:
+def _files_of(folder: Path, train: Path | None, what: str, leaves: bool = False) -> Files:
     """The files of a split, in the order of classes and names."""
-    classes = sorted(p.name for p in _folders(train or folder))
+    classes = _leaves(train or folder) if leaves else [p.name for p in _folders(train or folder)]
     number = {name: n for n, name in enumerate(classes)}
     table = folder / _ANNOTATIONS
     if table.is_file():
         lines = [line.split("\t") for line in table.read_text().splitlines() if line.strip()]
         pairs = [(folder / "images" / line[0], line[1]) for line in lines if len(line) > 1]
     else:
-        pairs = [(p, c.name) for c in _folders(folder) for p in sorted(c.rglob("*"))
+        pairs = [(p, p.parent.relative_to(folder).as_posix() if leaves else c.name)
+                 for c in _folders(folder) for p in sorted(c.rglob("*"))
                  if p.suffix.lower() in SUFFIXES]  # fmt: skip
     if unknown := sorted({c for _, c in pairs} - number.keys()):
         raise InputError(f"{what}: {folder.name} has classes that train lacks: {unknown[0]}")
@@ -160,6 +183,12 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
+def _leaves(folder: Path) -> list[str]:
+    """Every folder within that holds images itself, by its path, in the order of these."""
+    found = {p.parent for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES}
+    return sorted(p.relative_to(folder).as_posix() for p in found)
+
+
 def _read(path: Path, *, side: int | None, what: str) -> tuple[np.ndarray, bool]:
     """The pixels (H, W, 3) of a file, and whether it is grey."""
     from PIL import Image
@@ -170,21 +199,28 @@ def _read(path: Path, *, side: int | None, what: str) -> tuple[np.ndarray, bool]
             image = image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{what}: cannot read {path} ({reason_of(error)})") from None
-    if side is not None and image.size != (side, side):
-        width, height = image.size
-        scale = side / min(width, height)
-        sizes = [max(side, round(scale * s)) for s in (width, height)]
-        image = image.resize(sizes, Image.Resampling.BILINEAR)
-        left, top = ((s - side) // 2 for s in sizes)
-        image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image), grey
+    return np.asarray(image if side is None else scaled(image, side)), grey
+
+
+def scaled(image: Any, side: int) -> Any:
+    """The image (of PIL) with its shorter side scaled to `side`, and of that the middle."""
+    from PIL.Image import Resampling
+
+    if image.size == (side, side):
+        return image
+    width, height = image.size
+    scale = side / min(width, height)
+    sizes = [max(side, round(scale * s)) for s in (width, height)]
+    image = image.resize(sizes, Resampling.BILINEAR)
+    left, top = ((s - side) // 2 for s in sizes)
+    return image.crop((left, top, left + side, top + side))
 
 
 def _size(image: np.ndarray) -> str:
     return f"{image.shape[0]}x{image.shape[1]}"
 
 
-def _check_memory(size: int, what: str) -> None:
+def check_memory(size: int, what: str) -> None:
     """Raise InputError if so many bytes cannot be held."""
     try:
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

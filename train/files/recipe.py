@@ -150,12 +150,15 @@ def check_new(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path} exists; name another --out_file or pass --overwrite")
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(
+    path: Path, write: Callable[[Path], None], verify: Callable[[Path], None] | None = None
+) -> None:
     """Let `write` fill a temporary file beside `path`, then put it there in one step.
 
-    Raises OSError that names `path` and the reason, for instance a full disk; the file that was
-    there is then intact.
-    Its mode is what the user's umask asks for, whatever the writer chose.
+    `verify` reads the temporary file back before it replaces what was there, and raises if it is
+    not whole. Raises OSError that names `path` and the reason, for instance a full disk; the file
+    that was there is then intact. Its mode is what the user's umask asks for, whatever the
+    writer chose.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -166,6 +169,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.chmod(0o666 & ~umask)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        if verify is not None:
+            verify(temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{path} cannot be written ({error}); what was there is kept") from None

@@ -149,8 +149,8 @@ class RunFiles:
         save_checkpoint(path, weights, recipe if epoch is None else {**recipe, "epoch": epoch})
 
     def save_state(self, state: dict) -> None:
-        """Write what resuming needs."""
-        write_atomically(self.path(".state"), lambda p: _write_tensors(state, p))
+        """Write what resuming needs; the state before stays until this one is read back whole."""
+        write_atomically(self.path(".state"), lambda p: _write_tensors(state, p), check_torch_zip)
 
     def write_metrics(self, lines: list[dict]) -> None:
         """Rewrite the metrics file, one JSON object per epoch."""

@@ -97,6 +97,11 @@ class Adversarial(Method):
             found["attack_threshold_schedule"] = repr(self.eps_schedule)
         return found
 
+    @property
+    def divisible(self) -> bool:
+        """Unless the weights are perturbed for every batch."""
+        return type(self).backward is Adversarial.backward and self.awp is None
+
     def attack_at(self, step: Step) -> Attack:
         """The attack at the scheduled budget."""
         if self.eps_schedule is None:

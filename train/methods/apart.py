@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ridgeline.models.blocks import block_inputs
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import PGD
-from ridgeline.train.data.augmentation import PADDING, Crop
+from ridgeline.train.data.augmentation import Crop
 from ridgeline.train.data.examples import Batch, Images
 from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.methods.adversarial import Adversarial
@@ -76,7 +76,7 @@ class Apart(Method):
         if whole and given.memory:
             self.scalars.append(self.memory_scale)
             self._row = {int(i): n for n, i in enumerate(setup.images.index)}
-            padding = PADDING if setup.augment else 0
+            padding = self._checked_padding()
             self.memory = _first_memory(setup.images, padding, setup.seed).to(self.device)
         if block_noise:
             self.scalars.append(self.noise_scales)
@@ -112,6 +112,11 @@ class Apart(Method):
         """The optimiser's momentum, which falls while the learning rate rises."""
         return self._momentum
 
+    @property
+    def compilable(self) -> bool:
+        """Unless block noise is added by hooks."""
+        return not self.sites
+
     def recipe(self) -> dict[str, Any]:
         """The options, with the radii as they were understood."""
         eps, step = self.options.radii(self.setup)
@@ -122,7 +127,8 @@ class Apart(Method):
         if step.epoch != self._epoch:
             self._epoch = step.epoch
             self._trace.zero_()
-        crop = Crop.draw(batch.index, step.seed, step.epoch) if self.setup.augment else None
+        augment = self.setup.augment
+        crop = augment and augment.window(batch.index, step.seed, step.epoch)
         rows, remembered, start = None, None, torch.zeros_like(batch.x)
         if self.memory is not None:
             rows = torch.tensor([self._row[i] for i in batch.index.tolist()], device=self.device)
@@ -163,6 +169,18 @@ class Apart(Method):
             )
         del self._pass
         self._ascend(step)
+
+    def _checked_padding(self) -> int:
+        """Padding of the images, hence of the memory, which follows crops and flips alone."""
+        augment = self.setup.augment
+        if augment is None:
+            return 0
+        if augment.rotate or augment.cutout:
+            raise InputError(
+                f"--augment {augment}: the memory of APART follows crops and flips only; leave "
+                "rotate and cutout out, or pass --memory False"
+            )
+        return augment.crop
 
     def _ascend(self, step: Step) -> None:
         """One step of the scalars up the loss, less their L2 term."""

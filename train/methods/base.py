@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack
+from ridgeline.train.data.augmentation import Augmentation
 from ridgeline.train.data.examples import Batch, Images
 from ridgeline.train.evaluation import Scores, scores_of_networks
 from ridgeline.train.optimizers import OptimizerSpec
@@ -64,7 +65,7 @@ class Setup:
     rate: Schedule | None = None
     momentum: Schedule | None = None
     clock: str = "epoch"
-    augment: bool = False
+    augment: Augmentation | None = None
     seed: int = 0
     device: torch.device | str = "cpu"
     fresh: Callable[[int], nn.Module] | None = None
@@ -99,6 +100,8 @@ class Method(ABC):
     followers: Mapping[str, Average] = MappingProxyType({})
     snapshot_names: tuple[str, ...] = ()
     border: float = 0.0  # value around images that are cropped
+    #: by the name of a data set, where the method's own paper differs from the usual augmentation
+    augmentations: ClassVar[Mapping[str, Augmentation | None]] = MappingProxyType({})
 
     def __init__(
         self, network: nn.Module, setup: Setup | None = None, options: Options | None = None
@@ -122,6 +125,16 @@ class Method(ABC):
     def momentum(self) -> Schedule | None:
         """The optimiser's momentum over the run; None: its own."""
         return self.setup.momentum
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a batch's gradients are the mean of its parts', taken one after the other."""
+        return type(self).backward is Method.backward
+
+    @property
+    def compilable(self) -> bool:
+        """Whether its network is called as a whole, without hooks that a compiler would miss."""
+        return True
 
     @property
     def clock(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 from ridgeline.models.errors import InputError
 from ridgeline.models.stages import CLASSIFIER, STEM, stages
 from ridgeline.train.attacks import away_from_clean
+from ridgeline.train.data.augmentation import CROP_AND_FLIP
 from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Noise, Purpose, stream
 from ridgeline.train.losses import divergence
@@ -41,6 +44,7 @@ class Cure(Method):
     """
 
     options_type = CureOptions
+    augmentations: ClassVar = {"svhn": CROP_AND_FLIP}
     options: CureOptions
 
     def __init__(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ridgeline.models.errors import InputError
+from ridgeline.train.data.augmentation import PADDING, Augmentation
 from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Noise, Purpose
 from ridgeline.train.losses import divergence
@@ -150,6 +151,10 @@ class Fomo(Method):
     """
 
     options_type = FomoOptions
+    augmentations: ClassVar = {
+        "cifar10": Augmentation(crop=PADDING, border="reflect", flip=True),
+        "cifar100": Augmentation(crop=PADDING, flip=True, rotate=15.0),
+    }  # of the code it builds on
     options: FomoOptions
 
     def __init__(

@@ -1,0 +1,136 @@
+"""How a training step is computed: rounding, compilation, memory. Every choice is recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from ridgeline.models.errors import InputError, reason_of
+from ridgeline.train.methods.base import Method
+from ridgeline.train.options import Opt, Options
+
+Precision = Annotated[
+    str,
+    Opt("of training steps (scores are taken in float32)",
+        choices={"float32": "", "tf32": "10-bit products on CUDA", "bf16": "autocast"}),
+]  # fmt: skip
+Compile = Annotated[bool, Opt("torch.compile the network")]
+ChannelsLast = Annotated[bool, Opt("keep images and filters channels last in memory")]
+Accumulate = Annotated[
+    int,
+    Opt("split every batch in so many parts and add their gradients: less memory, the same step; "
+        "BatchNorm sees the parts", low=1),
+]  # fmt: skip
+Deterministic = Annotated[bool, Opt("the same numbers from run to run on one CUDA device: slower")]
+
+
+@dataclass(frozen=True)
+class Acceleration(Options):
+    """How steps are computed; results differ between any two of these."""
+
+    precision: Precision = "float32"
+    compile: Compile = False
+    channels_last: ChannelsLast = False
+    accumulate: Accumulate = 1
+    deterministic: Deterministic = False
+
+    def check_device(self, device: torch.device) -> None:
+        """Raise InputError for what the device, or this machine, cannot do."""
+        if self.precision == "tf32" and device.type == "cpu":
+            raise InputError("--precision tf32 is for CUDA devices; use float32 or bf16 here")
+        if self.precision == "bf16" and device.type == "cuda" and not bf16_on(device):
+            raise InputError(f"--precision bf16: {device} has no bfloat16; use tf32 or float32")
+        if self.compile:
+            try:
+                torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
+            except Exception as error:  # of many kinds: no compiler, no headers, an old device
+                raise InputError(
+                    f"--compile does not work here ({reason_of(error)}); leave it out"
+                ) from None
+
+    def check_method(self, method: Method) -> None:
+        """Raise InputError for a method that cannot be computed so."""
+        if self.accumulate > 1 and not method.divisible:
+            raise InputError(
+                f"--accumulate {self.accumulate}: {method.label} does more with a batch's "
+                "gradients than add them; use a smaller --batch_size"
+            )
+        if self.compile and not method.compilable:
+            raise InputError(f"--compile: {method.label} reads its network's insides, which a "
+                             "compiled one does not show; leave it out")  # fmt: skip
+
+    def parts(self, places: Tensor) -> list[Tensor]:
+        """A batch's positions in `accumulate` nearly equal parts, fewer for a small batch."""
+        return list(places.tensor_split(min(self.accumulate, len(places))))
+
+    def prepare(self, network: nn.Module) -> None:
+        """Bring a network, already on its device, into the layout; compile it in place."""
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)
+        if self.compile:
+            network.compile()  # in place: the keys of its state dict stay
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """Images in the layout of the network."""
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager:
+        """For a forward pass. No cast is kept: weights move within a step, and after it."""
+        if self.precision != "bf16":
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+
+    @contextlib.contextmanager
+    def rounding(self) -> Iterator[None]:
+        """TF32 inside if it was asked for: in forward and backward passes, never in scores."""
+        if self.precision != "tf32":
+            yield
+            return
+        before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+            torch.backends.cudnn.allow_tf32 = convolutions
+
+    @contextlib.contextmanager
+    def kernels(self, device: torch.device) -> Iterator[None]:
+        """How kernels are chosen inside: by trying (CUDA), or, asked so, deterministic ones only.
+
+        Raises InputError for an operation that has no deterministic kernel.
+        """
+        if not self.deterministic:
+            before = torch.backends.cudnn.benchmark
+            torch.backends.cudnn.benchmark = device.type == "cuda"
+            try:
+                yield
+            finally:
+                torch.backends.cudnn.benchmark = before
+            return
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
+        before = torch.are_deterministic_algorithms_enabled()
+        chosen = torch.backends.cudnn.benchmark
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+        try:
+            yield
+        except RuntimeError as error:
+            if "deterministic" not in str(error):
+                raise
+            raise InputError(f"--deterministic: {reason_of(error)}; leave it out") from None
+        finally:
+            torch.use_deterministic_algorithms(before)
+            torch.backends.cudnn.benchmark = chosen
+
+
+def bf16_on(device: torch.device) -> bool:
+    """Whether a CUDA device computes in bfloat16 itself."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)

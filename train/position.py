@@ -1,0 +1,121 @@
+"""Where a training run stands: its sums over the epoch, its finiteness, its state on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ridgeline.train.files.run_files import RunFiles
+from ridgeline.train.finite import finiteness
+from ridgeline.train.methods.base import Method
+
+#: steps between two questions to an accelerator, which waits for nothing in between
+_ASK_EVERY = 50
+
+
+class Position:
+    """How far the current epoch is: examples done and running sums over them, on the device.
+
+    Reading `loss`, `accuracy` or `stored` waits for the device; adding does not.
+    """
+
+    def __init__(self, epoch: int = 0, *, metrics: list[dict] | None = None):
+        self.epoch, self.metrics = epoch, metrics if metrics is not None else []
+        self.done = 0
+        self._loss_sum: Tensor | float = 0.0
+        self._correct: Tensor | float = 0
+
+    def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
+        """Mean loss () and number of hits () of `count` more examples."""
+        self._loss_sum = loss.detach().double() * count + self._loss_sum
+        self._correct = correct.detach().double() + self._correct
+        self.done += count
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the epoch so far."""
+        return float(self._loss_sum) / self.done
+
+    @property
+    def accuracy(self) -> float:
+        """Share of hits so far; NaN where outputs are no classes."""
+        return float(self._correct) / self.done
+
+    def stored(self) -> dict[str, Any]:
+        """Plain numbers, for the state on disk."""
+        return {
+            "epoch": self.epoch, "metrics": self.metrics, "done": self.done,
+            "correct": float(self._correct), "loss_sum": float(self._loss_sum),
+        }  # fmt: skip
+
+    @classmethod
+    def restored(cls, stored: dict[str, Any]) -> Position:
+        """From `stored()`."""
+        found = cls(stored["epoch"], metrics=stored["metrics"])
+        found.done = stored["done"]
+        found._correct, found._loss_sum = stored["correct"], stored["loss_sum"]
+        return found
+
+
+class Failure(NamedTuple):
+    """The first step (counted from 0 over the run) that was not finite, and its loss."""
+
+    number: int
+    loss: float
+
+
+class Watch:
+    """Notes on the device which step first had a loss or weights that were not finite."""
+
+    def __init__(self, tensors: Sequence[Tensor], device: torch.device):
+        self.tensors = tensors
+        self.every = 1 if device.type == "cpu" else _ASK_EVERY
+        self._number = torch.full((), -1, dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+
+    def note(self, loss: Tensor, number: int) -> None:
+        """After a step: its loss (), and its number."""
+        broken = ~(loss.isfinite() & finiteness(self.tensors, loss.device))
+        first = broken & (self._number < 0)
+        self._number = torch.where(first, number, self._number)
+        self._loss = torch.where(first, loss.double(), self._loss)
+
+    def due(self, number: int) -> bool:
+        """Whether it is time to ask."""
+        return (number + 1) % self.every == 0
+
+    def failure(self) -> Failure | None:
+        """The first step that was not finite; waits for the device."""
+        number = int(self._number)
+        return None if number < 0 else Failure(number, float(self._loss))
+
+
+def save_state(
+    files: RunFiles, method: Method, optim: torch.optim.Optimizer, position: Position
+) -> None:
+    """Write what resuming needs."""
+    state = {
+        "recipe": files.recipe,
+        "position": position.stored(),
+        "network": method.network.state_dict(),
+        "method": method.state(),
+        "optimizer": optim.state_dict(),
+        "rng": torch.get_rng_state(),
+    }
+    if torch.cuda.is_initialized():
+        state["cuda_rng"] = torch.cuda.get_rng_state_all()
+    files.save_state(state)
+
+
+def restore(state: dict, method: Method, optim: torch.optim.Optimizer) -> Position:
+    """Put a run back to where `save_state` found it."""
+    method.network.load_state_dict(state["network"])
+    method.load_state(state["method"])
+    optim.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
+    if "cuda_rng" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    return Position.restored(state["position"])
