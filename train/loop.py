@@ -23,6 +23,7 @@ from ridgeline.train.precision import exact
 from ridgeline.train.progress import progress
 from ridgeline.train.schedules.shapes import Constant, Schedule
 from ridgeline.train.undisturbed import undisturbed
+from ridgeline.train.watching import EVERY_EPOCH, Watch, warn_of_constant
 
 
 class Diverged(InputError):
@@ -97,6 +98,7 @@ def fit(
     keep_epochs: Collection[int] = (),
     eval_batch_size: int = 500,
     state_seconds: float = 60.0,
+    watch: Watch = EVERY_EPOCH,
 ) -> list[dict]:
     """Train and return the metrics of every epoch: its rate, budget and so on at its last step.
 
@@ -106,7 +108,9 @@ def fit(
     start, between batches every `state_seconds` and after every epoch: a run killed at any moment
     resumes (with `resume`, from `RunFiles.prepare`) to bit-identical weights on the CPU. With
     `validation` the network (and every copy) of the best robust, else clean, accuracy there is
-    kept. Raises `Diverged` at the first step whose loss or weights are not finite.
+    kept. `watch` says which epochs are evaluated, all unless told otherwise and always the last,
+    and what is looked at then; only they can be the best. Raises `Diverged` at the first step whose
+    loss or weights are not finite.
     """
     rate = lr_schedule or method.rate or Constant(start_v=optimizer.lr)
     momentum = momentum_schedule or method.momentum
@@ -167,12 +171,11 @@ def fit(
                     saved = time.monotonic()
             _keep(files, method.end_epoch(epoch), epoch + 1)
             step = ticks.last(epoch)
-            scores = [
-                score.summary(f"{part}_{name}")
-                for part, held_out in (("val", validation), ("test", test_images))
-                if held_out is not None
-                for name, score in method.evaluate(held_out, step, eval_batch_size).items()
-            ]
+            seen, held_out = {}, {"val": validation, "test": test_images}
+            if due := watch.due(epoch, epochs):
+                looking = time.monotonic()
+                seen = watch.look(method, images, held_out, step, eval_batch_size)
+                seen["eval_seconds"] = time.monotonic() - looking
             line = joined(
                 {
                     "epoch": epoch + 1,
@@ -181,14 +184,15 @@ def fit(
                 },
                 method.metrics(step),
                 {"train_loss": position.loss, "train_accuracy": position.accuracy},
-                *scores,
+                seen,
                 {"seconds": time.monotonic() - began},
             )
             metrics.append(line)
+            warn_of_constant(metrics)
             if files is not None:
                 if epoch + 1 in keep_epochs:
                     _save_all(files, method, epoch + 1)
-                if validation is not None:
+                if validation is not None and due:
                     _save_best(files, method, metrics)
                 # the state before the metrics: a run killed between them must still resume
                 _save_state(files, method, optim, _Position(epoch + 1, metrics=metrics))

@@ -16,7 +16,7 @@ from ridgeline.landscape.result import load_result
 from ridgeline.train.files.checkpoint import load_checkpoint
 
 #: measured times: no two runs take equally long
-TIMES = {"seconds"}
+TIMES = {"seconds", "eval_seconds"}
 
 
 def compare(first: Path, second: Path) -> dict[str, float]:
@@ -25,7 +25,7 @@ def compare(first: Path, second: Path) -> dict[str, float]:
     0 means that every number is the same. Infinity stands for another shape, type or text, for
     what one of the files lacks, and for a number where the other has NaN or infinity.
     Tensors of weights are measured by their largest entry, since single weights are near zero by
-    chance; numbers of results and metrics each by itself. `seconds` are left out.
+    chance; numbers of results and metrics each by itself. Times (`TIMES`) are left out.
     """
     read, measure = {
         ".nc": (_numbers_of_result, apart),

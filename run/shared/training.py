@@ -16,6 +16,7 @@ from ridgeline.models import InputError, code_of, is_external, published_width
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import attack_of
+from ridgeline.run.shared.watching import closing_lines, watch_of, watch_recipe
 from ridgeline.train.attacks import parse_attack
 from ridgeline.train.data.datasets import load_images
 from ridgeline.train.data.examples import Images
@@ -57,7 +58,9 @@ class Trainer:
         """The same for a run of other length without any attack and without validation."""
         rate = parse_rate(self.training.lr_schedule, self.setup.optimizer.lr, epochs)
         plain = {"attack": None, "eval_attack": None, "epochs": epochs, "rate": rate}
-        return replace(self, setup=replace(self.setup, **plain), validation=None)
+        training = replace(self.training, certify_size=0)
+        setup = replace(self.setup, **plain)
+        return replace(self, training=training, setup=setup, validation=None)
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,13 @@ class Run:
             validation=self.trainer.validation,
             keep_epochs=self.keep_epochs,
             lr_schedule=rate,
+            watch=watch_of(training, method, setup.images),
         )
         if training.overwrite:
             files.tidy()
         if metrics:
             print(summary(metrics[-1]))
+            print(closing_lines(metrics[-1]), end="")
         print(f"wrote {files.checkpoint('')}")
 
     def claim(self, anew: bool | None = None) -> tuple[RunFiles, dict | None]:
@@ -116,6 +121,7 @@ class Run:
         Raises InputError, with nothing touched, if others are in the way, or if the run is beyond
         an epoch whose checkpoint is wanted and was not kept.
         """
+        watch_of(self.trainer.training, self.method, self.trainer.images)
         files = RunFiles(self.folder, self.name, normal_form(self.recipe()))
         best = self.trainer.validation is not None
         files = files.holding(self.method, self.keep_epochs, best=best)
@@ -169,6 +175,7 @@ class Run:
             "augment": setup.augment,
             "seed": setup.seed,
             "streams": STREAMS,
+            **watch_recipe(trainer.training),
             **self.extra,
         }
 
@@ -245,7 +252,7 @@ def summary(line: dict[str, Any]) -> str:
     words = (
         f"{k} {v:.4g}" if isinstance(v, int | float) else f"{k} {v}"
         for k, v in line.items()
-        if not isinstance(v, dict)
+        if not isinstance(v, dict | bool)
     )
     return ", ".join(words)
 
