@@ -201,7 +201,7 @@ def fit(
         files.write_metrics(metrics)
         for name, weights in method.copies().items():
             files.save(name, weights)
-        files.save("", method.weights())
+        files.save("", method.weights(), beside=method.beside())
         files.path(".state").unlink(missing_ok=True)
     return metrics
 
@@ -220,7 +220,7 @@ def _diverged(
 
 
 def _save_all(files: RunFiles, method: Method, epoch: int) -> None:
-    files.save(f"{epoch}", method.weights(), epoch)
+    files.save(f"{epoch}", method.weights(), epoch, method.beside())
     for name, weights in method.copies().items():
         files.save(f"{name}_{epoch}", weights, epoch)
 
@@ -233,7 +233,8 @@ def _save_best(files: RunFiles, method: Method, metrics: list[dict]) -> None:
             k for w in ("target", "clean") if (k := f"val_{stem}{w}_accuracy") in metrics[-1]
         )
         if all(line.get(key, -1) < metrics[-1][key] for line in metrics[:-1]):
-            files.save(f"{stem}best", weights, metrics[-1]["epoch"])
+            beside = None if prefix else method.beside()
+            files.save(f"{stem}best", weights, metrics[-1]["epoch"], beside)
 
 
 def _keep(files: RunFiles | None, kept: Kept, epoch: int) -> None:

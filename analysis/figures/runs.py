@@ -85,6 +85,36 @@ def draw_certificate(metrics: Metrics) -> Figure:
     return _finish(figure, accuracy, gap)
 
 
+def draw_trace(metrics: Metrics) -> Figure:
+    """The generator of APART and its like over epochs: its scalars, what it reaches, how it learns.
+
+    Of a block's noise, relative to the size of what it disturbs, a line per block.
+    """
+    _needs(metrics, "generator_step", "train_apart (apart, fgsm or fgsm_plus)")
+    figure, grid = plt.subplots(2, 3, figsize=(PAGE, 4.2), layout="constrained")
+    scales, blocks, bounds, gain, agreement, slope = grid.flat
+    for label, lines, look in _looks(metrics):
+        faint = {**look, "ls": ":", "lw": 0.8}
+        _line(scales, lines, "generator_step", label=label, **look)
+        _line(scales, lines, "generator_memory_scale", **faint)
+        names = {k for m in lines for k in m if k.startswith("generator_noise_")}
+        for name in sorted(names):
+            _line(blocks, lines, name, **{**look, "lw": 0.6, "marker": ""})
+        _line(bounds, lines, "generator_saturated", **look)
+        _line(bounds, lines, "generator_clipped", **faint)
+        _line(gain, lines, "generator_gain", **look)
+        _line(agreement, lines, "generator_sign_agreement", **look)
+        _line(agreement, lines, "generator_memory", **faint)
+        _line(slope, lines, "generator_step_gradient", **look)
+    scales.set(title="step (memory's scale dotted)", ylabel="share of eps")
+    blocks.set(title="noise at block inputs", ylabel="share of their size")
+    bounds.set(title="at eps (clipped to [0,1] dotted)", ylabel="share of pixels")
+    gain.set(title="gain of the second pass", ylabel="loss [nat]")
+    agreement.set(title="sign agreement (|memory| dotted)", ylabel="mean")
+    slope.set(title="|slope| of the loss by the step", ylabel="nat per pixel range")
+    return _finish(figure, *grid.flat)
+
+
 def draw_tradeoff(metrics: Metrics) -> Figure:
     """Robust against clean test accuracy along every run; its best epoch is a star.
 
@@ -140,6 +170,7 @@ RUN_FIGURES: dict[str, Callable[[Metrics], Figure]] = {
     "gradients": draw_gradients,
     "magnitudes": draw_magnitudes,
     "certificate": draw_certificate,
+    "generator": draw_trace,
     "tradeoff": draw_tradeoff,
     "final": draw_final,
     "cost": draw_cost,

@@ -29,7 +29,7 @@ def compare(first: Path, second: Path) -> dict[str, float]:
     """
     read, measure = {
         ".nc": (_numbers_of_result, apart),
-        ".ckpt": (lambda path: load_checkpoint(path).tensors, _tensors_apart),
+        ".ckpt": (_numbers_of_checkpoint, _tensors_apart),
         ".jsonl": (_numbers_of_metrics, apart),
     }[first.suffix]
     one, two = read(first), read(second)
@@ -82,6 +82,12 @@ def _numeric(holder: xr.Dataset | xr.Variable) -> Iterator[tuple[str, np.ndarray
     for name, value in holder.attrs.items():
         if np.asarray(value).dtype.kind in "fciub":
             yield name, np.asarray(value)
+
+
+def _numbers_of_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The network's tensors, and those beside it."""
+    checkpoint = load_checkpoint(path)
+    return checkpoint.tensors | {f"beside {k}": v for k, v in checkpoint.beside().items()}
 
 
 def _numbers_of_metrics(path: Path) -> dict[str, np.ndarray]:

@@ -150,8 +150,9 @@ class Run:
         if last in files.lacking(last):
             for part in ("", *files.copies):
                 if files.checkpoint(part).exists():
-                    weights = load_checkpoint(files.checkpoint(part)).tensors
-                    files.save(f"{part}_{last}".lstrip("_"), weights, last)
+                    held = load_checkpoint(files.checkpoint(part))
+                    name = f"{part}_{last}".lstrip("_")
+                    files.save(name, held.tensors, last, held.beside())
         print(f"{files.checkpoint('')} is already trained by this recipe")
 
     def recipe(self) -> Recipe:

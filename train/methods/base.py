@@ -207,6 +207,13 @@ class Method(ABC):
         """The state dict that checkpoints hold, of the plain network that diagnostics load."""
         return self.network.state_dict()
 
+    def beside(self) -> dict[str, Tensor]:
+        """What checkpoints of the trained network hold beside it: what made its images, if learnt.
+
+        Not the first one, before the first step.
+        """
+        return {}
+
     def state(self) -> dict[str, Any]:
         """What resuming needs besides the network: the networks that follow."""
         return {name: average.state() for name, average in self.followers.items()}
