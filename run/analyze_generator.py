@@ -10,10 +10,9 @@ from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.command import computed, resumed
 from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.own_generator import Given, own_or
 from ridgeline.run.shared.same_data import check_same_data
-from ridgeline.train.attacks import FGSM, parse_attack
-
-Generator = Annotated[str | None, "attack that stands for the run's own; None: fgsm at --attack's"]
+from ridgeline.train.attacks import parse_attack
 
 
 def main(
@@ -23,23 +22,21 @@ def main(
     network: o.Network,
     machine: o.Machine,
     attack: Annotated[str, "the strong attack"] = o.PGD20,
-    generator: Generator = None,
+    generator: Given = None,
     subset_size: o.SubsetSize = None,
     options: StudyOptions,
     out_file: o.OutFile = None,
 ) -> None:
     """Transfer, robust accuracy, generator gap, gradient alignment, and how noise-like it is."""
     strong = parse_attack(attack)
-    own = FGSM(eps=strong.eps)
-    if generator is not None:
-        own = parse_attack(generator, "--generator", beside=strong.unit)
     subjects = networks.by_epoch(model2load, network)
     first, fixed = next(iter(subjects.values())), networks.open_network(reference, network)
     check_same_data(fixed, *subjects.values())
-    images, train = first.images("test", subset_size), first.images("train", options.train_size)
+    images = first.images("test", subset_size)
+    own, train, known_by = own_or(generator, strong, subjects, options)
     problems = {epoch: s.problem(images, None, machine) for epoch, s in subjects.items()}
     recipe = first.recipe(
-        "analyze_generator", images, strong, machine.seed, options, generator=repr(own),
+        "analyze_generator", images, strong, machine.seed, options, generator=known_by,
         checkpoint=[s.checkpoint.sha256 for s in subjects.values()], train=train.sha256,
         reference=fixed.checkpoint.sha256,
     )  # fmt: skip
@@ -47,7 +44,7 @@ def main(
     def compute(keep, tick):
         judge = fixed.problem(images, None, machine).resuming(keep)
         return study(resumed(problems, keep), judge, own, strong, train, tiles=options.tiles,
-                     ignore=options.ignore, tick=tick)  # fmt: skip
+                     block_noise=options.block_noise, ignore=options.ignore, tick=tick)  # fmt: skip
 
     path = networks.output_path(out_file, model2load[-1], "generator")
     total = 2 * len(problems) * (len(images) + len(train))

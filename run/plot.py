@@ -21,7 +21,9 @@ def main(
         str | None, "figure .png, .pdf or .svg, else the first two; None: beside the first file"
     ] = None,
     against: Annotated[
-        str | None, "what to draw against: rank, eps, epoch, ...; CURE's metrics: updated, ..."
+        str | None,
+        "what to draw against: rank, eps, epoch, ...; metrics: gradients, magnitudes, certificate, "
+        "generator, tradeoff, final, cost; CURE's: updated, ...",
     ] = None,
     view: Annotated[str | None, "a surface as contour (None), or as space: in 3-D"] = None,
     overwrite: Annotated[bool, "replace an existing figure"] = False,

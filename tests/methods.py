@@ -115,7 +115,7 @@ def content(folder: Path) -> dict[str, object]:
             found[path.name] = {k: v.tolist() for k, v in read.tensors.items()}, read.recipe
         elif path.suffix == ".jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found[path.name] = [{k: v for k, v in m.items() if k != "seconds"} for m in lines]
+            found[path.name] = [{k: v for k, v in m.items() if "seconds" not in k} for m in lines]
         elif path.suffix != ".lock":
             found[path.name] = None
     return found

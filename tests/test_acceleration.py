@@ -20,7 +20,7 @@ from ridgeline.train.files.run_files import RunFiles, read_state
 from ridgeline.train.loop import Diverged, fit
 from ridgeline.train.methods import METHODS, Setup
 from ridgeline.train.optimizers import parse_optimizer
-from ridgeline.train.position import Position, Watch
+from ridgeline.train.position import Guard, Position
 from ridgeline.train.stopping import Stopped, stoppable
 from ridgeline.train.undisturbed import undisturbed
 from tests.conftest import make_conv_bn, make_images, make_mlp
@@ -158,7 +158,7 @@ class OneStep(nn.Module):
 @pytest.mark.parametrize("every", [1, 2, 50])
 def test_divergence_names_its_step_however_seldom_the_device_is_asked(every, tmp_path, monkeypatch):
     """Sees a step of NaN in a saved state, and the name of the step at which one looked."""
-    monkeypatch.setattr(Watch, "due", lambda self, number: (number + 1) % every == 0)
+    monkeypatch.setattr(Guard, "due", lambda self, number: (number + 1) % every == 0)
     images = make_images(24)
     files = RunFiles(tmp_path, "a", {"x": 1})
     with pytest.raises(Diverged, match=r"epoch 1, step 3 of 6, with loss nan .* last finite"):
@@ -169,13 +169,13 @@ def test_divergence_names_its_step_however_seldom_the_device_is_asked(every, tmp
     assert state["position"]["done"] <= 8
 
 
-def test_watch_keeps_the_first_failure_and_its_loss():
+def test_the_guard_keeps_the_first_failure_and_its_loss():
     weight = torch.zeros(2)
-    watch = Watch([weight], torch.device("cpu"))
+    guard = Guard([weight], torch.device("cpu"))
     for number, (loss, entry) in enumerate([(1, 0), (2, torch.inf), (torch.nan, 0), (3, 0)]):
         weight[0] = entry
-        watch.note(torch.tensor(float(loss)), number)
-    assert watch.failure() == (1, 2.0)
+        guard.note(torch.tensor(float(loss)), number)
+    assert guard.failure() == (1, 2.0)
 
 
 def test_sums_on_the_device_are_those_of_pythons_floats():

@@ -15,13 +15,16 @@ from torch.nn import functional as F
 
 from ridgeline.analysis.training.generator import best_per_cycle, collapse, speckle, study
 from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.result import load_result
 from ridgeline.models import InputError, build_model
 from ridgeline.models.blocks import block_inputs
 from ridgeline.train.attacks import FGSM, PGD
 from ridgeline.train.data.augmentation import CROP_AND_FLIP, PADDING, Crop
-from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.data.noise import Noise
+from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
 from ridgeline.train.loop import fit
 from ridgeline.train.methods import Apart, Setup, Step
+from ridgeline.train.methods.apart_generator import Generator
 from ridgeline.train.methods.apart_options import ApartOptions
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.schedules.shapes import Triangle
@@ -255,6 +258,67 @@ def test_a_generator_that_is_the_strong_attack_on_the_reference_has_strength_one
     assert float(ds["clean"][0]) == 1
 
 
+@pytest.mark.parametrize("augment", [None, CROP_AND_FLIP])
+@pytest.mark.parametrize(
+    "options", [{}, {"memory": False}, {"method": "fgsm", "max_lr_alpha": 5e-8}]
+)
+def test_the_generator_of_a_checkpoint_is_the_run_s_own(options, augment, tmp_path):
+    """Sees a generator freshly made, another image's memory, a border left on, a step not saved."""
+    images = make_images(9).take(torch.tensor([7, 1, 4, 8, 2]))
+    plain = {} if options.get("method") == "fgsm" else {"layerwise": False}
+    method = apart(make_mlp(), images, augment=augment, **plain, **options)
+    with torch.no_grad():
+        method.step_size.fill_(0.03)
+        method.memory_scale.fill_(0.05)
+    batch = batch_of(images)
+    if method.memory is not None:
+        method.memory.copy_(torch.rand(method.memory.shape) * 2 - 1)
+    path = tmp_path / "run.ckpt"
+    save_checkpoint(path, method.weights(), {"a": 1}, method.beside())
+    saved = load_checkpoint(path)
+    assert saved.tensors.keys() == method.network.state_dict().keys()
+    assert saved.sha256 == _bare_digest(method, tmp_path)
+    noise = Noise(0, batch.index)
+    found = [Generator.of(saved.beside(), images), method.training_attack(STEP)]
+    found = [own(method.network, batch.x, batch.y, noise) for own in found]
+    assert torch.equal(*found)
+    if not augment:
+        method.loss(batch, STEP)
+        assert torch.equal(found[0], method._pass[5].detach())
+    blank = Generator.of(saved.beside())
+    assert blank == blank.forgetful()
+    if method.memory is not None:
+        p = PADDING if augment else 0
+        start = 0.05 * method.memory[1, ..., p : p + 6, p : p + 6]
+        own = Generator.of(saved.beside(), images)
+        torch.testing.assert_close(own.start(batch.x, batch.index)[1].float(), start)
+        with pytest.raises(InputError, match="remembers other images"):
+            Generator.of(saved.beside(), make_images(9))
+
+
+def _bare_digest(method, folder) -> str:
+    """The digest of the same network alone."""
+    save_checkpoint(folder / "bare.ckpt", method.weights(), {"a": 1})
+    assert load_checkpoint(folder / "bare.ckpt").beside() == {}
+    return load_checkpoint(folder / "bare.ckpt").sha256
+
+
+def test_block_noise_of_a_checkpoint_is_that_of_training(images):
+    """Sees block noise of another site, sign or size: the logits of the second pass are exact."""
+    method = apart(network(), images, memory=False)
+    method.network.eval()  # a batch's own statistics would be another network's
+    with torch.no_grad():
+        method.step_size.fill_(0.03)
+        method.noise_scales.copy_(torch.linspace(0.01, 0.2, 8))
+    batch, own = batch_of(images), Generator.of(method.beside())
+    _, logits = method.loss(batch, STEP)
+    got = own.noisy(method.network, method.sites, batch.x, batch.y, batch.index)
+    torch.testing.assert_close(got, logits.detach(), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(got, method.network(own(method.network, batch.x, batch.y)))
+    with pytest.raises(InputError, match="8 blocks, the network 0"):
+        own.noisy(method.network, {}, batch.x, batch.y, batch.index)
+
+
 def test_noise_and_shapes_are_told_apart():
     torch.manual_seed(0)
     noise = speckle(torch.randn(50, 1, 28, 28))
@@ -308,9 +372,23 @@ def test_commands_from_training_to_figures(run_command, tmp_path):
     done = run_command(
         "analyze_generator", "--model2load", "runs/apart_1.ckpt,runs/apart_2.ckpt", "--reference",
         "runs/pgd.ckpt", "--subset_size", "30", "--train_size", "30", "--attack", RUN[-1],
-        "--cycle_epochs", "1", "--out_file", "g.nc", check=True,
+        "--cycle_epochs", "1", "--block_noise", "True", "--out_file", "g.nc", check=True,
     )  # fmt: skip
     assert "first collapse" in done.stdout
+    ds = load_result(tmp_path / "g.nc")
+    np.testing.assert_allclose(ds["step"], [m["generator_step"] for m in lines], rtol=1e-6)
+    assert ds["noisy_train"].shape == (2,)
+    refused = run_command("analyze_generator", "--model2load", "runs/apart_1.ckpt", "--reference",
+                          "runs/pgd.ckpt", "--generator", "name=fgsm,eps=0.2", "--block_noise",
+                          "True", "--out_file", "i.nc")  # fmt: skip
+    assert (refused.returncode, "no --generator" in refused.stderr) == (2, True)
+    run_command("plot", "--result", "runs/apart.jsonl,runs/fgsm.jsonl", "--against", "generator",
+                "--out_file", "trace", check=True)  # fmt: skip
+    refused = run_command("plot", "--result", "runs/pgd.jsonl", "--against", "generator")
+    assert (refused.returncode, "train_apart" in refused.stderr) == (2, True)
+    run_command("train_apart", *RUN, "--model_name", "light", "--save_memory", "False", check=True)
+    beside = load_checkpoint(tmp_path / "runs/light_2.ckpt").beside()
+    assert sorted(beside) == ["eps", "memory_scale", "noise_scales", "step_size"]
     for against in ("epoch", "images"):
         run_command("plot", "--result", "g.nc", "--against", against, "--out_file", against,
                     check=True)  # fmt: skip

@@ -21,12 +21,13 @@ from ridgeline.train.finite import finite
 from ridgeline.train.losses import correctness
 from ridgeline.train.methods.base import Kept, Method, Step, joined
 from ridgeline.train.optimizers import OptimizerSpec
-from ridgeline.train.position import Failure, Position, Watch, restore, save_state
+from ridgeline.train.position import Failure, Guard, Position, restore, save_state
 from ridgeline.train.precision import exact
 from ridgeline.train.progress import progress
 from ridgeline.train.schedules.shapes import Constant, Schedule
 from ridgeline.train.stopping import Stopped, asked, deferred
 from ridgeline.train.undisturbed import undisturbed
+from ridgeline.train.watching import EVERY_EPOCH, Watch, warn_of_constant
 
 _PLAIN = Acceleration()
 #: seconds after which an epoch's steps are saved before it is scored
@@ -106,6 +107,7 @@ def fit(
     eval_batch_size: int = 500,
     state_seconds: float = 60.0,
     acceleration: Acceleration = _PLAIN,
+    watch: Watch = EVERY_EPOCH,
 ) -> list[dict]:
     """Train and return the metrics of every epoch: its rate, budget and so on at its last step.
 
@@ -115,9 +117,11 @@ def fit(
     start, between batches every `state_seconds` and after every epoch: a run killed at any moment
     resumes (with `resume`, from `RunFiles.prepare`) to bit-identical weights on the CPU. With
     `validation` the network (and every copy) of the best robust, else clean, accuracy there is
-    kept. Raises `Diverged` for the first step whose loss or weights are not finite: on a CPU at
+    kept. `watch` says which epochs are evaluated, all unless told otherwise and always the last,
+    and what is looked at then; only they can be the best. Small image sets stay on the device as
+    bytes. Raises `Diverged` for the first step whose loss or weights are not finite: on a CPU at
     once, on an accelerator within 50 steps and before a state is written. On SIGTERM the state is
-    written and `stopping.Stopped` raised. Small image sets stay on the device as bytes.
+    written and `stopping.Stopped` raised.
     """
     device = torch.device(device)
     rate = lr_schedule or method.rate or Constant(start_v=optimizer.lr)
@@ -140,7 +144,7 @@ def fit(
             files.save("init", method.weights(), 0)
             save_state(files, method, optim, start)
     # buffers that are infinite from the start, such as attention masks, tell nothing
-    watch = Watch([t for t in method.network.state_dict().values() if finite([t])], device)
+    guard = Guard([t for t in method.network.state_dict().values() if finite([t])], device)
     metrics, classes = start.metrics, getattr(images, "num_classes", None)
     dtype = next(method.network.parameters()).dtype
     saved = time.monotonic()
@@ -148,7 +152,7 @@ def fit(
     def save(position: Position) -> None:
         """The state, unless it is not finite: then the one before is the last good one."""
         nonlocal saved
-        if (failure := watch.failure()) is not None:
+        if (failure := guard.failure()) is not None:
             raise _diverged(failure, ticks, rate, files)
         if files is not None:
             save_state(files, method, optim, position)
@@ -184,12 +188,12 @@ def fit(
                         share = loss if len(part) == len(places) else loss * len(part) / len(places)
                         total = share if total is None else total + share
                     optim.step()
-                    watch.note(total, step.number)
-                    if watch.due(step.number) and (failure := watch.failure()) is not None:
+                    guard.note(total, step.number)
+                    if guard.due(step.number) and (failure := guard.failure()) is not None:
                         raise _diverged(failure, ticks, rate, files)
                     method.after_step(step)
                     bar.update(len(places))
-                    if watch.due(step.number):
+                    if guard.due(step.number):
                         bar.set_postfix(epoch=epoch + 1, loss=f"{position.loss:.3f}", refresh=False)
                     if files is not None and time.monotonic() - saved > state_seconds:
                         save(position)
@@ -201,12 +205,11 @@ def fit(
                     save(position)
             _keep(files, method.end_epoch(epoch), epoch + 1)
             step = ticks.last(epoch)
-            scores = [
-                score.summary(f"{part}_{name}")
-                for part, held_out in (("val", validation), ("test", test_images))
-                if held_out is not None
-                for name, score in method.evaluate(held_out, step, eval_batch_size).items()
-            ]
+            seen, held_out = {}, {"val": validation, "test": test_images}
+            if due := watch.due(epoch, epochs):
+                looking = time.monotonic()
+                seen = watch.look(method, images, held_out, step, eval_batch_size)
+                seen["eval_seconds"] = time.monotonic() - looking
             line = joined(
                 {
                     "epoch": epoch + 1,
@@ -215,16 +218,17 @@ def fit(
                 },
                 method.metrics(step),
                 {"train_loss": position.loss, "train_accuracy": position.accuracy},
-                *scores,
+                seen,
                 {"seconds": time.monotonic() - began},
             )
-            if (failure := watch.failure()) is not None:
+            if (failure := guard.failure()) is not None:
                 raise _diverged(failure, ticks, rate, files)
             metrics.append(line)
+            warn_of_constant(metrics)
             if files is not None:
                 if epoch + 1 in keep_epochs:
                     _save_all(files, method, epoch + 1)
-                if validation is not None:
+                if validation is not None and due:
                     _save_best(files, method, metrics)
                 # the state before the metrics: a run killed between them must still resume
                 save(Position(epoch + 1, metrics=metrics))
@@ -233,7 +237,7 @@ def fit(
         files.write_metrics(metrics)
         for name, weights in method.copies().items():
             files.save(name, weights)
-        files.save("", method.weights())
+        files.save("", method.weights(), beside=method.beside())
         files.path(".state").unlink(missing_ok=True)
     return metrics
 
@@ -264,7 +268,7 @@ def _diverged(failure: Failure, ticks: Clock, rate: Schedule, files: RunFiles | 
 
 
 def _save_all(files: RunFiles, method: Method, epoch: int) -> None:
-    files.save(f"{epoch}", method.weights(), epoch)
+    files.save(f"{epoch}", method.weights(), epoch, method.beside())
     for name, weights in method.copies().items():
         files.save(f"{name}_{epoch}", weights, epoch)
 
@@ -277,7 +281,8 @@ def _save_best(files: RunFiles, method: Method, metrics: list[dict]) -> None:
             k for w in ("target", "clean") if (k := f"val_{stem}{w}_accuracy") in metrics[-1]
         )
         if all(line.get(key, -1) < metrics[-1][key] for line in metrics[:-1]):
-            files.save(f"{stem}best", weights, metrics[-1]["epoch"])
+            beside = None if prefix else method.beside()
+            files.save(f"{stem}best", weights, metrics[-1]["epoch"], beside)
 
 
 def _keep(files: RunFiles | None, kept: Kept, epoch: int) -> None:

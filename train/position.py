@@ -67,7 +67,7 @@ class Failure(NamedTuple):
     loss: float
 
 
-class Watch:
+class Guard:
     """Notes on the device which step first had a loss or weights that were not finite."""
 
     def __init__(self, tensors: Sequence[Tensor], device: torch.device):

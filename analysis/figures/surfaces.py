@@ -214,11 +214,17 @@ def draw_distance(results: Results, axes: Axes | None = None) -> Figure:
 def draw_training(metrics: Mapping[str, list[dict]], axes: Axes | None = None) -> Figure:
     """Training loss per epoch of several runs, with the level of chance, ln of their classes.
 
-    Runs of data sets with different numbers of classes have no such level in common.
+    Runs of data sets with different numbers of classes have no such level in common. Crosses are
+    epochs whose network gives all images one class.
     """
     axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
     for label, lines in metrics.items():
-        axes.plot([m["epoch"] for m in lines], [m["train_loss"] for m in lines], label=label)
+        (line,) = axes.plot(
+            [m["epoch"] for m in lines], [m["train_loss"] for m in lines], label=label
+        )
+        flat = [m for m in lines if m.get("constant_classifier")]
+        axes.plot([m["epoch"] for m in flat], [m["train_loss"] for m in flat], "x", ms=4,
+                  color=line.get_color())  # fmt: skip
     classes = {m.get("classes") for lines in metrics.values() for m in lines}
     if len(classes) == 1 and (count := classes.pop()):
         axes.axhline(np.log(count), color="0.6", ls="--", lw=0.8, label=f"chance, ln {count}")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ridgeline.analysis.figures.runs import RUN_FIGURES
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, headroom
 from ridgeline.models.errors import InputError, unknown
 
@@ -89,30 +90,38 @@ def _reliability(axes: Axes, ds: xr.Dataset, color: str) -> None:
 
 
 def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
-    """Robust accuracy, curvature and flatness over the same epochs, a colour per run.
+    """Robust accuracy, gradients, distance, curvature, flatness by epoch, a colour per run.
 
-    Accuracy: test solid, training (adversarial images) dotted, the best epoch as a star. Flatness:
+    Accuracy: test solid, training (adversarial images) dotted, the best epoch as a star. Norm of
+    the gradient by the weights: of the robust loss solid, of the clean loss dotted. Flatness:
     random directions with circles, steepest with crosses, on a scale linear around 0.
     """
     del axes
-    figure, grid = plt.subplots(2, 2, figsize=(PAGE, 4.6), layout="constrained", sharex=True)
-    accuracy, curvature, trace, flatness = grid.flat
+    figure, grid = plt.subplots(2, 3, figsize=(PAGE, 4.2), layout="constrained", sharex=True)
+    accuracy, gradients, distance, curvature, trace, flatness = grid.flat
     for number, (label, ds) in enumerate(results.items()):
         look = _look(number)
         color = look["color"]
         if "robust_test" in ds:
-            accuracy.plot(ds["every_epoch"], ds["robust_test"], label=label, **look)
+            judged = ds["robust_test"].dropna("every_epoch")
+            accuracy.plot(judged["every_epoch"], judged, label=label, **look)
             accuracy.plot(ds["every_epoch"], ds["robust_train"], color=color, lw=0.7, ls=":")
             best = ds["robust_test"].sel(every_epoch=ds["best_epoch"])
             accuracy.plot(ds["best_epoch"], best, "*", color=color, ms=7)
         else:
             accuracy.plot(ds["epoch"], ds["accuracy"], marker="o", label=label, **look)
+        if "gradient_norm" in ds:
+            gradients.plot(ds["epoch"], ds["gradient_norm"], marker="o", **look)
+            gradients.plot(ds["epoch"], ds["clean_gradient_norm"], color=color, lw=0.7, ls=":")
+        distance.plot(ds["epoch"], ds["relative_distance"], marker="o", **look)
         curvature.plot(ds["epoch"], ds["lambda_max"], marker="o", **look)
         _banded(trace, ds, "trace", color)
         _banded(flatness, ds, "flatness", color)
         flatness.plot(ds["epoch"], ds["sharpness"], "x:", color=color, lw=0.7)
     accuracy.set(ylabel="robust accuracy (training dotted)")
-    curvature.set(ylabel="largest eigenvalue", yscale="log")
+    gradients.set(ylabel="gradient norm [nat] (clean dotted)", yscale="log")
+    distance.set(ylabel="distance from the start / its norm")
+    curvature.set(ylabel="largest eigenvalue", xlabel="epoch", yscale="log")
     trace.set(ylabel="trace", xlabel="epoch", yscale="log")
     first = next(iter(results.values()))
     flatness.set(ylabel="rise of the robust loss [nat]", xlabel="epoch")
@@ -166,9 +175,10 @@ def draw_weights(metrics: Mapping[str, list[dict]], what: str) -> Figure:
     held = {key for lines in metrics.values() for line in lines for key, value in line.items()
             if isinstance(value, dict)}  # fmt: skip
     if not held:
-        raise InputError(f"these metrics hold nothing per tensor to draw against {what!r}")
+        raise InputError(f"these metrics hold nothing per tensor to draw against {what!r}; they "
+                         f"can be drawn against {', '.join(RUN_FIGURES)}")  # fmt: skip
     if what not in held:
-        raise unknown("--against for these metrics", what, held)
+        raise unknown("--against for these metrics", what, {*held, *RUN_FIGURES})
     figure, grid = plt.subplots(1, len(metrics), squeeze=False, layout="constrained", sharey=True,
                                 figsize=(COLUMN + 2.2 * (len(metrics) - 1), 3.8))  # fmt: skip
     tables = {}

@@ -22,6 +22,7 @@ from ridgeline.train.attacks import Attack
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.noise import Noise, Purpose
 from ridgeline.train.losses import predicted
+from ridgeline.train.methods.apart_generator import Generator
 from ridgeline.train.options import Opt, Options
 from ridgeline.train.parts.layer_inputs import reading_inputs
 from ridgeline.train.precision import exact
@@ -37,6 +38,10 @@ class StudyOptions(Options):
         int,
         Opt("training images for the gap of own and strong attack", low=1, decides=False),
     ] = 1000
+    block_noise: Annotated[
+        bool,
+        Opt("also the accuracy on training images under the run's own noise at block inputs"),
+    ] = False
     tiles: Annotated[int, Opt("images whose perturbations are kept for the picture", low=1)] = 4
     ignore: Annotated[int, Opt("first epochs that cannot count as a collapse", low=0)] = 0
     cycle_epochs: Annotated[
@@ -48,15 +53,21 @@ class StudyOptions(Options):
 def study(
     epochs: Mapping[int, Problem],
     reference: Problem,
-    generator: Attack,
+    generator: Attack | Mapping[int, Generator],
     strong: Attack,
     train_images: Images,
     *,
+    block_noise: bool = False,
     tiles: int = 4,
     ignore: int = 0,
     tick: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
     """Diagnostics D1 to D4 and D6 of APART (Li et al. 2020) over a run's networks by epoch.
+
+    `generator` is one attack, or by epoch what the run itself trained on: with its memory on
+    `train_images`, without on the problems' images, which it never saw. Then `step` is its step as
+    a share of eps, and with `block_noise` `noisy_train` the accuracy on `train_images` with its
+    noise at the block inputs too, as in training.
 
     Over `epoch`, on the problems' images: `transfer`, the accuracy of the fixed `reference` on what
     `generator` finds against that epoch's network; `strength` = (R - T) / (R - T_strong), 0 if the
@@ -73,14 +84,19 @@ def study(
     """
     rows: list[dict] = []
     pictures = []
+    by_epoch = generator if isinstance(generator, Mapping) else dict.fromkeys(epochs, generator)
+    if block_noise and not isinstance(generator, Mapping):
+        raise InputError("--block_noise is of a run's own generator, which has noise at blocks")
     for epoch, problem in epochs.items():
-        look = partial(_epoch, problem, reference, generator, strong, train_images, tiles, tick)
+        look = partial(_epoch, problem, reference, by_epoch[epoch], strong, train_images, tiles,
+                       block_noise, tick)  # fmt: skip
         row = dict(problem.keep(f"epoch {epoch}", look))
         pictures.append(np.asarray(row.pop("picture")))
         rows.append({name: float(value) for name, value in row.items()})
     like = next(iter(epochs.values()))
     first = next(like.images.batches(tiles, dtype=like.dtype)).x
-    level = _levels(reference, like, generator.eps, strong)
+    eps = next(iter(by_epoch.values())).eps
+    level = _levels(reference, like, eps, strong)
     white = above_half_nyquist(*like.images.image_shape[1:]).double().mean().item()
     ds = xr.Dataset(
         {
@@ -88,7 +104,7 @@ def study(
             "perturbation": (("epoch", "tile", "channel", "row", "column"), np.stack(pictures)),
             "image": (("tile", "channel", "row", "column"), first.numpy()),
             **level,
-            "eps": generator.eps,
+            "eps": eps,
             "white_high_share": white,
         },
         coords={"epoch": list(epochs)},
@@ -100,11 +116,12 @@ def study(
 
 def _epoch(
     problem: Problem, reference: Problem, generator: Attack, strong: Attack,
-    train_images: Images, tiles: int, tick: Callable[[int], None] | None,
+    train_images: Images, tiles: int, block_noise: bool, tick: Callable[[int], None] | None,
 ) -> dict[str, float | Tensor]:  # fmt: skip
     """What `study` tells of one epoch's network, and its first perturbations as `picture`."""
     clean, own, robust = (problem.under(attack) for attack in (None, generator, strong))
-    found = perturbations(problem, generator)
+    learnt = isinstance(generator, Generator)
+    found = perturbations(problem, generator.forgetful() if learnt else generator)
     row = _accuracy("transfer", _hits(reference, problem, found))
     row |= _accuracy("clean", clean.evaluate(tick=tick).correct)
     row |= _accuracy("robust", robust.evaluate(tick=tick).correct)
@@ -113,7 +130,22 @@ def _epoch(
     row["gap"] = row["own_train"] - row["strong_train"]
     row |= alignment(problem, generator.eps)
     row |= speckle(found)
+    if learnt:
+        row["step"] = generator.step / generator.eps
+    if block_noise:
+        row |= _accuracy("noisy_train", noisy_hits(problem.on(train_images), generator))
     return row | {"picture": found[:tiles]}
+
+
+@exact()
+def noisy_hits(problem: Problem, generator: Generator) -> Tensor:
+    """Which images (N,) the network gets right on what the generator does to pixels and blocks."""
+    sites = block_inputs(problem.network) if generator.noise_scales else {}
+    predict, found = problem.predict(problem.origin), []
+    for batch in problem.batches():
+        logits = generator.noisy(predict, sites, batch.x, batch.y, batch.index)
+        found.append((predicted(logits) == batch.y).cpu())
+    return torch.cat(found)
 
 
 def perturbations(problem: Problem, generator: Attack) -> Tensor:

@@ -58,7 +58,10 @@ def read_metrics(path: Path) -> list[dict]:
 
 def best_epoch(path: Path) -> dict:
     """The line of the epoch that validation chose; of several the first. Raises InputError."""
-    return max(read_metrics(path), key=lambda line: line["val_clean_accuracy"])
+    judged = [line for line in read_metrics(path) if "val_clean_accuracy" in line]
+    if not judged:
+        raise InputError(f"{path} holds no accuracy on a validation set (val_clean_accuracy)")
+    return max(judged, key=lambda line: line["val_clean_accuracy"])
 
 
 def _fits(key: str, value: Any) -> bool:

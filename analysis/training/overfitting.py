@@ -78,8 +78,9 @@ def best_and_last(lines: Sequence[dict], network: str = "") -> dict[str, float]:
 def recovery(lines: Sequence[dict], share: float = 0.99) -> np.ndarray:
     """Epochs after each forgetting until robust accuracy is `share` of what it was before.
 
-    1 is the first epoch after forgetting; NaN where it does not come back before the next one.
-    Phases are those that FOMO's metrics name; empty for other runs.
+    1 is the first epoch after forgetting; NaN where it does not come back before the next one, or
+    was never judged. Epochs that were not judged (--eval_freq) are passed over: "before" is the
+    last that was. Phases are those that FOMO's metrics name; empty for other runs.
     """
     robust = course(lines)["robust"]
     phases = [line.get("phase") for line in lines]
@@ -89,7 +90,9 @@ def recovery(lines: Sequence[dict], share: float = 0.99) -> np.ndarray:
     found = []
     for n, start in enumerate(starts):
         end = starts[n + 1] if n + 1 < len(starts) else len(lines)
-        back = np.flatnonzero(robust[start:end] >= share * robust[start - 1])
+        judged = robust[:start][np.isfinite(robust[:start])]
+        before = judged[-1] if len(judged) else math.nan
+        back = np.flatnonzero(robust[start:end] >= share * before)
         found.append(float(back[0] + 1) if len(back) else math.nan)
     return np.array(found)
 

@@ -16,6 +16,7 @@ from ridgeline.analysis.training.metrics import read_metrics
 from ridgeline.analysis.training.overfitting import best_and_last, course, networks_in
 from ridgeline.landscape.curvature.measures import SpectrumOptions, measure
 from ridgeline.landscape.curvature.operators import Hessian
+from ridgeline.landscape.gradient import loss_gradient
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.surfaces.scan import scan
 from ridgeline.landscape.weights.directions import random_direction
@@ -82,7 +83,8 @@ def trajectory(
     """Curvature, distance from the start and robust flatness of a run's networks, over `epoch`.
 
     Of the robust loss, adversarial images frozen: `lambda_max` with `residual` ||Hv - lambda v||,
-    `trace` with `trace_se`. `loss` and `accuracy` under the problem's attack. `distance` from the
+    `trace` with `trace_se`; `gradient_norm` of the robust and `clean_gradient_norm` of the clean
+    loss by the weights. `loss` and `accuracy` under the problem's attack. `distance` from the
     initial weights (l_2) and `relative_distance`. `flatness`: the rise of the robust loss, attacked
     anew, under filter-normalised random directions of length `radius`, mean over `directions` with
     its standard error `flatness_se` (Stutz et al. 2021, average case); `sharpness`: its rise where
@@ -96,7 +98,8 @@ def trajectory(
                        tick or (lambda n: None))  # fmt: skip
         row = problem.keep(f"epoch {epoch}", look)
         rows.append({name: float(value) for name, value in row.items()})
-    units = {"loss": "nat", "flatness": "nat", "sharpness": "nat"}
+    units = {"loss": "nat", "flatness": "nat", "sharpness": "nat", "gradient_norm": "nat",
+             "clean_gradient_norm": "nat"}  # fmt: skip
     ds = xr.Dataset(
         {name: ("epoch", [row[name] for row in rows],
                 {"units": units[name]} if name in units else {}) for name in rows[0]},
@@ -126,12 +129,15 @@ def _epoch(
         rises.append(problem.evaluate(there).loss - here.loss)
         tick(count)
     flatness, flatness_se = mean_and_error(np.array(rises))
-    moved = steepest(origin, hessian.gradient(), ascent)
+    slope = hessian.gradient()
+    moved = steepest(origin, slope, ascent)
+    _, clean = loss_gradient(problem.under(None))
     walked = norm(subtract(origin, initial))
     row = {
         "lambda_max": float(found["eigenvalue"][0]), "residual": float(found["residual"][0]),
         "trace": float(found["trace"]), "trace_se": float(found["trace_se"]),
         "loss": here.loss, "loss_se": here.loss_se, "accuracy": here.accuracy,
+        "gradient_norm": norm(slope), "clean_gradient_norm": clean.norm().item(),
         "distance": walked, "relative_distance": walked / norm(initial),
         "flatness": flatness, "flatness_se": flatness_se,
         "sharpness": problem.evaluate(moved).loss - here.loss,

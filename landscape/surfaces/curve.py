@@ -134,6 +134,10 @@ class CurveTraining(Method):
         """The curve through the current knots."""
         return curve(self.curve_type, self.network.points())
 
+    @property
+    def judged(self) -> None:
+        """A curve is no network: it is judged in its middle alone."""
+
     def _state(self, point: Point) -> dict[str, Tensor]:
         return {**point, **dict(self.network.named_buffers())}
 

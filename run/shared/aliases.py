@@ -82,7 +82,6 @@ ALIASES: dict[str, tuple[str, dict[str, Alias]]] = {
         "test_batch_size": _nothing("the evaluation chooses its own batches"),
         "log_interval": _nothing(_METRICS),
         "save_freq": _nothing("--epoch_ckpts names the epochs that are kept"),
-        "eval_freq": _nothing("every epoch is evaluated; --eval_size makes it cheaper"),
     }),
     "train_frequency": ("FFR", {
         "output_dir": Alias("out_folder"),

@@ -16,7 +16,7 @@ from ridgeline.landscape.result import load_result
 from ridgeline.train.files.checkpoint import load_checkpoint
 
 #: measured times: no two runs take equally long
-TIMES = {"seconds"}
+TIMES = {"seconds", "eval_seconds"}
 
 
 def compare(first: Path, second: Path) -> dict[str, float]:
@@ -25,11 +25,11 @@ def compare(first: Path, second: Path) -> dict[str, float]:
     0 means that every number is the same. Infinity stands for another shape, type or text, for
     what one of the files lacks, and for a number where the other has NaN or infinity.
     Tensors of weights are measured by their largest entry, since single weights are near zero by
-    chance; numbers of results and metrics each by itself. `seconds` are left out.
+    chance; numbers of results and metrics each by itself. Times (`TIMES`) are left out.
     """
     read, measure = {
         ".nc": (_numbers_of_result, apart),
-        ".ckpt": (lambda path: load_checkpoint(path).tensors, _tensors_apart),
+        ".ckpt": (_numbers_of_checkpoint, _tensors_apart),
         ".jsonl": (_numbers_of_metrics, apart),
     }[first.suffix]
     one, two = read(first), read(second)
@@ -82,6 +82,12 @@ def _numeric(holder: xr.Dataset | xr.Variable) -> Iterator[tuple[str, np.ndarray
     for name, value in holder.attrs.items():
         if np.asarray(value).dtype.kind in "fciub":
             yield name, np.asarray(value)
+
+
+def _numbers_of_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The network's tensors, and those beside it."""
+    checkpoint = load_checkpoint(path)
+    return checkpoint.tensors | {f"beside {k}": v for k, v in checkpoint.beside().items()}
 
 
 def _numbers_of_metrics(path: Path) -> dict[str, np.ndarray]:

@@ -145,6 +145,19 @@ class Training(Options):
     eval_size: Annotated[
         int | None, Opt("test examples scored after every epoch; None: all", low=1)
     ] = None
+    eval_freq: Annotated[
+        int, Opt("epochs between evaluations; the last epoch always is evaluated", low=1)
+    ] = 1
+    gradient_size: Annotated[
+        int,
+        Opt("training images on which the weights' gradient is measured then, clean and under "
+            "the attack of the evaluation; 0: none", low=0),
+    ] = 0  # fmt: skip
+    certify_size: Annotated[
+        int,
+        Opt("training images on which the attack of training is held against stronger ones then; "
+            "0: none", low=0),
+    ] = 0  # fmt: skip
     val_fraction: Annotated[
         float, Opt("share of the training images held out to choose NAME_best.ckpt; 0: none")
     ] = 0.0

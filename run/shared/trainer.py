@@ -50,7 +50,9 @@ class Trainer:
         """The same for a run of other length without any attack and without validation."""
         rate = parse_rate(self.training.lr_schedule, self.setup.optimizer.lr, epochs)
         plain = {"attack": None, "eval_attack": None, "epochs": epochs, "rate": rate}
-        return replace(self, setup=replace(self.setup, **plain), validation=None)
+        training = replace(self.training, certify_size=0)
+        setup = replace(self.setup, **plain)
+        return replace(self, training=training, setup=setup, validation=None)
 
 
 def trainer_of(

@@ -16,6 +16,7 @@ from ridgeline.models import InputError, code_of, is_external, published_width
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.trainer import Trainer, trainer_of
+from ridgeline.run.shared.watching import closing_lines, watch_of, watch_recipe
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.network_check import check_network
 from ridgeline.train.data.noise import STREAMS
@@ -72,11 +73,13 @@ class Run:
             lr_schedule=rate,
             acceleration=self.trainer.acceleration,
             state_seconds=60 * training.save_minutes,
+            watch=watch_of(training, method, setup.images),
         )
         if training.overwrite:
             files.tidy()
         if metrics:
             print(summary(metrics[-1]))
+            print(closing_lines(metrics[-1]), end="")
         print(f"wrote {files.checkpoint('')}")
 
     def claim(self, anew: bool | None = None) -> tuple[RunFiles, dict | None]:
@@ -86,6 +89,7 @@ class Run:
         an epoch whose checkpoint is wanted and was not kept.
         """
         self.trainer.acceleration.check_method(self.method)
+        watch_of(self.trainer.training, self.method, self.trainer.images)
         files = RunFiles(self.folder, self.name, normal_form(self.recipe()))
         best = self.trainer.validation is not None
         files = files.holding(self.method, self.keep_epochs, best=best)
@@ -114,8 +118,9 @@ class Run:
         if last in files.lacking(last):
             for part in ("", *files.copies):
                 if files.checkpoint(part).exists():
-                    weights = load_checkpoint(files.checkpoint(part)).tensors
-                    files.save(f"{part}_{last}".lstrip("_"), weights, last)
+                    held = load_checkpoint(files.checkpoint(part))
+                    name = f"{part}_{last}".lstrip("_")
+                    files.save(name, held.tensors, last, held.beside())
         print(f"{files.checkpoint('')} is already trained by this recipe")
 
     def recipe(self) -> Recipe:
@@ -140,6 +145,7 @@ class Run:
             "seed": setup.seed,
             "streams": STREAMS,
             **trainer.acceleration.recipe(),
+            **watch_recipe(trainer.training),
             **self.extra,
         }
 
@@ -189,7 +195,7 @@ def summary(line: dict[str, Any]) -> str:
     words = (
         f"{k} {v:.4g}" if isinstance(v, int | float) else f"{k} {v}"
         for k, v in line.items()
-        if not isinstance(v, dict)
+        if not isinstance(v, dict | bool)
     )
     return ", ".join(words)
 

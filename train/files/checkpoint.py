@@ -32,6 +32,8 @@ from ridgeline.train.files.recipe import (
 
 #: notes that our files hold beside the tensors; `digest` covers these and the tensors
 _NOTES = {"recipe", "provenance", "ties", "digest"}
+#: before the names of tensors that stand beside the network: no module can have such a name
+_BESIDE = "beside:"
 #: the types of what is read from a recipe, by dotted path; what is not there is not looked at
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "model": dict, "model.model_type": str, "model.width": (int, type(None)), "model.bias": bool,
@@ -62,6 +64,18 @@ class Checkpoint:
         """Digest of the tensors alone: a bit-identical retraining is the same checkpoint."""
         return tensors_digest(self.tensors)
 
+    def beside(self) -> dict[str, Tensor]:
+        """What the file holds beside the network, read anew: it may be large. Empty for most.
+
+        The generator of a run of APART, by the names in `Apart.beside`.
+        """
+        try:
+            with safe_open(self.path, framework="pt", device="cpu") as file:
+                names = [n for n in file.keys() if n.startswith(_BESIDE)]  # noqa: SIM118
+                return {n.removeprefix(_BESIDE): file.get_tensor(n) for n in names}
+        except SafetensorError:  # a file of others
+            return {}
+
     def fit(self, network: nn.Module) -> Fitted:
         """What the file holds under the names of `network`; InputError if it is not its state."""
         recipe = self.recipe or {}
@@ -83,12 +97,19 @@ class Checkpoint:
         network.load_state_dict(fitted.state, strict=True)
 
 
-def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], recipe: Recipe) -> None:
+def save_checkpoint(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    recipe: Recipe,
+    beside: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a state dict or Point with its recipe as safetensors, atomically.
 
-    Names that share one tensor are noted as tied, and a digest of everything is stored.
+    Names that share one tensor are noted as tied, and a digest of everything is stored. `beside`
+    is what no network holds: `Checkpoint.beside` reads it, nothing else meets it.
     """
-    plain = {k: v.detach().to("cpu").contiguous().clone() for k, v in tensors.items()}
+    named = {**tensors, **{f"{_BESIDE}{k}": v for k, v in (beside or {}).items()}}
+    plain = {k: v.detach().to("cpu").contiguous().clone() for k, v in named.items()}
     notes = {
         "recipe": json.dumps(normal_form(recipe), sort_keys=True),
         "provenance": json.dumps(provenance()),
@@ -179,6 +200,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise
     except (SafetensorError, ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged, truncated or not a checkpoint ({error})") from None
+    tensors = {k: v for k, v in tensors.items() if not k.startswith(_BESIDE)}
     _check_recipe(recipe, path)
     for first, *others in ties:  # one tensor again, so that whoever writes them finds the tie
         same = [n for n in others if torch.equal(tensors[n], tensors[first])]

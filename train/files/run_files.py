@@ -134,8 +134,16 @@ class RunFiles:
     def _recipe_of(self, part: str) -> Recipe:
         return {**self.recipe, "part": part} if part else self.recipe
 
-    def save(self, part: str, weights: Mapping[str, Tensor], epoch: int | None = None) -> None:
+    def save(
+        self,
+        part: str,
+        weights: Mapping[str, Tensor],
+        epoch: int | None = None,
+        beside: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write the checkpoint of one of `parts`; `epoch` goes into its recipe.
+
+        `beside`: what it holds beside the network (`Method.beside`).
 
         Raises InputError for weights that are NaN, and ValueError for a part that was not
         claimed: a method must name in advance what it keeps.
@@ -146,7 +154,8 @@ class RunFiles:
         if any(t.isnan().any() for t in weights.values()):  # a buffer may be infinite: a mask
             raise InputError(f"{path} is not written: its weights hold NaN")
         recipe = self._recipe_of(part)
-        save_checkpoint(path, weights, recipe if epoch is None else {**recipe, "epoch": epoch})
+        recipe = recipe if epoch is None else {**recipe, "epoch": epoch}
+        save_checkpoint(path, weights, recipe, beside)
 
     def save_state(self, state: dict) -> None:
         """Write what resuming needs; the state before stays until this one is read back whole."""

@@ -108,6 +108,10 @@ class Adversarial(Method):
             return self.attack
         return self.attack.at(self.eps_schedule(step.time))
 
+    def training_attack(self, step: Step) -> Attack:
+        """What the objective makes of the attack at the scheduled budget."""
+        return self.objective.inner(self.attack_at(step))
+
     def metrics(self, step: Step) -> dict[str, float]:
         """The scheduled budget, in [0,1] units."""
         return {"eps": self.attack_at(step).eps}

@@ -17,6 +17,7 @@ from ridgeline.train.data.augmentation import Crop
 from ridgeline.train.data.examples import Batch, Images
 from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.methods.adversarial import Adversarial
+from ridgeline.train.methods.apart_generator import Generator
 from ridgeline.train.methods.apart_options import ApartOptions
 from ridgeline.train.methods.base import Method, Setup, Step, joined
 from ridgeline.train.parts.layer_inputs import disturbed, reading_inputs
@@ -44,8 +45,8 @@ class Apart(Method):
     `memory` and `layerwise` switch those parts off; `step` fixes a. Method fgsm has neither and a
     fixed step of eps: FGSM training without random start; with a learnable one it is "FGSM+" (the
     paper's figure names it only; this reading is ours). The scalars are no part of the network:
-    checkpoints, Hessians and directions never meet them. The attack of the setup is that of the
-    evaluation. Source: arXiv 2010.08034 and its code.
+    Hessians and directions never meet them; checkpoints hold them beside it. The attack of the
+    setup is that of the evaluation. Source: arXiv 2010.08034 and its code.
     """
 
     options_type = ApartOptions
@@ -193,6 +194,24 @@ class Apart(Method):
         with torch.no_grad():
             for scalar in (self.step_size, self.memory_scale):
                 scalar.clamp_(min=0)
+
+    def training_attack(self, step: Step) -> Generator:
+        """The generator as it stands, with its memory."""
+        rows = {} if self.memory is None else self._row
+        return replace(Generator.of(self._tensors()), memory=self.memory, rows=rows)
+
+    def beside(self) -> dict[str, Tensor]:
+        """The generator: its scalars, and its memory with the places of the images it is of."""
+        held = self._tensors()
+        if self.memory is not None and self.options.save_memory:
+            held |= {"memory": self.memory, "index": self.setup.images.index}
+        return held
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            "eps": torch.tensor(self.eps, dtype=torch.float64), "step_size": self.step_size,
+            "memory_scale": self.memory_scale, "noise_scales": self.noise_scales,
+        }  # fmt: skip
 
     def metrics(self, step: Step) -> dict[str, float]:
         """The generator's trace over the epoch: means over its examples, radii as shares of eps."""

@@ -31,6 +31,11 @@ class ApartOptions(Options):
         bool, Opt("apart: remember a perturbation per training image", only=_APART)
     ] = True
     layerwise: Annotated[bool, Opt("apart: noise at the input of every block", only=_APART)] = True
+    save_memory: Annotated[
+        bool,
+        Opt("apart: checkpoints hold the memory, as large as the training images in float32",
+            decides=False, only={**_APART, "memory": ()}),
+    ] = True  # fmt: skip
     step: Annotated[
         str | float | None,
         Opt("fix the generator's step at this radius; None: learnable (fgsm: eps)"),

@@ -141,6 +141,11 @@ class Method(ABC):
         """Whether schedules see the whole "epoch", or every "batch" its place in it."""
         return self.setup.clock
 
+    @property
+    def judged(self) -> nn.Module | None:
+        """The network that is looked at beside its scores; None of what is no network."""
+        return self.network
+
     def recipe(self) -> dict[str, Any]:
         """What of the method's options decides its numbers and is not the default."""
         return self.options.recipe()
@@ -148,6 +153,10 @@ class Method(ABC):
     @abstractmethod
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         """Mean training loss (scalar) and logits (B, classes) of a batch."""
+
+    def training_attack(self, step: Step) -> Attack | None:
+        """The attack that makes the images of training, as it stands; None for clean images."""
+        return None
 
     def attacks(self, step: Step) -> dict[str, Attack | None]:
         """Attacks of the evaluation by name, besides the setup's `target`."""
@@ -210,6 +219,13 @@ class Method(ABC):
     def weights(self) -> dict[str, Tensor]:
         """The state dict that checkpoints hold, of the plain network that diagnostics load."""
         return self.network.state_dict()
+
+    def beside(self) -> dict[str, Tensor]:
+        """What checkpoints of the trained network hold beside it: what made its images, if learnt.
+
+        Not the first one, before the first step.
+        """
+        return {}
 
     def state(self) -> dict[str, Any]:
         """What resuming needs besides the network: the networks that follow."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ridgeline.models.errors import InputError
 from ridgeline.models.stages import CLASSIFIER, STEM, stages
-from ridgeline.train.attacks import away_from_clean
+from ridgeline.train.attacks import Attack, away_from_clean
 from ridgeline.train.data.augmentation import CROP_AND_FLIP
 from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Noise, Purpose, stream
@@ -198,6 +198,10 @@ class Cure(Method):
                 if torch.is_tensor(value) and value.shape == p.shape:
                     old = self._momenta[name].get(key, torch.zeros_like(value))
                     value.copy_(torch.where(mask, value, old))
+
+    def training_attack(self, step: Step) -> Attack | None:
+        """PGD on the divergence; none in the warm-up."""
+        return None if step.epoch < self.options.epochs_warmup else self.attack
 
     def metrics(self, step: Step) -> dict:
         """Per masked tensor: intended and actual updated share, overlap, prominence."""

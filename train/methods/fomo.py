@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ridgeline.models.errors import InputError
+from ridgeline.train.attacks import Attack
 from ridgeline.train.data.augmentation import PADDING, Augmentation
 from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Noise, Purpose
@@ -278,6 +279,10 @@ class Fomo(Method):
             self.stable.update()
         relearnt = phase == "relearn" and within == self.phases.relearn - 1
         return self._snapshot(cycle, "relearnt") if relearnt else {}
+
+    def training_attack(self, step: Step) -> Attack:
+        """What the objective makes of the attack."""
+        return self.objective.inner(self.attack)
 
     def metrics(self, step: Step) -> dict:
         """Phase, cycle (from 1), and the mean consistency term of the epoch."""

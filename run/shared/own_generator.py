@@ -1,0 +1,50 @@
+"""Which generator a run is studied with: its own, as its checkpoints hold it, or a named attack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from ridgeline.analysis.training.generator import StudyOptions
+from ridgeline.models import InputError
+from ridgeline.run.shared.networks import LoadedNetwork
+from ridgeline.train.attacks import FGSM, Attack, parse_attack
+from ridgeline.train.data.examples import Images
+from ridgeline.train.files.integrity import tensors_digest
+from ridgeline.train.methods.apart_generator import Generator
+
+Given = Annotated[
+    str | None,
+    "attack that stands for the run's own; None: the own one, where the checkpoints hold it, else "
+    "fgsm at --attack's eps",
+]
+
+
+def own_or(
+    text: str | None, strong: Attack, subjects: Mapping[int, LoadedNetwork], options: StudyOptions
+) -> tuple[Attack | dict[int, Generator], Images, object]:
+    """The generator (by epoch if it is the run's own), training images, and what recipes say.
+
+    The own one is met on images that it trained on. InputError if only some checkpoints hold one.
+    """
+    first, size = next(iter(subjects.values())), options.train_size
+    found: dict[int, Generator] = {}
+    digests = []
+    for epoch, subject in subjects.items() if text is None else ():
+        if tensors := subject.checkpoint.beside():  # one at a time: memories are large
+            found[epoch] = Generator.of(tensors, first.images("trained", size))
+            digests.append(tensors_digest(tensors))
+    if lacking := [e for e in subjects if e not in found] if found else []:
+        raise InputError(
+            f"--model2load: the checkpoint of epoch {lacking[0]} holds no generator, others do; "
+            "name one attack for all, --generator name=fgsm,eps=..."
+        )
+    if found:
+        return found, first.images("trained", size), digests
+    if options.block_noise:
+        raise InputError("--block_noise needs checkpoints that hold their generator, as those of "
+                         "train_apart do, and no --generator")  # fmt: skip
+    own = FGSM(eps=strong.eps)
+    if text is not None:
+        own = parse_attack(text, "--generator", beside=strong.unit)
+    return own, first.images("train", size), repr(own)

@@ -1,0 +1,52 @@
+"""What a training command looks at beside the scores: from its options, with their checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ridgeline.models import InputError
+from ridgeline.run.shared.options import Training
+from ridgeline.train.data.examples import Images
+from ridgeline.train.methods import Method, Step
+from ridgeline.train.watching import Watch, constant_line
+
+_OPTIONS = ("eval_freq", "gradient_size", "certify_size")
+
+
+def watch_of(training: Training, method: Method, images: Images) -> Watch:
+    """What the options ask for; InputError where the method has nothing like it."""
+    if method.judged is None and (training.gradient_size or training.certify_size):
+        raise InputError("--gradient_size and --certify_size are for networks, not for a curve")
+    last = max(method.setup.epochs - 1, 0)
+    if training.certify_size and not method.training_attack(Step(last, last, 0, training.seed)):
+        raise InputError(
+            f"--certify_size looks at the attack of training, and {method.label} has none"
+        )
+    return Watch(
+        training.eval_freq,
+        images.subset(training.gradient_size) if training.gradient_size else None,
+        images.subset(training.certify_size) if training.certify_size else None,
+    )
+
+
+def watch_recipe(training: Training) -> dict[str, Any]:
+    """What a run's recipe says of it: nothing where nothing but the default is asked for."""
+    default = Training()
+    given = {name: getattr(training, name) for name in _OPTIONS}
+    chosen = {k: v for k, v in given.items() if v != getattr(default, k)}
+    return {"watch": chosen} if chosen else {}
+
+
+def closing_lines(line: dict[str, Any]) -> str:
+    """What a run says of its last epoch beside the metrics: its attack, a constant network."""
+    text = ""
+    if "certificate_gap" in line:
+        own, strong = (line[f"certificate_{w}_accuracy"] for w in ("own", "strong"))
+        text += (
+            f"attack certificate: accuracy {own:.4g} under the attack of training, {strong:.4g} "
+            f"under stronger ones at eps {line['certificate_eps']:.4g}; gap "
+            f"{line['certificate_gap']:.4g} +- {line['certificate_gap_se']:.2g}\n"
+        )
+    if line.get("constant_classifier"):
+        text += f"WARNING: {constant_line(line)}\n"
+    return text
