@@ -130,6 +130,7 @@ def robustness(ds: xr.Dataset) -> Iterator[str]:
         none = int(np.isinf(found).sum())
         yield (f"smallest budget that fools: median {np.median(found):.4g}"
                + (f"; none found for {none} of {len(found)}" if none else ""))  # fmt: skip
+    yield from filter(None, [ds.attrs.get("randomised")])
     yield from trust(ds)
 
 

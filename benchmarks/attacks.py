@@ -159,7 +159,7 @@ def checked(clean: Batch, found: Tensor, net: nn.Module, eps: float, order: floa
     """
     way = (found.double() - clean.x.double()).flatten(1)
     furthest = way.norm(p=order, dim=1).max()
-    if furthest > eps * (1 + 1e-6) or found.min() < 0 or found.max() > 1:
+    if furthest > eps + 1e-6 or found.min() < 0 or found.max() > 1:
         raise ValueError(f"an image leaves the ball of {eps}: {furthest}")
     logits = copy.deepcopy(net).double()(found.double())
     return logits.argmax(1) == clean.y

@@ -21,6 +21,8 @@ from ridgeline.models.errors import InputError
 #: generation of the streams below, part of every recipe with random numbers: raise it when a
 #: change gives other numbers for the same seed
 STREAMS = 2
+#: examples that share the draws of a generator, wherever such draws are for a whole batch
+CHUNK = 100
 
 
 class Purpose(IntEnum):
@@ -60,6 +62,7 @@ class Purpose(IntEnum):
     FOURIER = 32
     BOOTSTRAP = 33
     PERMUTATION = 34
+    NETWORK = 60
 
 
 def stream(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
