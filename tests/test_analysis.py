@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from scipy.fft import dctn
 
+from ridgeline.analysis.adversaries import adversaries
 from ridgeline.analysis.cka import cka
 from ridgeline.analysis.distances import parameter_distance
 from ridgeline.analysis.figures import FIGURES, draw
@@ -18,7 +19,7 @@ from ridgeline.analysis.figures.style import save_figure, style
 from ridgeline.analysis.figures.surfaces import draw_training
 from ridgeline.analysis.frequency.filters import filter_spectrum
 from ridgeline.analysis.frequency.fourier import fourier_sensitivity, pass_curves
-from ridgeline.analysis.perturbations import adversaries, similarity, similarity_matrix
+from ridgeline.analysis.perturbations import similarity, similarity_matrix
 from ridgeline.analysis.robustness import robustness
 from ridgeline.analysis.scattering import scattering
 from ridgeline.analysis.training.generator import study
