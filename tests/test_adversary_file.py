@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -72,8 +74,9 @@ def test_signs_are_written_where_nothing_is_lost(tmp_path):
         assert file["perturbation"].attrs["scale_factor"] == np.float32(0.125)
     # entries that are clipped half-way make floats of all of them
     images = given["test"].images
-    images.pixels[3] = 1 / 16
-    moved = given | {"test": Problem(network, images, batch_size=5)}
+    pixels = images.pixels.clone()
+    pixels[3] = 1 / 16
+    moved = given | {"test": Problem(network, replace(images, pixels=pixels), batch_size=5)}
     step = PGD(eps=0.125, iterations=1, step_size=1.0, random_start=False, keep_best=False)
     assert (adversaries(moved, step)["perturbation"].values == -1 / 16).any()
     xr.testing.assert_equal(written(tmp_path / "b.nc", moved, step), adversaries(moved, step))
