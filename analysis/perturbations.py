@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,23 +14,12 @@ import xarray as xr
 from torch import Tensor
 
 from ridgeline.landscape.checksum import check_seal
-from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import header, load_result, recipe_of
 from ridgeline.models.errors import InputError
-from ridgeline.train.attacks import Attack
-from ridgeline.train.data.noise import another_seed
-from ridgeline.train.losses import predicted
 from ridgeline.train.options import Opt, Options
 from ridgeline.train.statistics import mean_and_error
 
-_LARGE = 2**28  # bytes of a file that is read piece by piece
-
-
-@dataclass(frozen=True)
-class AdversaryOptions(Options):
-    """How often images are attacked."""
-
-    draws: Annotated[int, Opt("attack seeds; two give the noise floor of similarities", low=1)] = 2
+_LARGE = 2**24  # bytes of a file that is read piece by piece: signs take 40 times that in memory
 
 
 @dataclass(frozen=True)
@@ -76,55 +65,6 @@ def _cosines(a: Tensor, b: Tensor) -> Tensor:
     norms = a.norm(dim=1) * b.norm(dim=1)
     cosines = (a * b).sum(1) / norms
     return torch.where(norms > 0, cosines.clamp(-1, 1), torch.nan)
-
-
-def adversaries(
-    problems: Mapping[str, Problem], attack: Attack | None, draws: int = 2, tick=None
-) -> xr.Dataset:
-    """Perturbations of every subset's examples under `draws` independent attack seeds.
-
-    Returns `perturbation` (draw, example, channel, row, column) in [0,1] units, labels and
-    predictions, with the subset and the index of every example as coordinates. Without an attack
-    the perturbations are zero. Two draws give the noise floor of any similarity.
-    """
-    parts = [
-        _adversaries(name, problem, attack, draws, tick or (lambda n: None))
-        for name, problem in problems.items()
-    ]
-    return xr.concat(parts, dim="example")
-
-
-def _adversaries(
-    subset: str, problem: Problem, attack: Attack | None, draws: int, tick: Callable[[int], None]
-) -> xr.Dataset:
-    found, fooled = [], []
-    clean: list[Tensor] = []
-    for draw in range(draws):
-        here = problem.under(attack).seeded(another_seed(problem.seed, draw))
-        predict = here.predict(here.origin)
-        deltas, guesses = [], []
-        for batch, x in here.adversarial(tick=tick):
-            with torch.no_grad():
-                guesses.append(predicted(predict(x)).cpu())
-                if draw == 0:
-                    clean.append(predicted(predict(batch.x)).cpu())
-            deltas.append((x - batch.x).cpu())
-        found.append(torch.cat(deltas))
-        fooled.append(torch.cat(guesses))
-    images = problem.images
-    dims = ("draw", "example", "channel", "row", "column")
-    return xr.Dataset(
-        {
-            "perturbation": (dims, torch.stack(found).numpy(), {"units": "[0,1]"}),
-            "adversarial_prediction": (("draw", "example"), torch.stack(fooled).numpy()),
-            "clean_prediction": ("example", torch.cat(clean).numpy()),
-            "label": ("example", images.labels.numpy()),
-        },
-        coords={
-            "index": ("example", images.index.numpy()),
-            "subset": ("example", np.full(len(images), subset)),
-        },
-    )
 
 
 def similarity_matrix(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import xarray as xr
 
-from ridgeline.analysis.masking import SIGNS
+from ridgeline.analysis.budget_matrix import budgets_report
+from ridgeline.analysis.trust_report import trust
 from ridgeline.landscape.result import complete
 from ridgeline.models.errors import unknown
 
@@ -130,35 +131,8 @@ def robustness(ds: xr.Dataset) -> Iterator[str]:
         none = int(np.isinf(found).sum())
         yield (f"smallest budget that fools: median {np.median(found):.4g}"
                + (f"; none found for {none} of {len(found)}" if none else ""))  # fmt: skip
+    yield from filter(None, [ds.attrs.get("randomised")])
     yield from trust(ds)
-
-
-def trust(ds: xr.Dataset) -> Iterator[str]:
-    """How far robust accuracies can be trusted: what `--also` asked for."""
-    if "masking_warning" in ds:
-        signs = [s for s in ds["sign"].values if bool(ds["masking_warning"].sel(sign=s))]
-        for sign in signs:
-            value = float(ds["masking_value"].sel(sign=sign))
-            yield f"WARNING, gradients may be masked: {SIGNS[sign].format(value=value)}"
-        if not signs:
-            yield f"no sign of masked gradients among {ds.sizes['sign']}"
-    if "convergence_gap" in ds:
-        weakest = ds["search"].values[int(ds["search_accuracy"].values.argmin())]
-        least = float(ds["search_accuracy"].min())
-        yield (f"convergence gap {float(ds['convergence_gap']):.4f}; the strongest alone, "
-               f"{weakest}, leaves {least:.4f}")  # fmt: skip
-    if "transfer_accuracy" in ds:
-        yield "accuracy of each target (across) on the images made for each source (down)"
-        for source in ds["source"].values:
-            row = ds["transfer_accuracy"].sel(source=source).values
-            yield f"{source:3d}  " + "  ".join(f"{value:.4f}" for value in row)
-    if "ece" in ds:
-        for condition in ds["condition"].values:
-            yield f"{condition:11s} ECE {float(ds['ece'].sel(condition=condition)):.4f}"
-    if "class_accuracy" in ds:
-        for condition in ds["condition"].values:
-            row = ds["class_accuracy"].sel(condition=condition).values
-            yield f"{condition:11s} by class " + " ".join(f"{value:.3f}" for value in row)
 
 
 def fourier(ds: xr.Dataset) -> Iterator[str]:
@@ -286,6 +260,7 @@ REPORTS: dict[str, Callable[[xr.Dataset], Iterator[str]]] = {
     "trajectory": trajectory,
     "cka": cka,
     "robustness": robustness,
+    "budgets": budgets_report,
     "fourier": fourier,
     "generator": generator,
     "similarity": similarity,

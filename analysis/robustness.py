@@ -42,6 +42,12 @@ class CloserLook(Options):
         tuple[str, ...], Opt("what else is asked, several by commas", choices=ALSO)
     ] = ()
 
+    randomised: Annotated[
+        bool,
+        Opt("the network draws random numbers when it predicts: one draw judges each image; give "
+            "the attack eot=N"),
+    ] = False  # fmt: skip
+
     def check_judge(self, attack: Attack | None, networks: int) -> None:
         """Raise InputError for an attack that leaves the ball of its eps, or one that is missing.
 
@@ -52,11 +58,33 @@ class CloserLook(Options):
             raise InputError(f"--also {lacking[0]} needs --attack, with a budget above 0")
         if "transfer" in self.also and networks < 2:
             raise InputError("--also transfer needs two or more checkpoints")
+        if self.randomised:
+            self._check_randomised(attack)
         if attack is None and self.trace:
             raise InputError("--trace needs --attack: there is no search to follow")
         if attack is not None and attack.reach > attack.eps:
             raise InputError(f"--attack: {attack} leaves the ball of its eps and cannot judge; "
                              "use pgd, apgd or autoattack")  # fmt: skip
+
+    def _check_randomised(self, attack: Attack | None) -> None:
+        if attack is not None and not hasattr(attack, "eot"):
+            raise InputError(
+                "--randomised: of a network that draws random numbers only pgd, fgsm and apgd can "
+                f"follow the expected loss (eot=N), got {attack}"
+            )
+        for word in ("masking", "transfer"):
+            if word in self.also:
+                raise InputError(f"--also {word} compares single predictions: "
+                                 "leave it out with --randomised")  # fmt: skip
+
+    def says(self, attack: Attack | None, seed: int) -> str:
+        """What the numbers of a randomised network are."""
+        text = f"randomised network: every image is judged by one draw, seed {seed}"
+        if attack is None:
+            return text
+        if attack.eot == 1:
+            return f"{text}; WARNING, the attack follows single draws: give it eot=20"
+        return f"{text}; gradients of the attack are means over {attack.eot} passes"
 
 
 class Ensemble(nn.Module):
@@ -140,7 +168,10 @@ def robustness(
     more = [] if smallest is None else [security(smallest.numpy())]
     more += [_courses(found, scores[0])] if closer.trace and found else []
     more += [_also(word, problems, together, scores) for word in closer.also]
-    return xr.merge([ds, *more], join="exact") if more else ds
+    ds = xr.merge([ds, *more], join="exact") if more else ds
+    return (
+        ds.assign_attrs(randomised=closer.says(attack, together.seed)) if closer.randomised else ds
+    )
 
 
 def _also(

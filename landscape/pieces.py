@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ridgeline.landscape.resume import Compute, Values, at_once
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.copying import Replacements
 from ridgeline.train.data.examples import Data
+from ridgeline.train.data.noise import Purpose, number_of, seeded
 from ridgeline.train.workers import in_order
 
 if TYPE_CHECKING:
@@ -48,7 +50,11 @@ def piece_by_piece(
         here = options
         if instead is not None:
             here = options | {"predict": problem.predict(point, buffers, instead(number))}
-        with torch.enable_grad():  # attacks need it, whatever the caller's mode
+        draws = nullcontext()
+        if problem.randomised:
+            number = number_of(problem.seed, Purpose.NETWORK, int(chunk.index[0]))
+            draws = seeded(number, problem.device)
+        with draws, torch.enable_grad():  # attacks need it, whatever the caller's mode
             return compute(chunk, here)
 
     jobs = [partial(job, number, chunk) for number, chunk in enumerate(chunks)]

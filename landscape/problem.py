@@ -19,7 +19,7 @@ from ridgeline.train.attacks import Attack, Predict, parse_attack
 from ridgeline.train.data.any_data import examples_of
 from ridgeline.train.data.examples import Batch, Data, Images, arguments_of, map_tensors
 from ridgeline.train.data.network_check import check_network, overwrites
-from ridgeline.train.data.noise import STREAMS, check_seed
+from ridgeline.train.data.noise import CHUNK, STREAMS, check_seed
 from ridgeline.train.evaluation import Scores, attacked, evaluate, joined
 from ridgeline.train.files.integrity import tensors_digest
 from ridgeline.train.losses import Loss, loss_of, name_of
@@ -43,6 +43,8 @@ class Problem:
     (an attack in float32 may turn that into another sign). The dtype is that of the Point. `device`
     None is the network's own. `calibration` are the data that recalibrated BatchNorm statistics
     come from (None: the problem's own). `keep` remembers parts of the work (`landscape.resume`).
+    A `randomised` network may draw random numbers in eval mode: they belong to `seed` and to the
+    batches of 100 that `evaluate` and `adversarial` then work on.
 
     Raises InputError for a network that does not fit the data or cannot be measured
     (`check_network`), and for an attack on anything but images.
@@ -57,6 +59,7 @@ class Problem:
     calibration: Data | None = None
     loss: str | Loss = "cross_entropy"
     keep: Keep = field(default=at_once, compare=False)
+    randomised: bool = False
     origin: Point = field(init=False)
     replicas: Replicas = field(init=False, compare=False)
     together: bool = field(default=True, init=False, compare=False)
@@ -75,7 +78,7 @@ class Problem:
         if self.calibration is not None:
             self._set(calibration=examples_of(self.calibration, "calibration"))
         plain = self.loss == "cross_entropy" and isinstance(data, Images)
-        check_network(self.network, data, None if plain else loss)
+        check_network(self.network, data, None if plain else loss, self.randomised)
         self._check_attack(attack, data)
         first = next(self.network.parameters())
         device = device_named(first.device if self.device is None else self.device)
@@ -101,7 +104,7 @@ class Problem:
                 f"attacks are for images (N, C, H, W) with class labels; the data are {data!r}"
             )
         if self.loss != "cross_entropy":
-            check_network(self.network, data)
+            check_network(self.network, data, randomised=self.randomised)
         if data.num_classes < attack.fewest_classes:  # the network may know more classes
             batch = data.batch(torch.arange(1), *_place(self.network))
             with undisturbed(self.network), torch.no_grad():
@@ -124,8 +127,9 @@ class Problem:
 
     @property
     def chunk(self) -> int | None:
-        """The number of examples that the attack works on together; None: any, or no attack."""
-        return None if self.attack is None else self.attack.chunk
+        """The number of examples that share random numbers; None: any."""
+        own = None if self.attack is None else self.attack.chunk
+        return own or (CHUNK if self.randomised else None)
 
     @property
     def images(self) -> Images:
@@ -188,6 +192,7 @@ class Problem:
             "dtype": str(self.dtype),
             "seed": self.seed,
             "streams": STREAMS,
+            **({"randomised": True} if self.randomised else {}),
         }  # fmt: skip
 
     def predict(

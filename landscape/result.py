@@ -69,8 +69,13 @@ def recipe_of(dataset: xr.Dataset) -> Recipe:
     return recipe
 
 
-def save_result(dataset: xr.Dataset, path: str | Path) -> None:
-    """Write a result as sealed netCDF, atomically, with every variable compressed lightly."""
+def save_result(
+    dataset: xr.Dataset, path: str | Path, begin: Callable[[Path], None] | None = None
+) -> None:
+    """Write a result as sealed netCDF, atomically, with every variable compressed lightly.
+
+    `begin` may write variables that do not fit the memory to the file before the others follow.
+    """
     encoding = {
         name: {"zlib": True, "complevel": 1}
         for name, variable in dataset.data_vars.items()
@@ -78,7 +83,10 @@ def save_result(dataset: xr.Dataset, path: str | Path) -> None:
     }
 
     def write(target: Path) -> None:
-        dataset.to_netcdf(target, engine="h5netcdf", encoding=encoding)
+        if begin is not None:
+            begin(target)
+        mode = "w" if begin is None else "a"
+        dataset.to_netcdf(target, mode=mode, engine="h5netcdf", encoding=encoding)
         seal(target)
 
     write_atomically(Path(path), write)

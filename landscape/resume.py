@@ -68,6 +68,10 @@ class Parts:
             self._write(start, what.encode(), pack(held))
         return held
 
+    def again(self) -> Parts:
+        """The same file from its beginning: calls that were answered are answered again."""
+        return Parts(self.path)
+
     def remove(self) -> None:
         """Delete the file: the result it led to is safe elsewhere."""
         self.path.unlink(missing_ok=True)

@@ -5,17 +5,24 @@ from __future__ import annotations
 from typing import Annotated
 
 from ridgeline.analysis.reports import report
+from ridgeline.analysis.training.fastat import NOTE, read_benchmark
 from ridgeline.analysis.training.overfitting import load_runs, overfitting
 from ridgeline.landscape.result import result_path
+from ridgeline.models import InputError
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
+from ridgeline.train.files.recipe import file_digest
 
 
 def main(
     *,
     metrics: Annotated[tuple[str, ...], "metrics of runs, A_seed0.jsonl,A_seed1.jsonl,..."],
     label: Annotated[tuple[str, ...], "method of each run: equal labels are seeds of one"] = (),
+    benchmark: Annotated[
+        str | None, "FastAT Benchmark's benchmark_data.json[@DATASET]: its methods beside the runs"
+    ] = None,
+    benchmark_methods: Annotated[tuple[str, ...], "some of its methods; all without"] = (),
     out_file: Annotated[str, "result file (.nc)"] = "overfitting.nc",
     overwrite: o.Overwrite = False,
 ) -> None:
@@ -25,14 +32,21 @@ def main(
     """
     runs = load_runs(metrics, label)
     recipe = {"command": "analyze_overfitting", "labels": runs.labels, "metrics": runs.digests}
+    others = {}
+    if benchmark is not None:
+        file, others = read_benchmark(benchmark, benchmark_methods)
+        recipe |= {"benchmark": file_digest(file), "benchmark_methods": list(others)}
+    elif benchmark_methods:
+        raise InputError("--benchmark_methods needs --benchmark")
     path = result_path(out_file)
 
     def compute(_keep, _tick):
-        return overfitting(runs.by_label())
+        return overfitting(runs.by_label() | others)
 
     ds = computed("overfitting", path, recipe, compute, overwrite=overwrite,
                   metrics=",".join(metrics))  # fmt: skip
-    print(f"{runs.recoveries()}{report(ds)}; result in {path}")
+    note = f"; {NOTE}" if others else ""
+    print(f"{runs.recoveries()}{report(ds)}{note}; result in {path}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ridgeline.analysis.perturbations import AdversaryOptions, adversaries
+from ridgeline.analysis.adversaries import AdversaryFile, AdversaryOptions
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import attack_of
@@ -33,14 +33,11 @@ def main(
     recipe = subject.recipe("generate_adversary", train, attacker, machine.seed, options,
                             test=networks.data_recipe(test, subject.dataset))  # fmt: skip
 
-    def compute(keep, tick):
-        kept = {subset: problem.resuming(keep) for subset, problem in problems.items()}
-        return adversaries(kept, attacker, options.draws, tick)
-
+    file = AdversaryFile(problems, attacker, options.draws)
     path = networks.output_path(out_file, model2load, "adversaries")
     total = options.draws * sum(len(p.images) for p in problems.values())
-    computed("adversaries", path, recipe, compute, overwrite=machine.overwrite, total=total,
-             checkpoint=model2load)  # fmt: skip
+    computed("adversaries", path, recipe, file.rest, overwrite=machine.overwrite, total=total,
+             large=file.write, checkpoint=model2load)  # fmt: skip
     print(f"result in {path}")
 
 

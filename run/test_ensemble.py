@@ -7,12 +7,11 @@ from typing import Annotated
 from ridgeline.analysis.reports import report
 from ridgeline.analysis.robustness import CloserLook, robustness
 from ridgeline.landscape.result import result_path
-from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import UnderAttack
 from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
-from ridgeline.run.shared.same_data import check_same_data
+from ridgeline.run.shared.same_data import open_all
 
 Members = Annotated[
     tuple[str, ...],
@@ -36,8 +35,7 @@ def main(
     """
     attacker, budgets = under.attacker, under.budgets
     closer.check_judge(attacker, len(model2load))
-    subjects = [networks.open_network(name, network, "lenet") for name in model2load]
-    check_same_data(*subjects)
+    subjects = open_all(model2load, network, "lenet", closer.randomised)
     images = subjects[0].images("test", subset_size)
     problems = [subject.problem(images, attacker, machine) for subject in subjects]
     recipe = subjects[0].recipe(

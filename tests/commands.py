@@ -91,6 +91,8 @@ CHAIN = (
     f"--attack {PGD} --also masking,convergence,transfer,calibration,classes",
     f"test_ensemble --model2load runs/curve.ckpt@0,runs/curve.ckpt@0.5,runs/curve.ckpt@1 {_LOOK} "
     f"--attack {PGD} --out_file runs/on_curve",
+    f"test_budgets --model2load runs/at.ckpt,runs/dct.ckpt {_LOOK} --attack {PGD} "
+    "--adv_budget_list 0.05,0.1 --out_file runs/budgets",
     "calc_filter_spectrum --model2load runs/at.ckpt --initial runs/at_init.ckpt",
     "calc_filter_spectrum --model2load runs/swa.ckpt",
     "calc_filter_spectrum --model2load runs/cure.ckpt",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from scipy.fft import dctn
 
+from ridgeline.analysis.adversaries import adversaries
+from ridgeline.analysis.budget_matrix import TrainedAt, budget_matrix
 from ridgeline.analysis.cka import cka
 from ridgeline.analysis.distances import parameter_distance
 from ridgeline.analysis.figures import FIGURES, draw
@@ -18,7 +22,7 @@ from ridgeline.analysis.figures.style import save_figure, style
 from ridgeline.analysis.figures.surfaces import draw_training
 from ridgeline.analysis.frequency.filters import filter_spectrum
 from ridgeline.analysis.frequency.fourier import fourier_sensitivity, pass_curves
-from ridgeline.analysis.perturbations import adversaries, similarity, similarity_matrix
+from ridgeline.analysis.perturbations import similarity, similarity_matrix
 from ridgeline.analysis.robustness import robustness
 from ridgeline.analysis.scattering import scattering
 from ridgeline.analysis.training.generator import study
@@ -228,6 +232,8 @@ def results_of_every_kind() -> dict[str, xr.Dataset]:
         "scattering": scattering(net.under(FGSM(eps=0.1)), ["random"], [0.0, 0.1, 0.2, 0.4]),
         "trajectory": trajectory({1: net, 3: net}, net.origin),
         "overfitting": overfitting({"AT": [robust, robust], "B": [robust]}),
+        "budgets": budget_matrix({"a": Problem(make_mlp(), make_images(5), FGSM(eps=0.1))}, [0.1],
+                                 [TrainedAt(0.1, math.inf)]),
         "robustness": robustness([net.under(FGSM(eps=0.1))], [0.05, 0.1]),
     }  # fmt: skip
 

@@ -11,10 +11,11 @@ import xarray as xr
 from torch import nn
 
 from ridgeline.analysis import corruptions
+from ridgeline.analysis.adversaries import adversaries
 from ridgeline.analysis.cka import cka
 from ridgeline.analysis.frequency.fourier import fourier_sensitivity, pass_curves
 from ridgeline.analysis.frequency.spectral_bias import spectral_bias
-from ridgeline.analysis.perturbations import adversaries, similarity, similarity_matrix
+from ridgeline.analysis.perturbations import similarity, similarity_matrix
 from ridgeline.analysis.reports import report
 from ridgeline.analysis.robustness import robustness
 from ridgeline.analysis.scattering import scattering

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from ridgeline.analysis.perturbations import adversaries, similarity
+from ridgeline.analysis.adversaries import adversaries
+from ridgeline.analysis.perturbations import similarity
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.weights.directions import random_direction
 from ridgeline.landscape.weights.point import cosine, point_of

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import xarray as xr
 from matplotlib.figure import Figure
 
+from ridgeline.analysis.figures.budgets import draw_budgets
 from ridgeline.analysis.figures.curvature import draw_hessian
 from ridgeline.analysis.figures.frequency import (
     draw_corruptions,
@@ -47,6 +48,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "trajectory": draw_trajectory,
     "cka": draw_cka,
     "robustness": draw_robustness,
+    "budgets": draw_budgets,
     "scan": draw_scan,
     "curve": draw_curve,
     "similarity": draw_similarity,

@@ -42,13 +42,15 @@ def computed(
     total: int | None = 0,
     begin: Callable[[], None] = lambda: None,
     saved: Callable[[], None] = lambda: None,
+    large: Callable[[Path], None] | None = None,
     title: str | None = None,
     **notes: str,
 ) -> xr.Dataset:
     """The result of a recipe: what its path already holds, or computed, stamped and saved.
 
     `total` examples make a progress bar called `title`, None one without an end. `begin` is called
-    before anything is computed, `saved` once the result is on disk. Without a path nothing is
+    before anything is computed, `saved` once the result is on disk. `large` writes what is not in
+    the memory to the beginning of the file (`save_result`). Without a path nothing is
     kept. Raises InputError, before anything is computed, if something else stands at the path.
     Under torchrun one process writes.
     """
@@ -60,7 +62,7 @@ def computed(
         with progress(total, title or kind, "image", quiet=total == 0) as bar:
             ds = stamp(compute(keep, bar.update), kind, recipe, **notes)
         if path is not None and leader():
-            save_result(ds, path)
+            save_result(ds, path, large)
             saved()
     return ds
 

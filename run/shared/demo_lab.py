@@ -10,8 +10,9 @@ from typing import Annotated
 import numpy as np
 import xarray as xr
 
+from ridgeline.analysis.adversaries import adversaries
 from ridgeline.analysis.frequency.filters import filter_spectrum
-from ridgeline.analysis.perturbations import adversaries, similarity_matrix
+from ridgeline.analysis.perturbations import similarity_matrix
 from ridgeline.analysis.robustness import robustness
 from ridgeline.analysis.training.metrics import read_metrics
 from ridgeline.landscape.curvature.eigenpairs import eigenpairs_dataset, hessian_of, top_eigenpairs

@@ -105,6 +105,8 @@ class LoadedNetwork:
     #: the split of the data set that the network was met with, and which one it is
     first: Images
     first_subset: str
+    #: does it draw random numbers when it predicts?
+    randomised: bool = False
 
     def images(self, subset: str, size: int | None = None) -> Images:
         """The examples of --subset and --subset_size; a size above the set's takes it all.
@@ -174,14 +176,15 @@ class LoadedNetwork:
         device = own_device(device_of(machine.gpu))
         found = Problem(
             self.network, images, attack, seed=machine.seed, batch_size=machine.batch_size,
-            device=device,
+            device=device, randomised=self.randomised,
         )  # fmt: skip
         return found if precision is None else found.to(dtype=use_precision(precision, device))
 
 
 def open_network(
-    model2load: str, network: o.Network, default_model: str = "resnet", load: bool = True
-) -> LoadedNetwork:
+    model2load: str, network: o.Network, default_model: str = "resnet", load: bool = True,
+    randomised: bool = False,
+) -> LoadedNetwork:  # fmt: skip
     """Load a checkpoint into its network: options win over its recipe, that over the defaults.
 
     `default_model` is there only to repeat released code (Liu et al. 2020). A model type of the
@@ -227,7 +230,7 @@ def open_network(
             model["normalize"] = fitted.normalization(model2load)
             add_normalization(module, **model["normalize"])
         module.load_state_dict(fitted.state)
-    check_network(module, images)
+    check_network(module, images, randomised=randomised)
     if is_external(model["model_type"]):
         known = recipe.get("model", {}).get("code")
         model["code"] = code_of(module)
@@ -236,7 +239,9 @@ def open_network(
                 "the code of %s has changed since %s was written: its weights may mean another "
                 "function", model["model_type"], model2load,
             )  # fmt: skip
-    return LoadedNetwork(module, model, dataset, checkpoint, network.data_dir, images, subset)
+    return LoadedNetwork(
+        module, model, dataset, checkpoint, network.data_dir, images, subset, randomised
+    )
 
 
 def apart(output: Path, *inputs: str | None) -> None:

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ridgeline.models import InputError
-from ridgeline.run.shared.networks import LoadedNetwork
+from ridgeline.run.shared import options as o
+from ridgeline.run.shared.networks import LoadedNetwork, open_network
+
+
+def open_all(
+    names: Sequence[str], network: o.Network, default_model: str, randomised: bool = False
+) -> list[LoadedNetwork]:
+    """The networks of several checkpoints for the same images; InputError as `check_same_data`."""
+    subjects = [open_network(n, network, default_model, randomised=randomised) for n in names]
+    check_same_data(*subjects)
+    return subjects
 
 
 def check_same_data(*subjects: LoadedNetwork) -> None:

@@ -11,10 +11,10 @@ from pyautoattack import AutoAttack as LibraryAutoAttack
 from torch import Tensor
 
 from ridgeline.train.attacks.base import Attack, Predict
-from ridgeline.train.attacks.library import APGD, CHUNK, classes_of, norm_name
+from ridgeline.train.attacks.library import APGD, classes_of, norm_name
 from ridgeline.train.attacks.minimum_norm import judged
 from ridgeline.train.attacks.norms import within
-from ridgeline.train.data.noise import Noise, seeded
+from ridgeline.train.data.noise import CHUNK, Noise, seeded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import torch
@@ -107,6 +107,23 @@ def known_range(images: Data) -> Iterator[None]:
         yield
     finally:
         _known.reset(token)
+
+
+def shown(attack: Attack, later: Collection[str]) -> str:
+    """As a dataclass is; the fields `later` only where they are not the default.
+
+    Recipes hold this text: a field that they did not know must not make them others.
+    """
+    values = {f.name: getattr(attack, f.name) for f in fields(attack) if f.repr}
+    hidden = {f.name for f in fields(attack) if f.name in later and values[f.name] == f.default}
+    said = ", ".join(f"{name}={value!r}" for name, value in values.items() if name not in hidden)
+    return f"{type(attack).__name__}({said})"
+
+
+def check_passes(eot: int) -> None:
+    """Raise InputError for a number of passes below 1."""
+    if eot < 1:
+        raise InputError(f"attack eot counts forward passes, at least 1, got {eot}")
 
 
 def check_range(x: Tensor) -> None:

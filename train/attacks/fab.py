@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks.base import Attack, Predict, check_range
-from ridgeline.train.attacks.library import CHUNK, classes_of, norm_name
+from ridgeline.train.attacks.library import classes_of, norm_name
 from ridgeline.train.attacks.minimum_norm import Smallest, closer, judged, within_budget
 from ridgeline.train.attacks.norms import row_norm, where
-from ridgeline.train.data.noise import Noise, noise_for, seeded
+from ridgeline.train.data.noise import CHUNK, Noise, noise_for, seeded
 from ridgeline.train.precision import exact
 
 _REFINEMENTS = 10

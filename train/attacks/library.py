@@ -17,12 +17,10 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor
 
 from ridgeline.models.errors import InputError, unknown
-from ridgeline.train.attacks.base import Attack, Predict
+from ridgeline.train.attacks.base import Attack, Predict, check_passes, shown
 from ridgeline.train.attacks.minimum_norm import judged, likeliest
 from ridgeline.train.attacks.norms import INF, where, within
-from ridgeline.train.data.noise import Noise, seeded
-
-CHUNK = 100
+from ridgeline.train.data.noise import CHUNK, Noise, seeded
 
 
 def norm_name(order: float) -> str:
@@ -38,22 +36,30 @@ def classes_of(predict: Predict, x: Tensor) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(Attack):
-    """Auto-PGD on the cross-entropy (`ce`) or the difference of logits ratio (`dlr`)."""
+    """Auto-PGD on the cross-entropy (`ce`) or the difference of logits ratio (`dlr`).
+
+    `eot`: every gradient is a mean over that many passes, for networks that draw random numbers.
+    """
 
     iterations: int = 100
     loss: str = "ce"
     rho: float = 0.75
     restarts: int = 5
+    eot: int = 1
     chunk: ClassVar[int] = CHUNK
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_passes(self.eot)
         if self.loss not in ("ce", "dlr"):
             raise unknown("loss_type of attack apgd", self.loss, ("ce", "dlr"))
         if self.iterations < 1 or self.restarts < 1:
             raise InputError("attack apgd: iter_num and restarts must be at least 1")
         if not 0 < self.rho < 1:
             raise InputError(f"attack apgd: rho must lie between 0 and 1, got {self.rho:g}")
+
+    def __repr__(self) -> str:
+        return shown(self, ("eot",))
 
     @property
     def fewest_classes(self) -> int:
@@ -71,6 +77,7 @@ class APGD(Attack):
             eps=self.eps,
             loss=self.loss,
             rho=self.rho,
+            eot_iter=self.eot,
             device=x.device,
         )
         attack.init_hyperparam(x)

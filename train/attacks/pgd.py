@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ridgeline.models.errors import InputError, unknown
-from ridgeline.train.attacks.base import Attack, Predict, check_step, scaled
+from ridgeline.train.attacks.base import (
+    Attack,
+    Predict,
+    check_passes,
+    check_step,
+    scaled,
+    shown,
+)
 from ridgeline.train.attacks.norms import project, random_start, steepest, where, within
 from ridgeline.train.attacks.targets import TARGETS, target_of, towards
-from ridgeline.train.data.noise import Noise
+from ridgeline.train.data.noise import CHUNK, Noise, seeded
 from ridgeline.train.losses import Loss, cross_entropy, divergence, dlr, margin
 
 #: spec word -> loss of one example; None: the divergence from the clean prediction
 _LOSSES: dict[str, Loss | None] = {"ce": cross_entropy, "cw": margin, "dlr": dlr, "kl": None}
-_LATER = ("loss", "targeted")  # fields that the first recipes did not have
+_LATER = ("loss", "targeted", "eot")  # fields that the first recipes did not have
 
 
 def ascend(
@@ -31,18 +39,20 @@ def ascend(
     order: float,
     keep_best: bool,
     loss: Loss = cross_entropy,
+    passes: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Steepest ascent of the loss from `start` within the ball around x and [0,1].
 
     Returns images (N, C, H, W) and their losses (N,): the iterate of largest loss per example, or
     the last one (with the largest loss before it) without `keep_best`. Only input gradients are
-    taken, of the *sum* over examples, so its result does not depend on its batch.
+    taken, of the *sum* over examples, so its result does not depend on its batch. Of a network that
+    draws random numbers the loss is the mean over `passes` of it.
     """
     adversarial, best, best_loss = start, start, torch.full_like(x[:, 0, 0, 0], -torch.inf)
     for _ in range(iterations):
         adversarial = adversarial.detach().requires_grad_()
         with torch.enable_grad():
-            losses = loss(predict(adversarial), y)
+            losses = _expected(loss, predict, adversarial, y, passes)
         (gradient,) = torch.autograd.grad(losses.sum(), adversarial)
         adversarial = adversarial.detach()
         better = losses.detach() > best_loss
@@ -53,10 +63,18 @@ def ascend(
     if not keep_best:
         return adversarial, best_loss
     with torch.no_grad():
-        losses = loss(predict(adversarial), y)
+        losses = _expected(loss, predict, adversarial, y, passes)
     better = losses > best_loss
     best = where(better, adversarial, best)
     return best, torch.where(better, losses, best_loss)
+
+
+def _expected(loss: Loss, predict: Predict, x: Tensor, y: Tensor, passes: int) -> Tensor:
+    """The loss (N,), a mean over several passes, each with new draws of the network."""
+    losses = loss(predict(x), y)
+    for _ in range(passes - 1):
+        losses = losses + loss(predict(x), y)
+    return losses if passes == 1 else losses / passes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +93,10 @@ class PGD(Attack):
     `targeted` pulls towards one wrong class per example instead (`targets.target_of`): the one of
     `least` logit at x, the `next` likely, or a `random` one. Then `ce` is minus the cross-entropy
     of that class, `cw` minus its margin, `dlr` the targeted ratio (4 or more classes).
+
+    `eot` above 1 is for networks that draw random numbers when they predict: losses and gradients
+    are means over that many passes (expectation over transformation, Athalye et al. 2018). The
+    network's draws belong to seed and batch, so batches are then of a fixed size.
     """
 
     iterations: int
@@ -84,6 +106,7 @@ class PGD(Attack):
     keep_best: bool = True
     loss: str = "ce"
     targeted: str | None = None
+    eot: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,12 +129,18 @@ class PGD(Attack):
                 raise InputError("attack pgd: loss_type=kl knows no class to pull towards; "
                                  "targeted takes loss_type=ce, cw or dlr")  # fmt: skip
         check_step(self.step_size)
+        check_passes(self.eot)
+        if self.eot > 1 and self.loss == "kl":
+            raise InputError("attack pgd: loss_type=kl compares with one clean prediction; with "
+                             "eot use loss_type=ce, cw or dlr")  # fmt: skip
 
     def __repr__(self) -> str:
-        """As a dataclass; `loss` and `targeted` only where they are set: recipes record this."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
-        hidden = {f.name for f in fields(self) if f.name in _LATER and values[f.name] == f.default}
-        return f"PGD({', '.join(f'{k}={v!r}' for k, v in values.items() if k not in hidden)})"
+        return shown(self, _LATER)
+
+    @property
+    def chunk(self) -> int | None:
+        """Any number of examples, unless the network draws for a whole batch."""
+        return CHUNK if self.eot > 1 else None
 
     @property
     def step(self) -> float:
@@ -131,6 +160,10 @@ class PGD(Attack):
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The best of all restarts, per example."""
+        with seeded(noise.batch_seed(), x.device) if self.eot > 1 else nullcontext():
+            return self._search(predict, x, y, noise)
+
+    def _search(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         if self.targeted is None:
             loss = _LOSSES[self.loss] or _away_from(predict, x)
         else:
@@ -148,6 +181,7 @@ class PGD(Attack):
                 order=self.order,
                 keep_best=self.keep_best or self.restarts > 1,
                 loss=loss,
+                passes=self.eot,
             )
             better = losses > best_loss
             best = where(better, found, best)

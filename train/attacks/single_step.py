@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ridgeline.models.errors import InputError
-from ridgeline.train.attacks.base import Attack, Predict, check_step, scaled
+from ridgeline.train.attacks.base import (
+    Attack,
+    Predict,
+    check_passes,
+    check_step,
+    scaled,
+    shown,
+)
 from ridgeline.train.attacks.norms import INF, random_start, steepest
 from ridgeline.train.attacks.pgd import ascend
-from ridgeline.train.data.noise import Noise
+from ridgeline.train.data.noise import CHUNK, Noise, seeded
 from ridgeline.train.losses import cross_entropy
 
 
@@ -21,14 +29,25 @@ class FGSM(Attack):
 
     `step_size` defaults to eps; with `random_start` use 1.25 eps as Wong et al. 2020. The result
     is the end of the step even where the loss fell: that is the attack whose training collapses.
+    `eot`: the gradient is a mean over that many passes (as in PGD).
     """
 
     step_size: float | None = None
     random_start: bool = False
+    eot: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_step(self.step_size)
+        check_passes(self.eot)
+
+    def __repr__(self) -> str:
+        return shown(self, ("eot",))
+
+    @property
+    def chunk(self) -> int | None:
+        """Any number of examples, unless the network draws for a whole batch."""
+        return CHUNK if self.eot > 1 else None
 
     def at(self, eps: float) -> FGSM:
         """The same attack with another budget and the step scaled along."""
@@ -37,17 +56,19 @@ class FGSM(Attack):
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The end of the single step."""
         start = random_start(x, self.eps, self.order, noise, 0) if self.random_start else x
-        end, _ = ascend(
-            predict,
-            x,
-            y,
-            start,
-            eps=self.eps,
-            step_size=self.eps if self.step_size is None else self.step_size,
-            iterations=1,
-            order=self.order,
-            keep_best=False,
-        )
+        with seeded(noise.batch_seed(), x.device) if self.eot > 1 else nullcontext():
+            end, _ = ascend(
+                predict,
+                x,
+                y,
+                start,
+                eps=self.eps,
+                step_size=self.eps if self.step_size is None else self.step_size,
+                iterations=1,
+                order=self.order,
+                keep_best=False,
+                passes=self.eot,
+            )
         return end
 
 

@@ -20,13 +20,16 @@ _AGAIN, _OTHER_BATCH = 16, 2000
 _REMEDY = "check --model_type, --dataset and --normalize"
 
 
-def check_network(network: nn.Module, data: Data, loss: Loss | None = None) -> None:
+def check_network(
+    network: nn.Module, data: Data, loss: Loss | None = None, randomised: bool = False
+) -> None:
     """Raise InputError unless the network maps these data to outputs, each example by itself.
 
     Two examples pass through in eval mode, again, and one of them alone. Refused are networks that
     fail, whose outputs are not one finite tensor (N, ...), and whose outputs change with chance or
     with the other examples of a batch. Without a `loss` of the user's, outputs must be logits
     (N, C) for at least the classes of images; with one, it must give one finite number per example.
+    A `randomised` network may draw random numbers, which hides what its outputs depend on.
     Nothing of the network and of the global random state is changed.
     """
     if not any(True for _ in network.parameters()):
@@ -42,20 +45,30 @@ def check_network(network: nn.Module, data: Data, loss: Loss | None = None) -> N
     check = partial(_outputs, network, data=data, logits=loss is None)
     with undisturbed(network), torch.no_grad(), exact():
         outputs = check(x)
-        kind = "images" if isinstance(data, Images) else "examples"
-        _compare(network, outputs, lambda: check(x), x, x, _AGAIN, (
-            f"its outputs depend on chance: two passes over the same {kind} differ", "makes random "
-            "numbers in eval mode; use nn.Dropout, or F.dropout(..., training=self.training)"
-        ))  # fmt: skip
-        _compare(network, outputs, lambda: check(one), x, one, _OTHER_BATCH, (
-            f"its outputs depend on the other {kind} of a batch", "mixes them; BatchNorm needs "
-            "track_running_stats=True, or use GroupNorm"
-        ))  # fmt: skip
+        if not randomised:
+            _check_repeatable(network, data, check, outputs, x, one)
         if loss is not None:
             _check_loss(loss, outputs, batch.y)
             _check_uncoupled(loss, outputs, batch.y)
             if loss is cross_entropy:
                 _check_classes(outputs, data.tensors()[-2])
+
+
+def _check_repeatable(
+    network: nn.Module, data: Data, check: Callable[[Inputs], Tensor], outputs: Tensor,
+    x: Inputs, one: Inputs,
+) -> None:  # fmt: skip
+    """Raise InputError for outputs that depend on chance or on the other examples of a batch."""
+    kind = "images" if isinstance(data, Images) else "examples"
+    _compare(network, outputs, lambda: check(x), x, x, _AGAIN, (
+        f"its outputs depend on chance: two passes over the same {kind} differ", "makes random "
+        "numbers in eval mode; use nn.Dropout, or F.dropout(..., training=self.training); only "
+        "test_ensemble --randomised True judges networks that are meant to draw them"
+    ))  # fmt: skip
+    _compare(network, outputs, lambda: check(one), x, one, _OTHER_BATCH, (
+        f"its outputs depend on the other {kind} of a batch", "mixes them; BatchNorm needs "
+        "track_running_stats=True, or use GroupNorm"
+    ))  # fmt: skip
 
 
 def overwrites(network: nn.Module, data: Data) -> bool:

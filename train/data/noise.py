@@ -22,6 +22,8 @@ from ridgeline.train.data.counters import fractions, halves, philox_words
 #: generation of the streams below, part of every recipe with random numbers: raise it when a
 #: change gives other numbers for the same seed
 STREAMS = 2
+#: examples that share the draws of a generator, wherever such draws are for a whole batch
+CHUNK = 100
 
 
 class Purpose(IntEnum):
@@ -63,6 +65,7 @@ class Purpose(IntEnum):
     PERMUTATION = 34
     ROTATION = 35
     CUTOUT = 36
+    NETWORK = 60
 
 
 def stream(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

@@ -1,0 +1,136 @@
+"""Networks trained at different budgets, each judged at several: the PAS table."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from ridgeline.analysis.attack_runs import attack_runs
+from ridgeline.analysis.statistics import wilson
+from ridgeline.landscape.problem import Problem
+from ridgeline.models.errors import InputError
+
+#: methods that train on clean images: their attack only adds to the evaluation
+CLEAN = ("standard", "frequency")
+_ATTACK = re.compile(r"\w+\(eps=([^,()]+), order=([^,()]+)")
+
+
+class TrainedAt(NamedTuple):
+    """The budget that a checkpoint was trained at, in [0,1] units, and the norm of it.
+
+    NaN for a checkpoint that records no training; 0 for one of clean images, whose order is NaN.
+    `scheduled` marks a budget that changed while training; `eps` is then the attack's own.
+    """
+
+    eps: float = math.nan
+    order: float = math.nan
+    scheduled: bool = False
+
+
+def trained_at(recipe: Mapping[str, Any] | None) -> TrainedAt:
+    """The training budget in a checkpoint's recipe; NaN where the recipe names none."""
+    if not recipe or "method" not in recipe:
+        return TrainedAt()
+    attack = recipe.get("attack")
+    if recipe["method"] in CLEAN or attack in (None, "None"):
+        return TrainedAt(0.0)
+    found = _ATTACK.match(attack)
+    if found is None:
+        return TrainedAt()
+    options = recipe.get("options", {})
+    eps, order = (float(text) for text in found.groups())
+    own = options.get("eps")  # APART's generator has a budget of its own
+    eps = float(own) if isinstance(own, int | float) else eps
+    return TrainedAt(eps, order, "attack_threshold_schedule" in options)
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """What networks are called: their files' names, with as many folders as tell them apart.
+
+    Raises InputError for a file that is given twice.
+    """
+    if len(set(paths)) < len(paths):
+        raise InputError("--model2load names a checkpoint twice")
+    for depth in range(1, max(len(Path(p).parts) for p in paths) + 1):
+        names = ["/".join((*Path(p).parts[-depth:-1], Path(p).stem)) for p in paths]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)
+
+
+def budget_matrix(
+    problems: Mapping[str, Problem], budgets: Sequence[float], trained: Sequence[TrainedAt],
+    tick: Callable[[int], None] | None = None,
+) -> xr.Dataset:  # fmt: skip
+    """Accuracy of every network at every budget of its problem's attack, and clean.
+
+    Over `network` and `eps`, 0 (clean) first: `accuracy` with its 95 % Wilson interval and `loss`
+    with its standard error. `trained_eps` and `trained_order` over `network` are what the
+    checkpoints record (`TrainedAt`), `scheduled` whether that budget grew while training; the
+    attribute `probe_order` is the norm of the attack. Of a minimum-norm attack one search serves
+    all budgets.
+    """
+    attack = next(iter(problems.values())).attack
+    levels = [eps for eps in budgets if eps]
+    rows = []
+    for problem in problems.values():
+        clean = problem.under(None).evaluate(tick=tick)
+        runs, _ = attack_runs(problem, levels, tick) if levels else ([], None)
+        rows.append([clean, *(run.scores for run in runs)])
+    hits = np.array([[int(s.correct.sum()) for s in row] for row in rows])
+    count = len(rows[0][0].correct)
+    low, high = np.array([[wilson(h, count) for h in row] for row in hits]).transpose(2, 0, 1)
+    dims = ("network", "eps")
+    return xr.Dataset(
+        {
+            "accuracy": (dims, hits / count),
+            "accuracy_low": (dims, low),
+            "accuracy_high": (dims, high),
+            "loss": (dims, [[s.loss for s in row] for row in rows], {"units": "nat"}),
+            "loss_se": (dims, [[s.loss_se for s in row] for row in rows]),
+        },
+        coords={
+            "network": list(problems),
+            "eps": ("eps", [0.0, *levels], {"units": "[0,1]"}),
+            "trained_eps": ("network", [t.eps for t in trained], {"units": "[0,1]"}),
+            "trained_order": ("network", [t.order for t in trained]),
+            "scheduled": ("network", [t.scheduled for t in trained]),
+        },
+        attrs={"probe_order": float(attack.order)},
+    )
+
+
+def rows_of(ds: xr.Dataset) -> list[tuple[int, str]]:
+    """The networks by training budget, unknown ones last: place and label."""
+    eps, known = ds["trained_eps"].values, []
+    for place in np.argsort(eps, kind="stable"):
+        name, order = str(ds["network"].values[place]), float(ds["trained_order"][place])
+        norm = " l_2" if order == 2 else ""
+        budget = "" if np.isnan(eps[place]) else f", trained at {eps[place]:.4g}{norm}"
+        known.append((int(place), name + budget + ", scheduled" * bool(ds["scheduled"][place])))
+    return known
+
+
+def budgets_report(ds: xr.Dataset) -> Iterator[str]:
+    """Accuracies by network (down) and budget (across); a warning where norms differ."""
+    rows, probe = rows_of(ds), ds.attrs["probe_order"]
+    width = max(len(label) for _, label in rows)
+    yield f"{'eps':{width}s}  " + "  ".join(f"{eps:6.4g}" for eps in ds["eps"].values)
+    for place, label in rows:
+        cells = "  ".join(f"{value:6.4f}" for value in ds["accuracy"].values[place])
+        yield f"{label:{width}s}  {cells}"
+    for place, _ in rows:
+        order = float(ds["trained_order"][place])
+        if not np.isnan(order) and order != probe:
+            yield (f"WARNING, {ds['network'].values[place]} was trained in {_norm(order)} and is "
+                   f"probed in {_norm(probe)}: the two budgets are not in one unit")  # fmt: skip
+
+
+def _norm(order: float) -> str:
+    return "l_inf" if order == math.inf else f"l_{order:g}"
