@@ -21,7 +21,8 @@ def main(
         str | None, "figure .png, .pdf or .svg, else the first two; None: beside the first file"
     ] = None,
     against: Annotated[
-        str | None, "what to draw against: rank, eps, epoch, ...; CURE's metrics: updated, ..."
+        str | None,
+        "what to draw against: rank, eps, epoch, ...; CURE's metrics: updated, ...; FFR's: penalty",
     ] = None,
     view: Annotated[str | None, "a surface as contour (None), or as space: in 3-D"] = None,
     overwrite: Annotated[bool, "replace an existing figure"] = False,

@@ -17,6 +17,7 @@ from ridgeline.analysis.figures.frequency import (
 )
 from ridgeline.analysis.figures.generator import draw_generator
 from ridgeline.analysis.figures.lines import draw_curve
+from ridgeline.analysis.figures.magnitudes import draw_penalty
 from ridgeline.analysis.figures.scattering import draw_scattering
 from ridgeline.analysis.figures.style import Results, style
 from ridgeline.analysis.figures.surfaces import (
@@ -83,8 +84,10 @@ def draw(results: xr.Dataset | Results, **options) -> Figure:
 
 
 def draw_metrics(metrics: Mapping[str, Sequence[dict]], against: str | None = None) -> Figure:
-    """Draw the metrics of runs by label, or one of CURE's measures by tensor (`against`)."""
+    """Draw the metrics of runs by label; `against`: FFR's penalty, or CURE's measures by tensor."""
     with style():
+        if against == "penalty":
+            return draw_penalty(metrics)
         return draw_weights(metrics, against) if against else draw_training(metrics)
 
 
