@@ -21,6 +21,7 @@ _FIXED = {
     "pretrained": "networks start from random weights; load others by --model2load",
     "checkpoint_path": "networks start from random weights; load others by --model2load",
     "features_only": "training and diagnostics take one tensor of logits",
+    "num_classes": "the classes are those of the data set",
     "in_chans": "the channels are those of the images",
 }
 
@@ -62,15 +63,15 @@ def timm_network(
     for key in given:
         if key in _FIXED:
             raise InputError(f"{PREFIX}{name} takes no option {key}: {_FIXED[key]}")
-    own = {"num_classes": num_classes, **given}
+    given["num_classes"] = num_classes
     build = _timm(model_type).create_model
     network = in_one_line(
-        lambda: build(name, pretrained=False, in_chans=channels, **own), f"{PREFIX}{name} failed"
+        lambda: build(name, pretrained=False, in_chans=channels, **given), f"{PREFIX}{name} failed"
     )
-    made = getattr(network, "num_classes", own["num_classes"])
-    if made != own["num_classes"]:
+    made = getattr(network, "num_classes", num_classes)
+    if made != num_classes:
         raise InputError(
-            f"{PREFIX}{name} has {made} classes, not {own['num_classes']}, and does not let us "
+            f"{PREFIX}{name} has {made} classes, not {num_classes}, and does not let us "
             "choose; take another network"
         )
     return network

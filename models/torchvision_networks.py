@@ -20,6 +20,7 @@ PREFIX = "torchvision:"
 _FIXED = {
     "weights": "networks start from random weights; load others by --model2load",
     "weights_backbone": "networks start from random weights; load others by --model2load",
+    "num_classes": "the classes are those of the data set",
     "progress": "nothing is downloaded",
     "aux_logits": "training and diagnostics take one tensor of logits",
 }

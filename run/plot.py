@@ -23,7 +23,7 @@ def main(
     against: Annotated[
         str | None,
         "what to draw against: rank, eps, epoch, ...; metrics: gradients, magnitudes, certificate, "
-        "generator, tradeoff, final, cost; CURE's: updated, ...",
+        "generator, tradeoff, final, cost, penalty; CURE's: updated, ...",
     ] = None,
     view: Annotated[str | None, "a surface as contour (None), or as space: in 3-D"] = None,
     overwrite: Annotated[bool, "replace an existing figure"] = False,

@@ -35,6 +35,8 @@ CHAIN = (
     "--cure_variant freeze --blocks 1",
     f"train_fomo --model_name fomo {_TRAIN} --fomo_warmup 0 --fomo_relearn 1 --eval_attack None "
     "--fomo_select snip --fomo_cr_on both",
+    "scan_forgetting --points 3 --subset_size 6 --model2load runs/fomo_cycle1_before.ckpt,"
+    f"runs/fomo_cycle1_after.ckpt,runs/fomo_cycle1_relearnt.ckpt --attack {PGD}",
     f"train_apart --model_name apart {_TRAIN} --augment True --nocycle_momentum".replace(
         "lenet", "resnet9"
     ),

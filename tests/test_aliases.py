@@ -130,6 +130,16 @@ def test_switches_of_replay(flag, replay):
     assert parsed(f"{README['fomo']} {flag}")["lure"].replay == replay
 
 
+@pytest.mark.parametrize(
+    ("flags", "shots"), [("-few_shot", 100), ("-few_shot --n_shots 7", 7), ("--n_shots 7", None),
+                         ("--shots 7", 7), ("-snip_no_replay", None)],
+)  # fmt: skip
+def test_few_shots_of_lure(flags, shots, caplog):
+    assert parsed(f"train_lure {flags}")["lure"].shots == shots
+    silent = flags in ("--n_shots 7", "-snip_no_replay")
+    assert ("has no effect" in caplog.text) == silent
+
+
 @pytest.mark.parametrize("name", SHORT)
 def test_the_commands_run_shortened(name, tmp_path, run_command):
     tiny_set(tmp_path)
@@ -180,6 +190,7 @@ def test_the_command_on_restricted_imagenet_runs_shortened(tmp_path, run_command
         ("train_frequency --model resnet9 --model resnet9", "--model is given twice"),
         ("train_lure -no_replay -buffer_replay", "-buffer_replay stands for --replay buffer, and "
          "-no_replay says that too"),
+        ("train_lure -few_shot --shots 7", "-few_shot stands for --shots 100, and --shots says"),
         ("train_lure -wb 1", "-wb is a switch"),
         ("train_lure --decreasing_lr 20,x", "--decreasing_lr must be a number"),
         ("train_normal --learning_rate 0.1", "unknown option '--learning_rate'"),

@@ -189,7 +189,8 @@ def test_training_lowers_the_high_frequencies_of_the_penalised_layers():
     assert (with_it[:3] < 0.95 * without[:3]).all()
     values = method.metrics(None)
     assert values["penalty"] == pytest.approx(0.01 * float(method.penalty()))
-    assert len(values) == 1 + 8 * 9
+    assert values["penalised_layers"] == 3
+    assert len(values) == 2 + 8 * 9
     _, signal = trained(0.01, "SD")
     np.testing.assert_allclose(signal, with_it, atol=0.02)
 
@@ -274,5 +275,5 @@ def test_without_a_basis_it_is_plain_training():
     batch = next(make_images(4, (3, 32, 32)).batches(4))
     loss, logits = method.loss(batch, Step(0, 0.0, 0, 0))
     assert torch.equal(loss, F.cross_entropy(logits, batch.y))
-    assert method.metrics(Step(0, 0.0, 0, 0)) == {"penalty": 0.0}
+    assert method.metrics(Step(0, 0.0, 0, 0)) == {"penalty": 0.0, "penalised_layers": 0}
     assert method.weights().keys() == before.keys()

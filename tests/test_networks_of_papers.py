@@ -55,6 +55,7 @@ def test_published_widths():
     widths = {"wrn16": 8, "wrn28": 10, "wrn34": 10, "wrn40": 4, "wrn70": 16}
     widths |= {name: 16 for name in ANY_SIZE if name.startswith("resnet")}
     widths |= {"vit4": 6, "vit8": 6, "vit16": 6}
+    assert [published_width(n, CIFAR) for n in ("resnet20", "efficientnet_b0")] == [4, 8]
     assert {name: published_width(name, CIFAR) for name in ANY_SIZE} == widths
 
 
@@ -201,6 +202,7 @@ def test_timm_networks_get_classes_channels_and_options(timm):
         ("vit_tiny", {"width": 2}, "has no --width"),
         ("vit_tiny", {"bias": False}, "has no --bias"),
         ("vit_tiny,pretrained=True", {}, "no option pretrained: .*random weights"),
+        ("vit_tiny,num_classes=1000", {}, "no option num_classes: the classes are those of"),
         ("vit_tiny,depth=2", {}, "timm:vit_tiny failed: TypeError.*depth"),
     ],
 )

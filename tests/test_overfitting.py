@@ -29,7 +29,15 @@ from ridgeline.models import InputError, build_model
 from ridgeline.train.attacks import PGD
 from ridgeline.train.evaluation import evaluate
 from ridgeline.train.files.checkpoint import load_checkpoint
-from ridgeline.train.parts.chunks import LureOptions, chunks, forget_between, join, replayed
+from ridgeline.train.parts.chunks import (
+    Chunks,
+    LureOptions,
+    chunks,
+    few,
+    forget_between,
+    join,
+    replayed,
+)
 from tests.conftest import make_conv_bn, make_images, make_mlp
 
 ATTACK = PGD(eps=0.1, iterations=3)
@@ -271,6 +279,29 @@ def test_chunks_are_disjoint_and_replay_is_what_it_says():
         chunks(images, 60, 2, 0)
     with pytest.raises(InputError, match="allowed: buffer, full, none, one"):
         replayed(parts, "some", 5, 0)
+
+
+def test_few_shots_are_as_many_of_every_class():
+    images = make_images(60)
+    kept = few(images, 3, seed=0)
+    counts = torch.bincount(kept.labels, minlength=images.num_classes)
+    assert counts.tolist() == [3 * bool(n) for n in torch.bincount(images.labels)]
+    assert torch.equal(kept.index, kept.index.sort().values)
+    assert kept.sha256 == few(images, 3, seed=0).sha256 != few(images, 3, seed=1).sha256
+    with pytest.raises(InputError, match=r"--shots 50: class \d+ of .* has only"):
+        few(images, 50, seed=0)
+    options = LureOptions(meta_batch_size=10, meta_batch_number=1, shots=3)
+    found, _ = Chunks.of(images, options, 0).come(0)
+    assert set(found.index.tolist()) <= set(few(images, 3, 0).index.tolist())
+
+
+def test_the_buffer_replays_as_many_training_and_validation_examples_as_it_says():
+    options = LureOptions(meta_batch_size=20, meta_batch_number=3, replay="buffer",
+                          buffer_size_train=5, buffer_size_val=1)  # fmt: skip
+    parts = Chunks.of(make_images(60), options, 0)
+    assert [tuple(map(len, parts.come(n))) for n in range(3)] == [(18, 2), (23, 3), (28, 4)]
+    with pytest.raises(InputError, match="--buffer_size_val has no effect without --replay buffer"):
+        LureOptions(buffer_size_val=1)
 
 
 def lenet(seed: int = 0) -> nn.Module:

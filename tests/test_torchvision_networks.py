@@ -79,6 +79,7 @@ def test_a_vision_transformer_takes_the_size_of_the_images(offline):
         ("resnet18", SHAPE, {"width": 4}, "has no --width"),
         ("resnet18", SHAPE, {"bias": False}, "has no --bias"),
         ("resnet18,weights=DEFAULT", SHAPE, {}, "no option weights: .*random weights"),
+        ("resnet18,num_classes=1000", SHAPE, {}, "num_classes: the classes are those of the data"),
         ("googlenet,aux_logits=True", SHAPE, {}, "no option aux_logits"),
         ("resnet18,depth=3", SHAPE, {}, "torchvision:resnet18 failed: TypeError: .*depth"),
         ("resnet18,depth", SHAPE, {}, "key=value"),

@@ -9,16 +9,24 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ridgeline.analysis.figures.magnitudes import draw_magnitudes, draw_radii, draw_rings
 from ridgeline.analysis.figures.style import COLUMN, PALETTE, SURFACE, Results, headroom
 from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.models.dct import dct_basis
 from ridgeline.models.errors import InputError, unknown
 
-AGAINST = ("layer", "epoch", "filters", "kernels", "basis")
+AGAINST = ("layer", "epoch", "filters", "magnitude", "radius", "kernels", "basis")
 
 
-def draw_fourier(results: Results, axes: Axes | None = None) -> Figure:
-    """A heat map of error rates per network on one colour scale, and the pass curves together."""
+def draw_fourier(results: Results, axes: Axes | None = None, *, against: str = "cutoff") -> Figure:
+    """A heat map of error rates per network on one colour scale, and the pass curves together.
+
+    `against` radius: error rates by distance from DC instead.
+    """
+    if against not in ("cutoff", "radius"):
+        raise unknown("--against for Fourier maps", against, ("cutoff", "radius"))
+    if against == "radius":
+        return draw_rings(results, axes)
     del axes
     figure, grid = plt.subplots(
         1, len(results) + 1, figsize=(2.3 * len(results) + 3.2, 2.4), layout="constrained",
@@ -108,13 +116,14 @@ def draw_kernels(results: Results, most: int = 16) -> Figure:
 
 
 def draw_spectrum(results: Results, axes: Axes | None = None, *, against: str = "layer") -> Figure:
-    """Spectra of filters: the high-frequency share by layer or epoch, energy maps, or kernels."""
+    """Spectra of filters: the high-frequency share by layer or epoch, maps, profiles, kernels."""
     if against not in AGAINST:
         raise unknown("--against for spectra", against, AGAINST)
     if against == "layer":
         return draw_shares(results, axes)
     drawings = {
-        "epoch": draw_course, "filters": draw_filters, "kernels": draw_kernels, "basis": draw_basis
+        "epoch": draw_course, "filters": draw_filters, "kernels": draw_kernels, "basis": draw_basis,
+        "magnitude": draw_magnitudes, "radius": draw_radii,
     }  # fmt: skip
     return drawings[against](results)
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ridgeline.analysis.figures.magnitudes import draw_penalty
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE
 from ridgeline.analysis.training.overfitting import best_and_last, course, networks_in
 from ridgeline.models.errors import InputError
@@ -174,6 +175,7 @@ RUN_FIGURES: dict[str, Callable[[Metrics], Figure]] = {
     "tradeoff": draw_tradeoff,
     "final": draw_final,
     "cost": draw_cost,
+    "penalty": draw_penalty,
 }
 
 

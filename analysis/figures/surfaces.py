@@ -107,6 +107,10 @@ def _draw_checkpoints(ds: xr.Dataset, axes: Axes) -> None:
     off = ds["off_plane"].values > 0.1 * np.maximum(ds["from_origin"].values, 1e-300)
     axes.plot(x[~off], y[~off], "o", color="white", ms=2.5)
     axes.plot(x[off], y[off], "o", mfc="none", mec="white", ms=2.5, mew=0.6)
+    for name, place in zip(ds["checkpoint"].values if "checkpoint" in ds.coords else (),
+                           zip(x, y, strict=True), strict=False):  # fmt: skip
+        axes.annotate(str(name), place, color="white", fontsize=6, xytext=(3, 3),
+                      textcoords="offset points")  # fmt: skip
 
 
 def _explained(ds: xr.Dataset, number: int, axis: str) -> str:

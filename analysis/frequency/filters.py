@@ -55,16 +55,16 @@ def filter_spectrum(
 ) -> xr.Dataset:
     """Orthonormal 2-D DCT-II spectrum of every convolution layer (Lukasik et al. 2023, figure 1).
 
-    Per layer and frequency (layer, horizontal, vertical), NaN beyond a layer's kernel:
-    `magnitude`, the mean |d_ij| over kernel slices, and `energy`, the share of sum d_ij^2. Per
-    layer: `high_share` of the energy at max(i,j) > K/2 with its jackknife standard error over
-    output filters, `high_to_low` per coefficient (white noise: 1), `dc_share`, `centroid` in units
-    of the frequency index, `entropy` in nats, and `white_high_share`, what white noise would
-    have. Layers of zeros give NaN. `initial_high_share` is that of the same layer in `initial`, a
-    state dict of the run's start; `seen` is False where the map that enters (`sizes`, by weight) is
-    smaller than the kernel, so that some taps are as they were initialised; layers are in the order
-    of `sizes`, in which images meet them. `first_kernels` are the first layer's. Raises InputError
-    if there is no kernel with K >= 3, or `initial` lacks one.
+    Per layer and frequency (layer, horizontal, vertical), NaN beyond a layer's kernel: `magnitude`,
+    the mean |d_ij| over kernel slices, and `energy`, the share of sum d_ij^2. Per layer: `slices`,
+    how many of them there are, `high_share` of the energy at max(i,j) > K/2 with its jackknife
+    standard error over output filters, `high_to_low` per coefficient (white noise: 1), `dc_share`,
+    `centroid` in units of the frequency index, `entropy` in nats, and `white_high_share`, what
+    white noise would have. Layers of zeros give NaN. `initial_high_share` is that of the same layer
+    in `initial`, a state dict of the run's start; `seen` is False where the map that enters
+    (`sizes`, by weight) is smaller than the kernel, so that some taps are as they were initialised;
+    layers are in the order of `sizes`, in which images meet them. `first_kernels` are the first
+    layer's. Raises InputError if there is no kernel with K >= 3, or `initial` lacks one.
     """
     kernels = convolutions(tensors)
     if not kernels:
@@ -75,6 +75,7 @@ def filter_spectrum(
     largest = max(k.shape[-1] for k in kernels.values())
     maps = {n: np.full((len(kernels), largest, largest), np.nan) for n in ("magnitude", "energy")}
     columns: dict[str, list[float]] = {}
+    columns["slices"] = [k.shape[0] * k.shape[1] for k in kernels.values()]
     for row, kernel in enumerate(kernels.values()):
         size = kernel.shape[-1]
         # scipy's axes are (vertical, horizontal); the map's are (horizontal, vertical)

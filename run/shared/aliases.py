@@ -110,6 +110,9 @@ ALIASES: dict[str, tuple[str, dict[str, Alias]]] = {
         "no_replay": Alias("replay", value="none", switch=True),
         "one_replay": Alias("replay", value="one", switch=True),
         "buffer_replay": Alias("replay", value="buffer", switch=True),
+        "few_shot": Alias("shots", part="few_shot", value="on", switch=True, why="--shots 100"),
+        "n_shots": Alias("shots", part="n_shots", why="--shots, with -few_shot"),
+        "snip_no_replay": _nothing("SNIP always scores the chunk that has come", switch=True),
         "use_llf": Alias("forget", value="llf", switch=True),
         "use_fc": Alias("forget", value="fc", switch=True),
         "use_shrink_perturb": Alias("forget", value="shrink_perturb", switch=True),
@@ -121,6 +124,7 @@ ALIASES: dict[str, tuple[str, dict[str, Alias]]] = {
         "log_dir": _nothing(_METRICS),
         "print_freq": _nothing(_METRICS),
         "workers": _nothing(_LOADING),
+        "checkpoint": _nothing("a run that was cut off always continues"),
         "resume": _nothing("a run that was cut off always continues", switch=True),
     }),
 }  # fmt: skip
@@ -273,9 +277,18 @@ def _network_of(parts: Mapping[str | None, str], line: _Line) -> str:
     return parts.get("arch", "resnet18") + parts.get("imagenet", "")
 
 
+def _shots_of(parts: Mapping[str | None, str], line: _Line) -> str | None:
+    """--shots of LURE's -few_shot, whose number --n_shots says; without it that has no effect."""
+    if "few_shot" not in parts:
+        log.warning("--n_shots has no effect: it is for -few_shot")
+        return None
+    return parts.get("n_shots", "100")
+
+
 _SPECS: dict[str, Callable[[Mapping[str | None, str], _Line], str | None]] = {
     "optim": _optim_of,
     "lr_schedule": _schedule_of,
     "data_dir": _folder_of,
     "model_type": _network_of,
+    "shots": _shots_of,
 }

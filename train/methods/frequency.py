@@ -120,7 +120,7 @@ class Frequency(Method):
         return (loss + self.strength * self.penalty() if self.strength else loss), logits
 
     def metrics(self, step: Step) -> dict[str, float]:
-        """Strength * penalty, and N_ij of every DCT layer, penalised or not."""
+        """Strength * penalty, how many layers have it, and N_ij of every layer, the first ones'."""
         with torch.no_grad():
             tables = {n: norms(m.coefficients).tolist() for n, m in self.all.items()}
             strength = self.strength * float(self.penalty())
@@ -128,7 +128,8 @@ class Frequency(Method):
             {f"norm_{name}_{i}{j}": value for i, row in enumerate(table)
              for j, value in enumerate(row)} for name, table in tables.items()
         )  # fmt: skip
-        return joined({"penalty": strength}, *by_place)
+        count = len(self.penalised) if self.strength else 0
+        return joined({"penalty": strength, "penalised_layers": count}, *by_place)
 
     def weights(self) -> dict[str, Tensor]:
         """The network in plain convolutions, the coordinates that all landscape tools share."""

@@ -35,6 +35,14 @@ class LureOptions(Options):
         int,
         Opt("examples kept of each earlier chunk, for buffer", low=1, only={"replay": ("buffer",)}),
     ] = 182
+    buffer_size_val: Annotated[
+        int,
+        Opt("validation examples kept of each earlier chunk, for buffer", low=1,
+            only={"replay": ("buffer",)}),
+    ] = 182  # fmt: skip
+    shots: Annotated[
+        int | None, Opt("training examples kept of every class, few-shot; None: all", low=1)
+    ] = None
     use_snip: Annotated[
         bool,
         Opt("forget the weights of lowest saliency before every chunk", only={"forget": (None,)}),
@@ -73,6 +81,22 @@ def chunks(images: Images, size: int, number: int, seed: int) -> list[Images]:
     return [images.take(part.sort().values) for part in order[: size * number].split(size)]
 
 
+def few(images: Images, shots: int, seed: int) -> Images:
+    """`shots` random examples of every class, in the order of the set.
+
+    Raises InputError, naming the class, if one has fewer.
+    """
+    draw, chosen = stream(seed, Purpose.CHUNKS, 1), []
+    for label in images.labels.unique().tolist():
+        places = (images.labels == label).nonzero().flatten()
+        if len(places) < shots:
+            raise InputError(
+                f"--shots {shots}: class {label} of {images.name} has only {len(places)} examples"
+            )
+        chosen.append(places[torch.from_numpy(draw.permutation(len(places)))[:shots]])
+    return images.take(torch.cat(chosen).sort().values)
+
+
 def replayed(parts: Sequence[Images], replay: str, buffer_size: int, seed: int) -> Images:
     """What is trained on when the last of `parts` has come.
 
@@ -102,6 +126,8 @@ class Chunks:
     @classmethod
     def of(cls, images: Images, options: LureOptions, seed: int) -> Chunks:
         """The chunks of an image set; InputError if it has not as many examples."""
+        if options.shots is not None:
+            images = few(images, options.shots, seed)
         found = chunks(images, options.meta_batch_size, options.meta_batch_number, seed)
         return cls([part.split(0.1) for part in found], options, seed)
 
@@ -110,10 +136,12 @@ class Chunks:
 
     def come(self, number: int) -> tuple[Images, Images]:
         """What chunk `number` (from 0) is trained on and validated with, replayed ones included."""
-        given = self.options
+        given, seen = self.options, zip(*self.parts[: number + 1], strict=True)
         training, validation = (
-            replayed(seen, given.replay, given.buffer_size_train, self.seed)
-            for seen in zip(*self.parts[: number + 1], strict=True)
+            replayed(parts, given.replay, size, self.seed)
+            for parts, size in zip(
+                seen, (given.buffer_size_train, given.buffer_size_val), strict=True
+            )
         )
         return training, validation
 
