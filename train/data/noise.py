@@ -60,6 +60,10 @@ class Purpose(IntEnum):
     FOURIER = 32
     BOOTSTRAP = 33
     PERMUTATION = 34
+    WEIGHT_NOISE = 40
+    WEIGHT_ASCENT = 41
+    LINEARITY = 42
+    SIGN_DIRECTION = 43
 
 
 def stream(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
