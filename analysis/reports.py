@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from ridgeline.analysis.masking import SIGNS
+from ridgeline.analysis.sharpness.words import sharpness
 from ridgeline.landscape.result import complete
 from ridgeline.models.errors import unknown
 
@@ -295,4 +296,5 @@ REPORTS: dict[str, Callable[[xr.Dataset], Iterator[str]]] = {
     "spectral_bias": spectral_bias,
     "overfitting": overfitting,
     "scattering": scattering,
+    "sharpness": sharpness,
 }

@@ -212,7 +212,8 @@ def rescaled(network: nn.Sequential, alpha: float) -> nn.Sequential:
 
 
 def test_rescaling_relu_layers_leaves_just_the_invariant_measures():
-    options = {"draws": 3, "steps": 4, "noise": 0.05, "inputs": 2, "tol": 1e-6}
+    options = {"draws": 3, "steps": 4, "noise": 0.05, "inputs": 2, "tol": 1e-6,
+               "critical_passes": 12}  # fmt: skip
     problems = [Problem(rescaled(mlp(), alpha), images(), PGD) for alpha in (1.0, 16.0)]
     one, two = (sharpness(problem, **options) for problem in problems)
     assert (one["mean_loss"].values == two["mean_loss"].values).all()  # 16 is a power of two

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
@@ -16,20 +16,41 @@ from ridgeline.landscape.resume import Keep, at_once
 from ridgeline.landscape.sharpness import MEASURES
 from ridgeline.landscape.sharpness.options import SharpnessOptions
 from ridgeline.landscape.sharpness.view import View, normalised_logits
-from ridgeline.models.errors import InputError, unknown
+from ridgeline.models.errors import InputError
 from ridgeline.train.losses import loss_of, unit_of
+from ridgeline.train.options import Opt, Options
 
 LOGITS = ("plain", "normalised")
+#: what may be asked for besides, and where it is computed
+ALSO = {
+    "boundary": "loss over adversarial and random sign direction, distances to the boundary",
+    "spikes": "change of every class's accuracy along the top eigenvectors",
+}
 _NUMBERS = ("value", "se", "forward", "backward", "seconds")
 
 
-def check_measures(names: Sequence[str]) -> None:
-    """Raise InputError for unknown measures, none, or one named twice."""
-    for name in names:
-        if name not in MEASURES:
-            raise unknown("--measures", name, MEASURES)
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"--measures must name measures, each once, got {','.join(names)!r}")
+@dataclass(frozen=True)
+class BatteryOptions(Options):
+    """Which measures, of which logits, and what besides."""
+
+    measures: Annotated[tuple[str, ...], Opt("measures, each once", choices=tuple(MEASURES))] = (
+        tuple(MEASURES)
+    )
+    logits: Annotated[
+        tuple[str, ...],
+        Opt("logits of the loss: as they are, centred and divided by their spread", choices=LOGITS),
+    ] = LOGITS
+    also: Annotated[tuple[str, ...], Opt("what to measure besides", choices=ALSO)] = ()
+    held_out: Annotated[
+        int | None, Opt("test images for the generalisation gap; None: no gap", low=2)
+    ] = None
+
+    def check(self) -> None:
+        """Raise InputError where nothing is asked for, or something twice."""
+        for name in ("measures", "logits", "also"):
+            asked = getattr(self, name)
+            if len(set(asked)) < len(asked) or (name != "also" and not asked):
+                raise InputError(f"--{name} must name each thing once, got {','.join(asked)!r}")
 
 
 def sharpness(
@@ -53,7 +74,7 @@ def sharpness(
         measures: Names in MEASURES; None: all.
         logits: `plain`, `normalised` (logits centred and divided by their spread), or both.
         keep: Remembers finished measures (`landscape.resume`).
-        tick: Called with 1 after every measure.
+        tick: Called with the number of examples after every measure.
         **options: Radii, draws and steps: the fields of SharpnessOptions.
 
     Returns:
@@ -67,11 +88,8 @@ def sharpness(
         InputError: for unknown names, options out of range, and a loss that is not finite.
     """
     names = list(MEASURES if measures is None else measures)
-    check_measures(names)
+    BatteryOptions(tuple(names), tuple(logits))  # which checks them
     chosen, tick = SharpnessOptions(**options), tick or (lambda n: None)
-    for way in logits:
-        if way not in LOGITS:
-            raise unknown("--logits", way, LOGITS)
     frozen = {"clean": problem.under(None)}
     if problem.attack is not None and problem.attack.eps > 0:
         frozen["robust"] = problem.resuming(keep).frozen()
@@ -105,7 +123,7 @@ def sharpness(
                 for number in _NUMBERS:
                     table[number][row, column, place] = float(found[number])
                 over[place] = over[place] or _decoded(found["over"])
-                tick(1)
+                tick(len(problem.data))
     dims = ("loss", "logits", "measure")
     ds = xr.Dataset(
         {
