@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+NUMBERS = ("value", "se", "forward", "backward", "seconds")
 ROOT = Path(__file__).resolve().parent.parent
 MNIST = {
     "LeNet5, plain": "advertorch/mnist_lenet5_clntrained.pt",
@@ -31,10 +32,10 @@ CIFAR = {
         "pytorch_resnet_cifar10/resnet20-12fca82f.th", "real_networks:ResNet20",
         "mean=.485:.456:.406,std=.229:.224:.225",
     ),
-    "CNN, plain": ("alpha_beta_crown/cifar_marabou_medium.pth", "sharpness:Medium", None),
+    "CNN-B, plain": ("alpha_beta_crown/cifar_marabou_medium.pth", "sharpness:Medium", None),
     "CNN-A, mixed": ("alpha_beta_crown/cifar_cnn_a_mix.model", "sharpness:CnnA", S),
     "CNN-A, PGD": ("alpha_beta_crown/cifar_cnn_a_adv.model", "sharpness:CnnA", S),
-    "CNN, provable": ("alpha_beta_crown/cifar_wide.pth", "sharpness:CnnA", O),
+    "CNN-A, provable": ("alpha_beta_crown/cifar_wide.pth", "sharpness:CnnA", O),
 }  # fmt: skip
 ATTACKS = {
     "mnist": "name=pgd,threshold=0.1,step_size=0.025,iter_num=10,order=-1",
@@ -109,14 +110,14 @@ def main() -> None:
                 cells = []
                 for name, ds in results.items():
                     row = ds.sel(loss=loss, logits=way, measure=measure)
-                    found = {n: float(row[n])
-                             for n in ("value", "se", "forward", "backward", "seconds")}  # fmt: skip
+                    found = {n: float(row[n]) for n in NUMBERS}
                     rows[f"{name}; {loss}; {way}; {measure}"] = found
                     cells.append("" if np.isnan(found["value"]) else
                                  f"{found['value']:.3g} +- {found['se']:.1g}")  # fmt: skip
                 print(f"| {measure} | {' | '.join(cells)} |")
-    print("\n| network | loss clean, robust | accuracy | gap clean | robust | boundary (median, "
-          "budgets) attack, signs | passes forward, backward | seconds |\n" + "|---" * 8 + "|")  # fmt: skip
+    header = ["network", "loss clean, robust", "accuracy", "gap clean", "robust",
+              "boundary along attack, signs", "passes forward, backward", "seconds"]  # fmt: skip
+    print(f"\n| {' | '.join(header)} |\n" + "|---" * len(header) + "|")
     for name, ds in results.items():
         plain = ds.sel(logits="plain")
         both = [f"{float(plain['mean_loss'].sel(loss=k)):.3f}" for k in ("clean", "robust")]
