@@ -41,6 +41,7 @@ PUBLIC = {
     "repaired": "landscape.permutation.repair",
     "scan": "landscape.surfaces.scan",
     "scan_curve": "landscape.surfaces.curve",
+    "sharpness": "landscape.sharpness.battery",
     "scattering": "analysis.scattering",
     "load": "landscape.result:load_result",
     "save": "landscape.result:save_result",

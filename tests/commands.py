@@ -105,6 +105,8 @@ CHAIN = (
     "analyze_spectral_bias --spectra "
     "runs/at_spectrum.nc,runs/swa_spectrum.nc,runs/cure_spectrum.nc --robustness "
     "runs/r_at.nc,runs/r_swa.nc,runs/r_cure.nc --out_file runs/bias",
+    f"calc_sharpness --model2load runs/at.ckpt {_LOOK} --attack {PGD} --draws 2 --steps 2 "
+    "--inputs 1 --trace_products 2 --linearity_steps 2 --also boundary,spikes --held_out 6",
     "calc_fourier --model2load runs/at.ckpt --subset_size 3 --cutoffs 0.5",
     f"calc_cka --model2load runs/at.ckpt --subset_size 6 --attack {PGD} --minibatch 4",
     "calc_cka --model2load runs/at.ckpt --subset_size 6 --second runs/swa.ckpt --minibatch 4 "

@@ -30,6 +30,7 @@ from ridgeline.analysis.training.overfitting import overfitting
 from ridgeline.analysis.training.trajectory import trajectory
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import stamp
+from ridgeline.landscape.sharpness.battery import sharpness
 from ridgeline.models import InputError
 from ridgeline.train.attacks import FGSM, PGD
 from ridgeline.train.evaluation import evaluate
@@ -235,6 +236,7 @@ def results_of_every_kind() -> dict[str, xr.Dataset]:
         "budgets": budget_matrix({"a": Problem(make_mlp(), make_images(5), FGSM(eps=0.1))}, [0.1],
                                  [TrainedAt(0.1, math.inf)]),
         "robustness": robustness([net.under(FGSM(eps=0.1))], [0.05, 0.1]),
+        "sharpness": sharpness(net.under(FGSM(eps=0.1)), ["trace", "sam"]),
     }  # fmt: skip
 
 

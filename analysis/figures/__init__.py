@@ -20,6 +20,7 @@ from ridgeline.analysis.figures.generator import draw_generator
 from ridgeline.analysis.figures.lines import draw_curve
 from ridgeline.analysis.figures.runs import RUN_FIGURES
 from ridgeline.analysis.figures.scattering import draw_scattering
+from ridgeline.analysis.figures.sharpness import draw_sharpness
 from ridgeline.analysis.figures.style import Results, style
 from ridgeline.analysis.figures.surfaces import (
     draw_distance,
@@ -55,6 +56,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "scattering": draw_scattering,
     "spectrum": draw_spectrum,
     "distance": draw_distance,
+    "sharpness": draw_sharpness,
 }
 
 

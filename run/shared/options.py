@@ -100,6 +100,7 @@ class Examples(Options):
 
 TEST_200, TEST_1000 = Examples("test", 200), Examples("test", 1000)
 TRAINED_500 = Examples("trained", 500)
+TRAIN_500 = Examples("train", 500)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ class Purpose(IntEnum):
     PERMUTATION = 34
     ROTATION = 35
     CUTOUT = 36
+    WEIGHT_NOISE = 40
+    WEIGHT_ASCENT = 41
+    LINEARITY = 42
+    SIGN_DIRECTION = 43
     NETWORK = 60
 
 

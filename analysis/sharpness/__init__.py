@@ -1,0 +1,1 @@
+"""Sharpness beside robustness: decision boundaries, spikes and classes, and many checkpoints."""

@@ -1,0 +1,60 @@
+"""Sharpness in words: the lines that commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import xarray as xr
+
+
+def sharpness(ds: xr.Dataset) -> Iterator[str]:
+    """Every measure of every loss with its error and cost; * marks the invariant."""
+    columns = [(str(loss), str(way)) for loss in ds["loss"].values for way in ds["logits"].values]
+    width = max(len(str(m)) for m in ds["measure"].values) + 2
+    yield f"{'':{width}s}" + "".join(f"{f'{loss}, {way}':>26s}" for loss, way in columns)
+    for name in ds["measure"].values:
+        row = ds.sel(measure=name)
+        star = " *" if bool(row["invariant"]) else ""
+        cells = [_number(row.sel(loss=loss, logits=way)) for loss, way in columns]
+        yield _line(str(name) + star, cells, width) + f"   error over {row['over'].item() or '-'}"
+    means = [float(ds["mean_loss"].sel(loss=loss, logits=way)) for loss, way in columns]
+    yield _line("mean loss", [f"{mean:.4g}" for mean in means], width)
+    total = {n: float(ds[n].sum()) for n in ("forward", "backward", "seconds")}
+    yield (f"{total['forward']:.0f} forward and {total['backward']:.0f} backward passes over "
+           f"{ds.sizes['example']} examples, {total['seconds']:.0f} s; * does not change when ReLU "
+           "layers are rescaled")  # fmt: skip
+    yield from _besides(ds)
+
+
+def _besides(ds: xr.Dataset) -> Iterator[str]:
+    """The gap, the boundary, and the classes along the spikes, where they are there."""
+    if "gap" in ds:
+        for loss in ds["loss"].values:
+            row = ds.sel(loss=loss)
+            yield (f"{loss} loss: gap to test images {float(row['gap']):.4g} +- "
+                   f"{float(row['gap_se']):.2g}, accuracy {float(row['accuracy']):.4f}, test "
+                   f"{float(row['test_accuracy']):.4f}")  # fmt: skip
+    if "boundary_distance" in ds:
+        for name in ds["direction"].values:
+            found = ds["boundary_distance"].sel(direction=name).values
+            yield (f"boundary along {name}: median {np.median(found):.3g} budgets, within the "
+                   f"budget {(found <= 1).mean():.3f}, "
+                   f"never {np.isinf(found).mean():.3f}")  # fmt: skip
+    if "spike_change" in ds:
+        changes = ds["spike_change"].mean("side")
+        for spike in ds["spike"].values:
+            value = float(ds["spike_eigenvalue"].sel(spike=spike))
+            yield (f"spike {spike:3d}, lambda {value:9.4g}: accuracy by class "
+                   + " ".join(f"{v:+.2f}" for v in changes.sel(spike=spike).values))  # fmt: skip
+
+
+def _line(name: str, cells: list[str], width: int) -> str:
+    return f"{name:{width}s}" + "".join(f"{cell:>26s}" for cell in cells)
+
+
+def _number(cell: xr.Dataset) -> str:
+    value, error = float(cell["value"]), float(cell["se"])
+    if np.isnan(value):
+        return "-"
+    return f"{value:.4g} +- {error:.2g}" if np.isfinite(error) else f"{value:.4g}"

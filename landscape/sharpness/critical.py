@@ -1,0 +1,114 @@
+"""Critical sharpness: how short a step down the gradient still raises the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ridgeline.landscape.sharpness.options import SharpnessOptions
+from ridgeline.landscape.sharpness.view import Value, View
+from ridgeline.landscape.weights.point import Point, add, dot, norm
+from ridgeline.train.statistics import mean_and_error
+
+#: how much longer the next step may be at most while none has raised the loss
+_GROWTH = 10.0
+#: share of the loss that the first step would take off, were the loss a plane
+_PROBE = 0.01
+#: how far from the root, relatively, a place is whose line to it tells the incline there
+_APART = 0.05
+#: how far beyond the expected root to step, relatively, so that it lies between two places
+_BEYOND = 1.02
+#: rise per step, as a share of the slope, that counts as none
+_CLOSE = 1e-7
+
+
+def critical_sharpness(view: View, options: SharpnessOptions) -> Value:
+    """2 / eta, eta the step along minus the gradient at which the loss is back at its value.
+
+    Kalra et al. 2026 (arXiv 2601.16979), with the gradient as update. On a quadratic it is
+    g'Hg / g'g. The standard error is over examples, of the loss at the last two steps. NaN where
+    the gradient is 0 or no step tried raises the loss.
+    """
+    base, gradient = view.gradient()
+    return _search(view, base, gradient, dot(gradient, gradient), options.critical_passes)
+
+
+def critical_relative(view: View, options: SharpnessOptions) -> Value:
+    """The same, along the gradient of the other loss: clean for robust, robust for clean.
+
+    Infinite where the two gradients are at a right angle or more, for then every step raises it.
+    NaN without an attack.
+    """
+    if view.other is None:
+        return view.nothing()
+    base, own = view.gradient()
+    other = View(view.other)
+    _, gradient = other.gradient()
+    view.forward += other.forward
+    view.backward += other.backward
+    return _search(view, base, gradient, dot(own, gradient), options.critical_passes)
+
+
+def _search(view: View, base: Tensor, update: Point, slope: float, passes: int) -> Value:
+    """2 / eta with mean l(theta - eta update) = mean l(theta), found in so many passes.
+
+    h(eta) = (L(theta - eta update) - L(theta)) / eta is -slope at 0 and linear for a quadratic: the
+    next step is where the line through the two places around the root is 0.
+    """
+    if not math.isfinite(slope) or norm(update) == 0:
+        return view.nothing()
+    if slope <= 0:
+        return view.value(math.inf, math.nan, "examples")
+
+    def rises(eta: float) -> Tensor:
+        return view.losses(add(view.origin, update, -eta)) - base
+
+    return view.value(*critical_step(rises, base.mean().item(), slope, passes), "examples")
+
+
+def critical_step(
+    rises: Callable[[float], Tensor], loss: float, slope: float, passes: int
+) -> tuple[float, float]:
+    """2 / eta and its standard error; `rises(eta)` (N,) are the rises of every example's loss."""
+    low, high = (0.0, -slope), None  # (eta, h) on both sides of the root
+    eta = _PROBE * max(abs(loss), 1e-12) / slope
+    best: tuple[float, Tensor] | None = None
+    met = [low]
+    for _ in range(passes):
+        each = rises(eta)
+        h = each.mean().item() / eta
+        if not math.isfinite(h):
+            h = math.inf
+        else:
+            met.append((eta, h))
+        if math.isfinite(h) and (best is None or abs(h) < abs(best[1].mean().item() / best[0])):
+            best = eta, each
+        if h > 0:
+            high = eta, h
+        else:
+            before, low = low, (eta, h)
+        if abs(h) <= _CLOSE * slope:
+            high = high or (eta, h)
+            break
+        if high is None:
+            growth = _BEYOND * _through(before, low)
+            eta = min(growth, _GROWTH * eta) if growth > eta else _GROWTH * eta
+        elif math.isinf(high[1]):
+            eta = (low[0] + high[0]) / 2
+        else:
+            eta = _through(low, high)
+    if high is None or best is None:
+        return math.nan, math.nan
+    # d eta = d rise / (eta h'(eta)), d (2 / eta) = 2 / eta^2 d eta
+    far = min((p for p in met if abs(p[0] - eta) > _APART * eta), key=lambda p: abs(p[0] - eta))
+    incline = eta * far[1] / (far[0] - eta)  # h is 0 at eta
+    error = mean_and_error(best[1])[1] / incline if incline > 0 else math.nan
+    return 2 / eta, 2 / eta**2 * error
+
+
+def _through(low: tuple[float, float], high: tuple[float, float]) -> float:
+    """Where the line through two places (eta, h) is 0; infinite where it never is."""
+    rise = high[1] - low[1]
+    return low[0] - low[1] * (high[0] - low[0]) / rise if rise else math.inf
