@@ -40,7 +40,7 @@ PUBLIC = {
     "trajectory_plane": "landscape.surfaces.planes",
     "repaired": "landscape.permutation.repair",
     "scan": "landscape.surfaces.scan",
-    "scan_curve": "landscape.surfaces.curve",
+    "scan_curve": "landscape.surfaces.curve_scan",
     "sharpness": "landscape.sharpness.battery",
     "scattering": "analysis.scattering",
     "load": "landscape.result:load_result",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from ridgeline.analysis.reports import report
-from ridgeline.landscape.surfaces.curve import scan_curve, with_barriers
 from ridgeline.landscape.surfaces.curve_options import CurveScanOptions
+from ridgeline.landscape.surfaces.curve_scan import scan_curve, with_barriers
 from ridgeline.landscape.surfaces.shards import of_process
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
@@ -49,9 +50,7 @@ def main(
             budgets=None if under.adv_budget_list is None else under.budgets, shard=of_process(),
         )  # fmt: skip
 
-    def finish(cells):
-        return with_barriers(problem, path, subsets, cells, options.batchnorm)
-
+    finish = partial(with_barriers, problem, path, subsets, options.batchnorm)
     ds = completed("curve", out, recipe, compute, overwrite=machine.overwrite, finish=finish,
                    last="arc_length", checkpoint=model2load)  # fmt: skip
     print(f"{report(ds)}\nresult in {out}")

@@ -26,7 +26,8 @@ from ridgeline.landscape.result import (
 )
 from ridgeline.landscape.surfaces.axes import grid
 from ridgeline.landscape.surfaces.cell import variables_of
-from ridgeline.landscape.surfaces.curve import CurveTraining, Knots, knots_in, scan_curve
+from ridgeline.landscape.surfaces.curve import CurveTraining, Knots, knots_in
+from ridgeline.landscape.surfaces.curve_scan import scan_curve
 from ridgeline.landscape.surfaces.scan import scan
 from ridgeline.landscape.weights.directions import between, random_direction, unit
 from ridgeline.landscape.weights.paths import Bezier, Plane, PolygonalChain, curve, straight

@@ -25,7 +25,8 @@ from ridgeline.analysis.training.trajectory import barrier, trajectory
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import complete, load_result, save_result, stamp
 from ridgeline.landscape.resume import Parts
-from ridgeline.landscape.surfaces.curve import knots_in, scan_curve
+from ridgeline.landscape.surfaces.curve import knots_in
+from ridgeline.landscape.surfaces.curve_scan import scan_curve
 from ridgeline.landscape.surfaces.scan import scan
 from ridgeline.landscape.weights.directions import random_direction
 from ridgeline.landscape.weights.paths import Plane, PolygonalChain

@@ -19,7 +19,8 @@ from ridgeline.landscape.curvature.eigenpairs import eigenpairs_dataset, hessian
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import held
 from ridgeline.landscape.surfaces.axes import grid
-from ridgeline.landscape.surfaces.curve import CurveTraining, scan_curve
+from ridgeline.landscape.surfaces.curve import CurveTraining
+from ridgeline.landscape.surfaces.curve_scan import scan_curve
 from ridgeline.landscape.surfaces.scan import scan
 from ridgeline.landscape.weights.directions import random_direction
 from ridgeline.landscape.weights.paths import Plane, straight

@@ -12,7 +12,7 @@ import xarray as xr
 
 from ridgeline.landscape.batchnorm import POLICIES
 from ridgeline.landscape.problem import Problem
-from ridgeline.landscape.surfaces.curve import scan_curve
+from ridgeline.landscape.surfaces.curve_scan import scan_curve
 from ridgeline.landscape.surfaces.planes import plane_through
 from ridgeline.landscape.surfaces.scan import scan
 from ridgeline.landscape.weights.paths import Plane, curve
