@@ -176,6 +176,8 @@ def corruptions(ds: xr.Dataset) -> Iterator[str]:
     for name in ds["corruption"].values:
         row = ds["accuracy"].sel(corruption=name).values
         yield f"{name:18s} " + " ".join(f"{value:.3f}" for value in row)
+    for name, row in _rows(ds, "group") if "group_accuracy" in ds else ():
+        yield f"{name:18s} mean {row['group_accuracy']:.3f} +- {row['group_accuracy_se']:.3f}"
     yield (f"clean {float(ds['clean_accuracy']):.3f}, mean under corruptions "
            f"{float(ds['mean_accuracy']):.3f} +- {float(ds['mean_accuracy_se']):.3f}")  # fmt: skip
 

@@ -264,6 +264,7 @@ MEANINGLESS = {
         "twice",
     # methods
     f"train_cure --dataset tiny.npz --percentile 101 {_OTHERS}": "percent",
+    f"train_cure --dataset tiny.npz --percentile 0.3 {_OTHERS}": "write --percentile 30",
     f"train_cure --dataset tiny.npz --blocks 1 {_OTHERS}": "freeze",
     f"train_cure --dataset tiny.npz --cure_variant freeze --blocks 9 {_OTHERS}": "stage",
     f"train_cure --dataset tiny.npz --natural runs/at.ckpt --natural_epochs 3 {_OTHERS}": "one",

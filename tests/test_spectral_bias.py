@@ -8,7 +8,8 @@ import torch
 import xarray as xr
 from torch import nn
 
-from ridgeline.analysis.corruptions import corrupted, corruption_scores, names_of
+from ridgeline.analysis.corruptions import GROUPS, corrupted, corruption_scores, group_of, names_of
+from ridgeline.analysis.figures import draw
 from ridgeline.analysis.frequency.filters import filter_spectrum, map_sizes
 from ridgeline.analysis.frequency.spectral_bias import accuracy_of, network_spectrum, spectral_bias
 from ridgeline.landscape.problem import Problem
@@ -76,7 +77,13 @@ def test_scores_are_counts_over_cells(images):
     expected = (guess == labels).double().mean().item()
     assert float(ds["accuracy"].sel(corruption="brightness", severity=5)) == expected
     assert float(ds["mean_accuracy"]) == pytest.approx(float(ds["accuracy"].mean()))
+    assert ds["group"].values.tolist() == ["weather", "digital"]
+    for group, name in (("weather", "brightness"), ("digital", "contrast")):
+        mean = float(ds["accuracy"].sel(corruption=name).mean())
+        assert float(ds["group_accuracy"].sel(group=group)) == pytest.approx(mean)
     ds.attrs["kind"] = "corruptions"
+    bars = draw({"a": ds}, against="groups").axes[0]
+    assert [t.get_text() for t in bars.get_xticklabels()] == ["clean", "weather", "digital"]
     assert accuracy_of(ds)[0] == float(ds["mean_accuracy"])
 
 
@@ -88,6 +95,16 @@ def spectra(count):
         kernels = low + 0.1 * (n + 1) * rng.standard_normal((8, 2, 3, 3))
         found[f"n{n}"] = filter_spectrum({"conv.weight": torch.from_numpy(kernels)})
     return found
+
+
+def test_every_corruption_has_its_group_and_the_paper_has_seventeen():
+    """Gowda et al. 2024, figure 7: five blurs, four of every other group."""
+    names = names_of(["cure"])
+    groups = [group_of(name) for name in names]
+    assert {g: groups.count(g) for g in GROUPS} == {
+        "noise": 4, "blur": 5, "weather": 4, "digital": 4,
+    }  # fmt: skip
+    assert {group_of(name) for name in names_of(["all"])} == set(GROUPS)
 
 
 def test_rank_correlation_of_a_monotone_relation_is_minus_one():

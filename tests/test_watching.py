@@ -7,12 +7,14 @@ import json
 import logging
 import math
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 from torch.nn import functional as F
 
-from ridgeline.analysis.figures import draw_metrics
+from ridgeline.analysis.figures import draw, draw_metrics
 from ridgeline.analysis.training.metrics import best_epoch
 from ridgeline.analysis.training.overfitting import recovery
 from ridgeline.models import InputError
@@ -225,6 +227,49 @@ def test_a_command_watches_and_says_what_it_saw(tmp_path):
         assert draw_metrics({"a": lines, "b": lines}, against).axes
     with pytest.raises(InputError, match="--certify_size"):
         draw_metrics({"a": [{"epoch": 1, "train_loss": 1.0}]}, "certificate")
+
+
+def test_networks_are_put_side_by_side():
+    """Sees a box without the images nobody fooled, and a trade-off with the axes exchanged."""
+    budgets = np.array([0.0, 0.1, 0.2, 0.4, np.inf])
+    ds = xr.Dataset(
+        {"smallest_budget": ("example", budgets), "accuracy": ("eps", [0.8, 0.3]),
+         "accuracy_low": ("eps", [0.7, 0.2]), "accuracy_high": ("eps", [0.9, 0.4])},
+        coords={"eps": [0.0, 0.1]}, attrs={"kind": "robustness"},
+    )  # fmt: skip
+    axes = draw({"a": ds, "b": ds}, against="smallest").axes[0]
+    assert [t.get_text() for t in axes.texts] == ["median 0.2\nnone: 20 %"] * 2
+    axes = draw({"a": ds}, against="clean").axes[0]
+    assert axes.containers[0].lines[0].get_xydata().tolist() == [[0.8, 0.3]]
+    with pytest.raises(InputError, match="name=fmn"):
+        draw({"a": ds.drop_vars("smallest_budget")}, against="smallest")
+    with pytest.raises(InputError, match="clean and a robust"):
+        draw({"a": ds.isel(eps=[1])}, against="clean")
+
+
+def test_apart_stands_beside_nfgsm_in_one_figure(tmp_path):
+    """From their metrics alone, whatever command trained them; time is that of training only."""
+    from tests.commands import PGD as SPEC
+    from tests.commands import call, tiny_set
+
+    tiny_set(tmp_path)
+    short = _SHORT.replace("adam,lr=1e-3", "sgd,lr=0.1,momentum=0.9").replace(" run", "")
+    noisy = f"--attack name=nfgsm,eps=0.1 --eval_attack {SPEC}"
+    for line in (
+        f"train_apart {short} apart --attack {SPEC}",
+        f"train_normal {short} nfgsm {noisy}",
+    ):
+        done = call(f"{line} --eval_freq 2 --out_folder r", tmp_path)
+        assert done.returncode == 0, done.stderr
+    both = "r/apart.jsonl,r/nfgsm.jsonl"
+    for against in ("cost", "final", "tradeoff"):
+        done = call(f"plot --result {both} --against {against} --out_file {against}.png", tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert call(f"analyze_overfitting --metrics {both}", tmp_path).returncode == 0
+    lines = [json.loads(t) for t in (tmp_path / "r/apart.jsonl").read_text().splitlines()]
+    figure = draw_metrics({"apart": lines, "again": lines}, "cost")
+    spent = np.cumsum([m["seconds"] - m.get("eval_seconds", 0) for m in lines])
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), spent[[1, 2]])
 
 
 @pytest.mark.parametrize(

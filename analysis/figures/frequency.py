@@ -9,6 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ridgeline.analysis.figures.comparisons import draw_groups
 from ridgeline.analysis.figures.magnitudes import draw_magnitudes, draw_radii, draw_rings
 from ridgeline.analysis.figures.style import COLUMN, PALETTE, SURFACE, Results, headroom
 from ridgeline.analysis.training.metrics import runs_by_epoch
@@ -56,9 +57,15 @@ def draw_fourier(results: Results, axes: Axes | None = None, *, against: str = "
     return figure
 
 
-def draw_corruptions(results: Results, axes: Axes | None = None) -> Figure:
-    """Accuracy per corruption and severity, a heat map per network on one colour scale."""
+def draw_corruptions(
+    results: Results, axes: Axes | None = None, *, against: str = "severity"
+) -> Figure:
+    """Accuracy per corruption and severity, a heat map per network; or `against` groups: bars."""
     del axes
+    if against not in ("severity", "groups"):
+        raise unknown("--against for corruptions", against, ("severity", "groups"))
+    if against == "groups":
+        return draw_groups(results)
     rows = max(ds.sizes["corruption"] for ds in results.values())
     figure, grid = plt.subplots(
         1, len(results), figsize=(1.7 * len(results) + 1.6, 0.19 * rows + 0.9), squeeze=False,

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ridgeline.analysis.figures.comparisons import draw_clean_robust, draw_smallest
 from ridgeline.analysis.figures.runs import RUN_FIGURES
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, headroom
 from ridgeline.models.errors import InputError, unknown
@@ -51,7 +52,14 @@ def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
     return figure
 
 
-def draw_robustness(results: Results, axes: Axes | None = None) -> Figure:
+def draw_robustness(results: Results, axes: Axes | None = None, *, against: str = "eps") -> Figure:
+    """What `against` names of ROBUSTNESS: security curves, trade-offs, smallest perturbations."""
+    if against not in ROBUSTNESS:
+        raise unknown("--against for robustness", against, ROBUSTNESS)
+    return draw_security(results, axes) if against == "eps" else ROBUSTNESS[against](results)
+
+
+def draw_security(results: Results, axes: Axes | None = None) -> Figure:
     """Accuracy with its 95 % interval against the budget of the attack, a line per result.
 
     With the security curve of a minimum-norm attack, and beside it reliability diagrams where every
@@ -76,6 +84,10 @@ def draw_robustness(results: Results, axes: Axes | None = None) -> Figure:
     axes.set(xlabel="budget of the attack [0,1]", ylabel="accuracy", ylim=(0, 1))
     axes.legend()
     return axes.figure
+
+
+#: what results of test_ensemble can be drawn against
+ROBUSTNESS = {"eps": draw_security, "clean": draw_clean_robust, "smallest": draw_smallest}
 
 
 def _reliability(axes: Axes, ds: xr.Dataset, color: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
+from ridgeline.models.errors import InputError
 from ridgeline.train.options import Opt, Options
 from ridgeline.train.parts.gradient_mask import SCOPES
 
@@ -89,3 +90,12 @@ class CureOptions(Options):
     epochs_warmup: Annotated[
         int, Opt("CURE_Eff: natural epochs inside the run (80 of 200)", low=0, only=_ALL)
     ] = 0
+
+    def check(self) -> None:
+        """A percentile below 1 is a share, as the released code has it; here it is a percentage."""
+        if 0 < self.percentile < 1:
+            raise InputError(
+                f"--percentile is in percent, as in the paper, and {self.percentile:g} would "
+                f"conserve {self.percentile:g} % of the weights; for the share {self.percentile:g} "
+                f"write --percentile {100 * self.percentile:g}"
+            )

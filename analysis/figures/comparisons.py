@@ -1,0 +1,89 @@
+"""Drawings that put networks side by side: one point, box or group of bars for each."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results
+from ridgeline.models.errors import InputError
+
+
+def draw_smallest(results: Results) -> Figure:
+    """The smallest perturbations that fool, a box per network (Gowda et al. 2024, figure 8).
+
+    Median, quartiles, and whiskers from 5 to 95 % of the images; above it the share of the images
+    for which none was found. Images that are wrong from the start count as 0.
+    """
+    for label, ds in results.items():
+        if "smallest_budget" not in ds:
+            raise InputError(f"{label} holds no smallest perturbations: test_ensemble --attack "
+                             "name=fmn,... finds them")  # fmt: skip
+    found = [ds["smallest_budget"].values for ds in results.values()]
+    figure, axes = plt.subplots(
+        figsize=(max(COLUMN, 0.7 * len(found) + 1), 2.6), layout="constrained"
+    )
+    top = max((v[np.isfinite(v)].max(initial=0) for v in found), default=0) or 1
+    drawn = [np.where(np.isfinite(v), v, top) for v in found]
+    boxes = axes.boxplot(drawn, whis=(5, 95), showfliers=False, patch_artist=True,
+                         medianprops={"color": "black"})  # fmt: skip
+    for number, (box, values) in enumerate(zip(boxes["boxes"], found, strict=True)):
+        box.set(facecolor=PALETTE[number % len(PALETTE)], alpha=0.6)
+        text = f"median {np.median(values):.3g}"
+        if lost := np.mean(~np.isfinite(values)):
+            text += f"\nnone: {100 * lost:.0f} %"
+        axes.annotate(text, (number + 1, 1.01), xycoords=("data", "axes fraction"), ha="center",
+                      fontsize=5)  # fmt: skip
+    axes.set_xticks(range(1, len(found) + 1), list(results), rotation=30, ha="right")
+    axes.set(ylabel="smallest budget that fools [0,1]", ylim=(0, None))
+    return figure
+
+
+def draw_clean_robust(results: Results) -> Figure:
+    """Robust accuracy at the largest budget against clean accuracy, a point per network.
+
+    With 95 % intervals; grey lines join equal harmonic means (NRR, Gowda et al. 2024).
+    """
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.8), layout="constrained")
+    for number, (label, ds) in enumerate(results.items()):
+        levels = ds.sortby("eps")
+        clean, robust = levels.isel(eps=0), levels.isel(eps=-1)
+        if float(clean["eps"]) or not float(robust["eps"]):
+            raise InputError(f"{label} needs a clean and a robust accuracy: test_ensemble --attack")
+        bars = {}
+        for axis, row in (("xerr", clean), ("yerr", robust)):
+            mid = float(row["accuracy"])
+            bars[axis] = [[mid - float(row["accuracy_low"])], [float(row["accuracy_high"]) - mid]]
+        axes.errorbar(float(clean["accuracy"]), float(robust["accuracy"]), fmt="o", capsize=1.5,
+                      color=PALETTE[number % len(PALETTE)], label=label, **bars)  # fmt: skip
+    x_range, y_range = axes.get_xlim(), axes.get_ylim()
+    x, y = np.meshgrid(np.linspace(*x_range, 80).clip(1e-6), np.linspace(*y_range, 80).clip(1e-6))
+    lines = axes.contour(x, y, 2 * x * y / (x + y), 6, colors="0.75", linewidths=0.6, zorder=0)
+    axes.clabel(lines, fontsize=5)
+    axes.set(xlabel="clean accuracy", ylabel="robust accuracy", xlim=x_range, ylim=y_range)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_groups(results: Results) -> Figure:
+    """Mean accuracy under every group of corruptions, a colour per network, 95 % intervals."""
+    for label, ds in results.items():
+        if "group_accuracy" not in ds:
+            raise InputError(f"{label} holds no groups of corruptions: run test_corruptions again")
+    names = list(dict.fromkeys(str(g) for ds in results.values() for g in ds["group"].values))
+    figure, axes = plt.subplots(figsize=(min(PAGE, COLUMN + 0.5 * len(results)), 2.6),
+                                layout="constrained")  # fmt: skip
+    width = 0.8 / len(results)
+    for number, (label, ds) in enumerate(results.items()):
+        here = ds.reindex(group=names)
+        rows = [(float(ds["clean_accuracy"]), 0.0), *zip(here["group_accuracy"].values,
+                here["group_accuracy_se"].values, strict=True)]  # fmt: skip
+        values, errors = np.array(rows).T
+        places = np.arange(len(rows)) + (number - (len(results) - 1) / 2) * width
+        axes.bar(places, values, width, yerr=1.96 * errors, label=label, capsize=1.5,
+                 color=PALETTE[number % len(PALETTE)], error_kw={"lw": 0.7})  # fmt: skip
+    axes.set_xticks(range(len(names) + 1), ["clean", *names])
+    axes.set(ylabel="accuracy", ylim=(0, 1))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
