@@ -109,7 +109,7 @@ def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
     random directions with circles, steepest with crosses, on a scale linear around 0.
     """
     del axes
-    figure, grid = plt.subplots(2, 3, figsize=(PAGE, 4.2), layout="constrained", sharex=True)
+    figure, grid = plt.subplots(2, 3, figsize=(1.2 * PAGE, 4.6), layout="constrained", sharex=True)
     accuracy, gradients, distance, curvature, trace, flatness = grid.flat
     for number, (label, ds) in enumerate(results.items()):
         look = _look(number)
@@ -131,14 +131,14 @@ def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
         _banded(flatness, ds, "flatness", color)
         flatness.plot(ds["epoch"], ds["sharpness"], "x:", color=color, lw=0.7)
     accuracy.set(ylabel="robust accuracy (training dotted)")
-    gradients.set(ylabel="gradient norm [nat] (clean dotted)", yscale="log")
-    distance.set(ylabel="distance from the start / its norm")
+    gradients.set(ylabel="gradient norm [nat]", title="clean loss dotted", yscale="log")
+    distance.set(ylabel="relative distance from start")
     curvature.set(ylabel="largest eigenvalue", xlabel="epoch", yscale="log")
     trace.set(ylabel="trace", xlabel="epoch", yscale="log")
     first = next(iter(results.values()))
     flatness.set(ylabel="rise of the robust loss [nat]", xlabel="epoch")
     flatness.set_yscale("symlog", linthresh=0.01)
-    flatness.set_title(f"random, {first.attrs['radius']:g} of each filter (circles); "
+    flatness.set_title(f"random, {first.attrs['radius']:g} of each filter (circles)\n"
                        f"steepest, {first.attrs['ascent']:g} (crosses)", fontsize=6)  # fmt: skip
     figure.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=5,
                   fontsize=7)  # fmt: skip
