@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ridgeline.models import InputError
+from ridgeline.models import InputError, build_model
 from ridgeline.train import stopping
 from ridgeline.train.acceleration import Acceleration
 from ridgeline.train.attacks import PGD
@@ -107,9 +107,9 @@ def test_what_a_device_or_a_method_cannot_do_is_refused():
     with pytest.raises(InputError, match="--accumulate 2: adversarial does more"):
         Acceleration(accumulate=2).check_method(perturbed)
     Acceleration(accumulate=2).check_method(kind(make_conv_bn(), setup))
-    apart = METHODS["apart"](
-        make_conv_bn(), setup, METHODS["apart"].options_type(cycle_momentum=False)
-    )
+    residual = build_model("wrn16", (1, 6, 6), width=1, num_classes=4)
+    kind = METHODS["apart"]
+    apart = kind(residual, setup, kind.options_type(cycle_momentum=False))
     for chosen, said in ((Acceleration(accumulate=2), "accumulate"),
                          (Acceleration(compile=True), "compile")):  # fmt: skip
         with pytest.raises(InputError, match=f"--{said}"):
