@@ -107,8 +107,9 @@ def test_what_a_device_or_a_method_cannot_do_is_refused():
     with pytest.raises(InputError, match="--accumulate 2: adversarial does more"):
         Acceleration(accumulate=2).check_method(perturbed)
     Acceleration(accumulate=2).check_method(kind(make_conv_bn(), setup))
-    blocks = build_model("lenet", (1, 28, 28), width=1)
-    apart = METHODS["apart"](blocks, setup, METHODS["apart"].options_type(cycle_momentum=False))
+    residual = build_model("wrn16", (1, 6, 6), width=1, num_classes=4)
+    kind = METHODS["apart"]
+    apart = kind(residual, setup, kind.options_type(cycle_momentum=False))
     for chosen, said in ((Acceleration(accumulate=2), "accumulate"),
                          (Acceleration(compile=True), "compile")):  # fmt: skip
         with pytest.raises(InputError, match=f"--{said}"):

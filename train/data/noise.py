@@ -147,8 +147,11 @@ class Noise:
             words = philox_words(key, (self.epoch, index, draw), -(-size // 8))
             found = fractions(halves(words))[:, :size]
             return (2 * found.to(like.dtype) - 1).view_as(like)
-        rows = [own.random(size, np.float32) for own in self._streams(draw)]
-        return (2 * self._stack(rows, like) - 1).view_as(like)
+        rows = np.empty((len(self.index), size), np.float32)
+        for row, own in zip(rows, self._streams(draw), strict=True):
+            own.random(dtype=np.float32, out=row)
+        found = torch.from_numpy(rows).to(like.dtype)
+        return (2 * found - 1).view_as(like)
 
     def normal(self, like: Tensor, draw: int = 0) -> Tensor:
         """N(0, 1) of the shape, dtype and device of `like` (N, ...)."""
