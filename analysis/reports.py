@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from ridgeline.analysis.masking import SIGNS
-from ridgeline.analysis.sharpness.words import sharpness
+from ridgeline.analysis.sharpness.words import pairs, ranking, sharpness
 from ridgeline.landscape.result import complete
 from ridgeline.models.errors import unknown
 
@@ -297,4 +297,6 @@ REPORTS: dict[str, Callable[[xr.Dataset], Iterator[str]]] = {
     "overfitting": overfitting,
     "scattering": scattering,
     "sharpness": sharpness,
+    "ranking": ranking,
+    "pairs": pairs,
 }

@@ -17,6 +17,7 @@ from ridgeline.analysis.figures.frequency import (
 )
 from ridgeline.analysis.figures.generator import draw_generator
 from ridgeline.analysis.figures.lines import draw_curve
+from ridgeline.analysis.figures.pairs import draw_pairs, draw_ranking
 from ridgeline.analysis.figures.scattering import draw_scattering
 from ridgeline.analysis.figures.sharpness import draw_sharpness
 from ridgeline.analysis.figures.style import Results, style
@@ -54,6 +55,8 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "spectrum": draw_spectrum,
     "distance": draw_distance,
     "sharpness": draw_sharpness,
+    "ranking": draw_ranking,
+    "pairs": draw_pairs,
 }
 
 
