@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from ridgeline.analysis.masking import SIGNS
-from ridgeline.analysis.sharpness.words import pairs, ranking, sharpness
+from ridgeline.analysis.sharpness import words
 from ridgeline.landscape.result import complete
 from ridgeline.models.errors import unknown
 
@@ -296,7 +296,5 @@ REPORTS: dict[str, Callable[[xr.Dataset], Iterator[str]]] = {
     "spectral_bias": spectral_bias,
     "overfitting": overfitting,
     "scattering": scattering,
-    "sharpness": sharpness,
-    "ranking": ranking,
-    "pairs": pairs,
+    **words.REPORTS,
 }

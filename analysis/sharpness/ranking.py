@@ -58,8 +58,9 @@ def ranking(
 
     `tau` (tau-b) with `tau_low` and `tau_high`, the 95 % percentile interval over samples of the
     networks with replacement (samples where either side is constant are left out), over `loss`,
-    `logits` and `measure`. NaN where a network has no finite value. Beside them the `value` of
-    every `network` and its `gap` with `gap_se`. Raises InputError for results that do not fit together.
+    `logits` and `measure`. NaN where a network has no finite value. Beside them stand the `value`
+    of every `network` and its `gap` with `gap_se`. Raises InputError for results that do not fit
+    together.
     """
     check_alike(results, gap)
     table = xr.concat(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import xarray as xr
@@ -80,3 +80,11 @@ def pairs(ds: xr.Dataset) -> Iterator[str]:
             yield (f"{a} / {b}: distance {float(row['distance']):.4g}, cosine "
                    f"{float(row['cosine']):.3f} +- {float(row['cosine_se']):.2g}, barrier "
                    f"{float(row['barrier']):.4g}, CKA {float(row['cka']):.3f}")  # fmt: skip
+
+
+#: kind of result -> its lines of text
+REPORTS: dict[str, Callable[[xr.Dataset], Iterator[str]]] = {
+    "sharpness": sharpness,
+    "ranking": ranking,
+    "pairs": pairs,
+}
