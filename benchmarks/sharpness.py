@@ -75,7 +75,7 @@ def compute(options: argparse.Namespace, name: str) -> Path:
         file, model, normalisation = CIFAR[name]
         network = ["--model2load", options.checkpoints / file, "--dataset", options.cifar,
                    "--model_type", model, "--attack", ATTACKS["cifar"]]  # fmt: skip
-        network += ["--normalize", normalisation] * (normalisation is not None)
+        network += ["--normalize", normalisation] if normalisation else []
     line = [sys.executable, ROOT / "run" / "calc_sharpness.py", *network, "--subset_size",
             options.size, "--held_out", options.held_out, "--out_file", out, *options.more]  # fmt: skip
     path = os.pathsep.join([str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])

@@ -69,7 +69,7 @@ def draw_ranking(results: Results) -> Figure:
                           label=f"{loss} loss")  # fmt: skip
         axes.axvline(0, color="0.7", lw=0.7, zorder=0)
         axes.set(xlabel=f"Kendall's tau with the gap, {way} logits", xlim=(-1.05, 1.05),
-                 ylim=(len(names) - 0.5, -0.5))  # fmt: skip
+                 xticks=[-1, -0.5, 0, 0.5, 1], ylim=(len(names) - 0.5, -0.5))  # fmt: skip
         axes.grid(axis="y", lw=0.3, color="0.85")
     grid[0, 0].set_yticks(range(len(names)), [n.replace("_", " ") for n in names])
     handles, labels = grid[0, 0].get_legend_handles_labels()
