@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from ridgeline.analysis.budget_matrix import budgets_report
-from ridgeline.analysis.sharpness.words import sharpness
+from ridgeline.analysis.sharpness import words
 from ridgeline.analysis.trust_report import trust
 from ridgeline.landscape.result import complete
 from ridgeline.models.errors import unknown
@@ -273,5 +273,5 @@ REPORTS: dict[str, Callable[[xr.Dataset], Iterator[str]]] = {
     "spectral_bias": spectral_bias,
     "overfitting": overfitting,
     "scattering": scattering,
-    "sharpness": sharpness,
+    **words.REPORTS,
 }

@@ -2,6 +2,7 @@
 
     python benchmarks/sharpness.py --checkpoints FOLDER --data_dir FOLDER --cifar FILE.npz
 
+Options that it does not know go to the command: --also boundary,spikes --steps 10.
 Runs `run/calc_sharpness.py` for each, prints tables in Markdown and writes `sharpness.json` beside
 the results. What is finished is read again, what was cut off is continued.
 """
@@ -74,11 +75,10 @@ def compute(options: argparse.Namespace, name: str) -> Path:
         file, model, normalisation = CIFAR[name]
         network = ["--model2load", options.checkpoints / file, "--dataset", options.cifar,
                    "--model_type", model, "--attack", ATTACKS["cifar"]]  # fmt: skip
-        network += ["--normalize", normalisation] * (normalisation is not None)
+        network += ["--normalize", normalisation] if normalisation else []
     line = [sys.executable, ROOT / "run" / "calc_sharpness.py", *network, "--subset_size",
-            options.size, "--held_out", options.held_out, "--also", "boundary,spikes",
-            "--out_file", out, "--steps", options.steps]  # fmt: skip
-    line += ["--gpu", options.gpu] * (options.gpu is not None)
+            options.size, "--held_out", options.held_out, "--out_file", out,
+            *options.more]  # fmt: skip
     path = os.pathsep.join([str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
     if not out.is_file():
         subprocess.run([*map(str, line)], check=True, env={**os.environ, "PYTHONPATH": path})
@@ -93,9 +93,7 @@ def main() -> None:
     parser.add_argument("--out_folder", type=Path, default=Path("runs/sharpness"))
     parser.add_argument("--size", type=int, default=500)
     parser.add_argument("--held_out", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--gpu")
-    options = parser.parse_args()
+    options, options.more = parser.parse_known_args()
     sys.path.insert(0, str(ROOT))
     from ridgeline.landscape.result import load_result
 
@@ -116,7 +114,7 @@ def main() -> None:
                                  f"{found['value']:.3g} +- {found['se']:.1g}")  # fmt: skip
                 print(f"| {measure} | {' | '.join(cells)} |")
     header = ["network", "loss clean, robust", "accuracy", "gap clean", "robust",
-              "boundary along attack, signs", "passes forward, backward", "seconds"]  # fmt: skip
+              "passes forward, backward", "seconds"]  # fmt: skip
     print(f"\n| {' | '.join(header)} |\n" + "|---" * len(header) + "|")
     for name, ds in results.items():
         plain = ds.sel(logits="plain")
@@ -124,11 +122,9 @@ def main() -> None:
         right = [f"{float(ds['accuracy'].sel(loss=k)):.3f}" for k in ("clean", "robust")]
         gaps = [f"{float(ds['gap'].sel(loss=k)):.3f} +- {float(ds['gap_se'].sel(loss=k)):.2f}"
                 for k in ("clean", "robust")]  # fmt: skip
-        far = [f"{np.median(ds['boundary_distance'].sel(direction=d)):.2f}"
-               for d in ds["direction"].values]  # fmt: skip
         cost = [f"{float(ds[n].sum()):.0f}" for n in ("forward", "backward", "seconds")]
         print(f"| {name} | {', '.join(both)} | {', '.join(right)} | {gaps[0]} | {gaps[1]} | "
-              f"{', '.join(far)} | {cost[0]}, {cost[1]} | {cost[2]} |")  # fmt: skip
+              f"{cost[0]}, {cost[1]} | {cost[2]} |")  # fmt: skip
     (options.out_folder / "sharpness.json").write_text(json.dumps(rows, indent=1))
 
 

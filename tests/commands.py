@@ -107,6 +107,15 @@ CHAIN = (
     "runs/r_at.nc,runs/r_swa.nc,runs/r_cure.nc --out_file runs/bias",
     f"calc_sharpness --model2load runs/at.ckpt {_LOOK} --attack {PGD} --draws 2 --steps 2 "
     "--inputs 1 --trace_products 2 --linearity_steps 2 --also boundary,spikes --held_out 6",
+    *(
+        f"calc_sharpness --model2load runs/{n}.ckpt {_LOOK} --attack {PGD} --held_out 6 "
+        f"--measures sam,trace --trace_products 2 --out_file runs/s_{n}"
+        for n in ("at", "swa", "cure")
+    ),
+    "analyze_sharpness --sharpness runs/s_at.nc,runs/s_swa.nc,runs/s_cure.nc --draws 100 "
+    "--out_file runs/ranking",
+    f"compare_checkpoints --model2load runs/at.ckpt,runs/swa.ckpt,runs/cure.ckpt --subset_size 6 "
+    f"--attack {PGD} --places 1 --minibatch 4",
     "calc_fourier --model2load runs/at.ckpt --subset_size 3 --cutoffs 0.5",
     f"calc_cka --model2load runs/at.ckpt --subset_size 6 --attack {PGD} --minibatch 4",
     "calc_cka --model2load runs/at.ckpt --subset_size 6 --second runs/swa.ckpt --minibatch 4 "

@@ -25,6 +25,7 @@ from ridgeline.analysis.frequency.fourier import fourier_sensitivity, pass_curve
 from ridgeline.analysis.perturbations import similarity, similarity_matrix
 from ridgeline.analysis.robustness import robustness
 from ridgeline.analysis.scattering import scattering
+from ridgeline.analysis.sharpness.pairs import pairs
 from ridgeline.analysis.training.generator import study
 from ridgeline.analysis.training.overfitting import overfitting
 from ridgeline.analysis.training.trajectory import trajectory
@@ -237,6 +238,11 @@ def results_of_every_kind() -> dict[str, xr.Dataset]:
                                  [TrainedAt(0.1, math.inf)]),
         "robustness": robustness([net.under(FGSM(eps=0.1))], [0.05, 0.1]),
         "sharpness": sharpness(net.under(FGSM(eps=0.1)), ["trace", "sam"]),
+        "pairs": pairs({"a": net, "b": net}, places=1, minibatch=4),
+        "ranking": xr.Dataset(
+            {n: (("loss", "logits", "measure"), rng.random((1, 1, 2)) - 0.5 + k)
+             for k, n in enumerate(("tau_low", "tau", "tau_high"))},
+            {"loss": ["clean"], "logits": ["plain"], "measure": ["sam", "trace"]}),
     }  # fmt: skip
 
 

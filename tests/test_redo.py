@@ -88,6 +88,9 @@ AGAIN = {
     "runs/parts_results_shard2of2.nc": set(),
     "runs/parts_whole.nc": set(),  # whose cells are computed as if they had not been shared out
     "runs/swa_aligned.ckpt": set(),
+    "runs/at_sharpness.nc": set(),
+    "runs/ranking.nc": set(),
+    "runs/at_pairs.nc": set(),
     "adv/a.nc": set(),
     "adv/similarity.nc": set(),
 }  # fmt: skip

@@ -47,7 +47,7 @@ def around_half() -> Images:
 def test_distance_to_the_boundary_of_a_linear_classifier(order):
     network, w = linear()
     data, eps = around_half(), 0.1
-    problem = Problem(network, data, f"name=pgd,eps={eps},step_size=1,iterations=5,order={order}")
+    problem = Problem(network, data, f"name=pgd,eps={eps},step_size=0.9,iterations=5,order={order}")
     ds = boundary(problem, points=5)
     margins = ((data.pixels.flatten(1) - 0.5) @ w).abs()
     expected = margins / (eps * (w.abs().sum() if order == -1 else w.norm()))

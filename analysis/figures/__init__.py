@@ -18,6 +18,7 @@ from ridgeline.analysis.figures.frequency import (
 )
 from ridgeline.analysis.figures.generator import draw_generator
 from ridgeline.analysis.figures.lines import draw_curve
+from ridgeline.analysis.figures.pairs import draw_pairs, draw_ranking
 from ridgeline.analysis.figures.runs import RUN_FIGURES
 from ridgeline.analysis.figures.scattering import draw_scattering
 from ridgeline.analysis.figures.sharpness import draw_sharpness
@@ -57,6 +58,8 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "spectrum": draw_spectrum,
     "distance": draw_distance,
     "sharpness": draw_sharpness,
+    "ranking": draw_ranking,
+    "pairs": draw_pairs,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import xarray as xr
@@ -58,3 +58,33 @@ def _number(cell: xr.Dataset) -> str:
     if np.isnan(value):
         return "-"
     return f"{value:.4g} +- {error:.2g}" if np.isfinite(error) else f"{value:.4g}"
+
+
+def ranking(ds: xr.Dataset) -> Iterator[str]:
+    """Every measure's tau with its interval, the best in the first line."""
+    rows = ds["tau"].stack(cell=("measure", "loss", "logits")).dropna("cell")
+    rows = rows.sortby(-abs(rows))
+    yield f"Kendall's tau with the {ds['gap'].attrs['long_name']}, {ds.sizes['network']} networks"
+    for cell in rows["cell"].values:
+        here = ds.sel(dict(zip(("measure", "loss", "logits"), cell, strict=True)))
+        yield (f"{cell[0]:24s} {cell[1]:7s} {cell[2]:10s} {float(here['tau']):+.2f} "
+               f"[{float(here['tau_low']):+.2f}, {float(here['tau_high']):+.2f}]")  # fmt: skip
+
+
+def pairs(ds: xr.Dataset) -> Iterator[str]:
+    """The measures of every pair."""
+    names = [str(n) for n in ds["network_a"].values]
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            row = ds.sel(network_a=a, network_b=b)
+            yield (f"{a} / {b}: distance {float(row['distance']):.4g}, cosine "
+                   f"{float(row['cosine']):.3f} +- {float(row['cosine_se']):.2g}, barrier "
+                   f"{float(row['barrier']):.4g}, CKA {float(row['cka']):.3f}")  # fmt: skip
+
+
+#: kind of result -> its lines of text
+REPORTS: dict[str, Callable[[xr.Dataset], Iterator[str]]] = {
+    "sharpness": sharpness,
+    "ranking": ranking,
+    "pairs": pairs,
+}

@@ -1,0 +1,130 @@
+"""Many networks, two by two: distance, perturbations, barrier and features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Annotated, Any
+
+import numpy as np
+import scipy  # its parts are loaded when used
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ridgeline.analysis.cka import cka, layers_of
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.resume import Keep, at_once
+from ridgeline.landscape.weights.point import combine, norm, subtract
+from ridgeline.models.errors import InputError
+from ridgeline.train.options import Opt, Options
+from ridgeline.train.statistics import mean_and_error
+
+#: measure of a pair -> whether a larger one means more alike
+MATRICES = {"distance": False, "cosine": True, "barrier": False, "cka": True}
+
+
+@dataclass(frozen=True)
+class PairOptions(Options):
+    """How closely pairs are looked at."""
+
+    places: Annotated[int, Opt("places between two networks for the barrier", low=1)] = 9
+    minibatch: Annotated[int, Opt("examples of one estimate of CKA", low=4)] = 200
+
+
+def pairs(
+    problems: Mapping[str, Problem],
+    *,
+    places: int = 9,
+    minibatch: int = 200,
+    keep: Keep = at_once,
+    tick: Callable[[int], Any] | None = None,
+) -> xr.Dataset:
+    """Four matrices over `network_a` and `network_b`; `dendrogram_of` sorts them.
+
+    `distance`: Euclidean, of the parameters. `cosine`: mean over examples of the cosine of the two
+    networks' adversarial perturbations (NaN without an attack), with `cosine_se`. `barrier`: the
+    largest excess of the loss over the straight line between two networks' losses, on a straight
+    line of weights with BatchNorm's statistics of the first, in nats; not below 0; the robust loss
+    on images attacked anew where there is an attack. `cka`: mean over layers of the linear CKA of
+    equal layers, of clean images. Distance, barrier and CKA of different architectures are NaN.
+    Raises InputError for fewer than 2 networks.
+    """
+    names = list(problems)
+    if len(names) < 2:
+        raise InputError(f"pairs need 2 or more networks, got {len(names)}")
+    tick = tick or (lambda n: None)
+    moved = {n: _perturbations(p) for n, p in problems.items()}
+    size = len(names)
+    table = {n: np.full((size, size), np.nan) for n in (*MATRICES, "cosine_se")}
+    for number in range(size):
+        table["distance"][number, number] = table["barrier"][number, number] = 0.0
+        table["cka"][number, number] = 1.0
+        if moved[names[number]] is not None:
+            table["cosine"][number, number], table["cosine_se"][number, number] = 1.0, 0.0
+    for i, j in combinations(range(size), 2):
+        a, b = names[i], names[j]
+
+        def look(a=a, b=b):
+            return _pair(problems[a], problems[b], moved[a], moved[b], places, minibatch)
+
+        found = keep(f"{a} and {b}", look)
+        for name, matrix in table.items():
+            matrix[i, j] = matrix[j, i] = float(found[name])
+        tick(len(problems[a].data))
+    dims = ("network_a", "network_b")
+    return xr.Dataset(
+        {n: (dims, v) for n, v in table.items()}, coords={"network_a": names, "network_b": names}
+    )
+
+
+def dendrogram_of(matrix: np.ndarray, alike: bool) -> np.ndarray:
+    """Average linkage (n - 1, 4), as scipy's, of a matrix of (dis)similarities (n, n).
+
+    `alike`: larger is more alike; 1 - value is the distance then. InputError for missing entries.
+    """
+    far = 1 - matrix if alike else matrix
+    if not np.isfinite(far).all():
+        raise InputError("a dendrogram needs a number for every pair")
+    far = (far + far.T) / 2
+    np.fill_diagonal(far, 0)
+    close = scipy.spatial.distance.squareform(far.clip(0), checks=False)
+    return scipy.cluster.hierarchy.linkage(close, method="average")
+
+
+def _perturbations(problem: Problem) -> Tensor | None:
+    if problem.attack is None:
+        return None
+    return torch.cat(
+        [(x - batch.x).flatten(1).double().cpu() for batch, x in problem.adversarial()]
+    )
+
+
+def _pair(
+    first: Problem, other: Problem, one: Tensor | None, two: Tensor | None, places: int,
+    minibatch: int,
+) -> dict[str, float]:  # fmt: skip
+    """The four measures of two networks."""
+    found = dict.fromkeys((*MATRICES, "cosine_se"), float("nan"))
+    if one is not None and two is not None:
+        cosines = torch.nn.functional.cosine_similarity(one, two)
+        found["cosine"], found["cosine_se"] = mean_and_error(cosines)
+    shapes = [{n: t.shape for n, t in p.origin.items()} for p in (first, other)]
+    if shapes[0] == shapes[1]:
+        found["distance"] = norm(subtract(other.origin, first.origin))
+        found["barrier"] = _barrier(first, other, places)
+        layers = [layers_of(p.network) for p in (first, other)]
+        if layers[0] == layers[1] and len(first.data) >= 4:
+            clean = [p.under(None) for p in (first, other)]
+            found["cka"] = float(cka(*clean, minibatch=minibatch)["mean_diagonal"])
+    return found
+
+
+def _barrier(first: Problem, other: Problem, places: int) -> float:
+    ends = first.evaluate().loss, other.evaluate().loss
+    highest = 0.0
+    for t in np.linspace(0, 1, places + 2)[1:-1]:
+        point = combine((1 - t, float(t)), (first.origin, other.origin))
+        highest = max(highest, first.evaluate(point).loss - (1 - t) * ends[0] - t * ends[1])
+    return float(highest)

@@ -1,0 +1,95 @@
+"""Which sharpness measure ranks networks as their generalisation gap does?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import scipy  # its parts are loaded when used
+import xarray as xr
+
+from ridgeline.landscape.result import recipe_of
+from ridgeline.models.errors import InputError
+from ridgeline.train.data.noise import Purpose, check_seed, stream
+from ridgeline.train.files.recipe import difference
+from ridgeline.train.options import Opt, Options
+
+GAPS = ("robust", "clean")
+#: what must be alike, or values mean different things
+_ALIKE = ("command", "attack", "data", "test", "streams")
+
+
+@dataclass(frozen=True)
+class RankingOptions(Options):
+    """What networks are ranked by."""
+
+    gap: Annotated[str, Opt("loss of the generalisation gap", choices=GAPS)] = "robust"
+    draws: Annotated[int, Opt("bootstrap samples of the networks", low=100)] = 2000
+    seed: Annotated[int, Opt("seed of the bootstrap")] = 0
+
+    def check(self) -> None:
+        """Raise InputError for a seed that is none."""
+        check_seed(self.seed)
+
+
+def check_alike(results: Mapping[str, xr.Dataset], gap: str) -> None:
+    """Raise InputError unless all hold that gap, of the same images, attack and radii."""
+    if len(results) < 3:
+        raise InputError(f"a ranking needs 3 or more results, got {len(results)}")
+    first = None
+    for label, ds in results.items():
+        if "gap" not in ds or gap not in ds["loss"].values:
+            raise InputError(f"{label} holds no {gap} gap: calc_sharpness --held_out and --attack")
+        recipe = recipe_of(ds)
+        left_out = {"checkpoint", "model", "seed", "measures", "logits", "also"}
+        own = {k: v for k, v in recipe.items() if k in _ALIKE or k not in left_out}
+        first = own if first is None else first
+        if changed := difference(first, own):
+            raise InputError(f"{label} was measured otherwise than the first result ({changed})")
+
+
+def ranking(
+    results: Mapping[str, xr.Dataset], *, gap: str = "robust", draws: int = 2000, seed: int = 0
+) -> xr.Dataset:
+    """Kendall's tau of every measure with the gap over networks, and its bootstrap interval.
+
+    `tau` (tau-b) with `tau_low` and `tau_high`, the 95 % percentile interval over samples of the
+    networks with replacement (samples where either side is constant are left out), over `loss`,
+    `logits` and `measure`. NaN where a network has no finite value. Beside them stand the `value`
+    of every `network` and its `gap` with `gap_se`. Raises InputError for results that do not fit
+    together.
+    """
+    check_alike(results, gap)
+    table = xr.concat(
+        [ds["value"] for ds in results.values()], xr.Variable("network", list(results)),
+        join="inner", coords="minimal", compat="override", combine_attrs="drop",
+    ).transpose("loss", "logits", "measure", "network")  # fmt: skip
+    gaps = np.array([float(ds["gap"].sel(loss=gap)) for ds in results.values()])
+    errors = [float(ds["gap_se"].sel(loss=gap)) for ds in results.values()]
+    picks = stream(seed, Purpose.BOOTSTRAP).integers(len(gaps), size=(draws, len(gaps)))
+    shape = table.shape[:3]
+    found = np.full((3, *shape), np.nan)
+    for place in np.ndindex(shape):
+        values = table.values[place]
+        if np.isfinite(values).all() and np.ptp(values) > 0 and np.ptp(gaps) > 0:
+            found[(0, *place)] = _tau(values, gaps)
+            samples = [_tau(values[p], gaps[p]) for p in picks]
+            found[(slice(1, None), *place)] = np.nanpercentile(samples, [2.5, 97.5])
+    dims = ("loss", "logits", "measure")
+    return xr.Dataset(
+        {
+            **{n: (dims, v) for n, v in zip(("tau", "tau_low", "tau_high"), found, strict=True)},
+            "value": table,
+            "gap": ("network", gaps, {"long_name": f"generalisation gap of the {gap} loss"}),
+            "gap_se": ("network", errors),
+        }
+    )
+
+
+def _tau(x: np.ndarray, y: np.ndarray) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(scipy.stats.kendalltau(x, y).statistic)
