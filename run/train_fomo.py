@@ -6,7 +6,7 @@ from ridgeline.run.shared import options as o
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.training import train_method
 from ridgeline.train.methods import METHODS
-from ridgeline.train.methods.fomo import FomoOptions
+from ridgeline.train.methods.fomo_options import FomoOptions
 
 NETWORK = o.Fresh(dataset="cifar10", model_type="preact")
 

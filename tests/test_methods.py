@@ -25,7 +25,7 @@ from ridgeline.train.loop import Diverged
 from ridgeline.train.methods import METHODS, Method, Setup, Step
 from ridgeline.train.methods.apart_options import ApartOptions
 from ridgeline.train.methods.cure_options import CureOptions
-from ridgeline.train.methods.fomo import FomoOptions
+from ridgeline.train.methods.fomo_options import FomoOptions
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.options import Opt, Options, described
 from tests.conftest import Killed, make_images

@@ -24,7 +24,7 @@ from ridgeline.train.losses import divergence
 from ridgeline.train.methods import Adversarial, Cure, Fomo, Setup, Step
 from ridgeline.train.methods.adversarial import AdversarialOptions
 from ridgeline.train.methods.cure_options import VARIANTS, CureOptions
-from ridgeline.train.methods.fomo import FomoOptions
+from ridgeline.train.methods.fomo_options import FomoOptions
 from ridgeline.train.objectives import Madry, Trades
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.parts.forgetting import draw_masks, forgettable, lowest
