@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import h5netcdf
 import numpy as np
 import torch
 import xarray as xr
@@ -89,6 +88,8 @@ class AdversaryFile:
         sizes = (self.draws, count, *shape)
         rows = min(count, next(iter(self.problems.values())).batch_size)
         eps = np.float32(self.attack.eps) if self._signs else None
+        import h5netcdf  # when it is used: --help would load HDF5 otherwise
+
         with h5netcdf.File(path, "w") as file:
             file.dimensions = dict(zip(_DIMS, sizes, strict=True))
             dtype = np.dtype("i1") if self._signs else _numpy(self._dtype)

@@ -74,7 +74,10 @@ def save_result(
 ) -> None:
     """Write a result as sealed netCDF, atomically, with every variable compressed lightly.
 
-    `begin` may write variables that do not fit the memory to the file before the others follow.
+    Args:
+        dataset: The result.
+        path: The file; what stands there is replaced.
+        begin: Writes variables that do not fit the memory to the file, before the others follow.
     """
     encoding = {
         name: {"zlib": True, "complevel": 1}
