@@ -109,7 +109,7 @@ def test_points_are_written_after_all_their_files_are_claimed(tmp_path):
         (lambda: Machine(batch_size=0), "--batch_size must be at least 1"),
         (lambda: Machine(seed=-1), "seed must lie in"),
         (lambda: Network(width=0), "--width must be at least 1"),
-        (lambda: Examples(subset="val"), "--subset"),
+        (lambda: Examples(subset="valid"), "--subset"),
         (lambda: Examples(subset_size=2**31), "below 2\\^31"),
         (lambda: UnderAttack(attack="name=pgdd,eps=0.1"), "did you mean 'pgd'"),
         (lambda: UnderAttack(adv_budget_list="0,0.1"), "needs --attack"),
