@@ -29,14 +29,14 @@ S = "mean=.49137:.48235:.44667,std=.24706:.24353:.26157"
 O = "mean=.485:.456:.406,std=.225:.225:.225"  # noqa: E741
 #: name -> (file, model, normalisation)
 CIFAR = {
-    "ResNet-20, plain": (
-        "pytorch_resnet_cifar10/resnet20-12fca82f.th", "real_networks:ResNet20",
-        "mean=.485:.456:.406,std=.229:.224:.225",
-    ),
     "CNN-B, plain": ("alpha_beta_crown/cifar_marabou_medium.pth", "sharpness:Medium", None),
     "CNN-A, mixed": ("alpha_beta_crown/cifar_cnn_a_mix.model", "sharpness:CnnA", S),
     "CNN-A, PGD": ("alpha_beta_crown/cifar_cnn_a_adv.model", "sharpness:CnnA", S),
     "CNN-A, provable": ("alpha_beta_crown/cifar_wide.pth", "sharpness:CnnA", O),
+    "ResNet-20, plain": (
+        "pytorch_resnet_cifar10/resnet20-12fca82f.th", "real_networks:ResNet20",
+        "mean=.485:.456:.406,std=.229:.224:.225",
+    ),
 }  # fmt: skip
 ATTACKS = {
     "mnist": "name=pgd,threshold=0.1,step_size=0.025,iter_num=10,order=-1",
@@ -76,9 +76,10 @@ def compute(options: argparse.Namespace, name: str) -> Path:
         network = ["--model2load", options.checkpoints / file, "--dataset", options.cifar,
                    "--model_type", model, "--attack", ATTACKS["cifar"]]  # fmt: skip
         network += ["--normalize", normalisation] if normalisation else []
-    line = [sys.executable, ROOT / "run" / "calc_sharpness.py", *network, "--subset_size",
-            options.size, "--held_out", options.held_out, "--out_file", out,
-            *options.more]  # fmt: skip
+    line = [
+        sys.executable, ROOT / "run" / "calc_sharpness.py", *network, "--subset_size", options.size,
+        "--held_out", options.held_out, "--out_file", out, *options.more,
+    ]  # fmt: skip
     path = os.pathsep.join([str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
     if not out.is_file():
         subprocess.run([*map(str, line)], check=True, env={**os.environ, "PYTHONPATH": path})
