@@ -28,7 +28,7 @@ COMMANDS = sorted(p.stem for p in (ROOT / "run").glob("*.py") if "launch(main" i
 REQUIRED = {
     "train_normal", "selfcheck", "calc_hessian", "scan_param", "train_curve", "scan_curve",
     "generate_adversary", "analyze_adversary", "perturb_param", "calc_param_distance",
-    "calc_filter_spectrum", "test_ensemble", "plot", "demo", "train_apart",
+    "calc_filter_spectrum", "test_ensemble", "test_budgets", "plot", "demo", "train_apart",
     "analyze_generator", "train_frequency", "calc_fourier",
     "test_corruptions", "analyze_spectral_bias", "train_fomo", "train_cure", "train_lure",
     "analyze_overfitting", "calc_trajectory", "calc_cka", "merge", "analyze_scattering",
