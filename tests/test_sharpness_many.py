@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy.stats import kendalltau
 
 from ridgeline.analysis.sharpness.pairs import dendrogram_of, pairs
 from ridgeline.analysis.sharpness.ranking import ranking
@@ -36,6 +37,9 @@ def test_tau_of_measures_that_rank_alike_and_against():
     assert ds["tau"].values[:2] == pytest.approx([1, -1])
     assert ds["tau_low"].values[0] == pytest.approx(1)
     assert np.isnan(ds["tau"].values[2])
+    tied = {str(n): result(v, g) for n, (v, g) in enumerate([(1, 2), (1, 1), (2, 3), (3, 3)])}
+    found = ranking(tied, draws=100)["tau"].sel(measure="up").item()
+    assert found == pytest.approx(kendalltau([1, 1, 2, 3], [2, 1, 3, 3]).statistic)
     mixed = {"a": result(1, 1), "b": result(2, 3), "c": result(3, 2), "d": result(4, 4)}
     ds = ranking(mixed, draws=500).sel(loss="robust", logits="plain", measure="up")
     assert float(ds["tau"]) == pytest.approx(4 / 6)  # one of six pairs is turned round

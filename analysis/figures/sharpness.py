@@ -127,7 +127,7 @@ def draw_boundary(results: Results) -> Figure:
         round_ball = float(ds["ball_order"]) == 2
         diamond = Polygon([(1, 0), (0, 1), (-1, 0), (0, -1)], **look)
         top.add_patch(Circle((0, 0), 1, **look) if round_ball else diamond)
-        top.set(xlabel="adversarial direction [budgets]", title=label, aspect="equal")
+        top.set(xlabel="attack [budgets]", title=label, aspect="equal")
         far = np.nanmax(np.where(np.isfinite(ds["boundary_distance"]), ds["boundary_distance"], 1))
         for n, name in enumerate(ds["direction"].values):
             distances = ds["boundary_distance"].sel(direction=name).values
