@@ -19,10 +19,14 @@ from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.options import Opt, Options
 from ridgeline.train.statistics import error_of_share, mean_and_error
 
-GROUPS = ("noise", "blur", "weather", "digital")
-#: the group of the four that the benchmark holds back, by its authors
-_HELD_BACK = {"speckle_noise": "noise", "gaussian_blur": "blur", "spatter": "weather",
-              "saturate": "digital"}  # fmt: skip
+#: the corruptions of every group: the benchmark's, then what its authors held back
+_IN_GROUP = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
+    "weather": ("snow", "frost", "fog", "brightness", "spatter"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression", "saturate"),
+}
+GROUPS = tuple(_IN_GROUP)
 _SEEDED = ("impulse_noise", "glass_blur")  # take a seed; the others draw from numpy's global state
 
 
@@ -37,10 +41,9 @@ def library() -> ModuleType:
     return imagecorruptions
 
 
-def group_of(name: str) -> str:
-    """Which of GROUPS a corruption belongs to."""
-    known = {n: g for g in GROUPS for n in library().get_corruption_names(g)}
-    return {**known, **_HELD_BACK}[name]
+def group_of(name: str) -> str | None:
+    """Which of GROUPS a corruption belongs to; None for one of another package."""
+    return next((group for group, names in _IN_GROUP.items() if name in names), None)
 
 
 def names_of(text: Sequence[str]) -> list[str]:

@@ -105,6 +105,8 @@ def test_every_corruption_has_its_group_and_the_paper_has_seventeen():
         "noise": 4, "blur": 5, "weather": 4, "digital": 4,
     }  # fmt: skip
     assert {group_of(name) for name in names_of(["all"])} == set(GROUPS)
+    for group in GROUPS:
+        assert {group_of(name) for name in names_of([group])} == {group}  # as the package has it
 
 
 def test_rank_correlation_of_a_monotone_relation_is_minus_one():
