@@ -323,7 +323,7 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, str]]:
         "pyhessian": (f"{hessian} --estimator pyhessian", "--which LM"),
         "precision": ("selfcheck --precision half", "allowed: float32, float64, tf32"),
         "batchnorm": (f"{hessian} --batchnorm fresh", "allowed: keep, recalibrate"),
-        "subset": (f"{hessian} --subset val", "allowed: test, train"),
+        "subset": (f"{hessian} --subset dev", "allowed: test, train, trained, val"),
         "subset_size": (f"{hessian} --subset_size 0", "--subset_size must be at least 1"),
         "axis key": (f"{scan} --vec1_scan from=0", "allowed: adv_calc_freq, max, min, step"),
         "axis step": (f"{scan} --vec1_scan step=0", "step > 0"),

@@ -64,6 +64,22 @@ def test_fmn_reaches_the_closed_form_of_linear_networks(classes, order):
         assert published.max() <= 1 + 5e-4
 
 
+def test_fmn_finds_every_image_of_a_network_with_many_kinks():
+    """Sees a radius that tangents at kinks keep small: 33 of these 300 counted as robust."""
+    torch.manual_seed(0)
+    one, two, three = layers = [nn.Linear(36, 64), nn.Linear(64, 64), nn.Linear(64, 4)]
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=1.5 * (2 / layer.in_features) ** 0.5)
+        nn.init.normal_(layer.bias, std=0.5)
+    network = nn.Sequential(nn.Flatten(), one, nn.ReLU(), two, nn.ReLU(), three)
+    x = torch.rand(300, 1, 6, 6)
+    y = network(x).argmax(1)
+    found = FMN(eps=0.1, order=2, iterations=50).smallest(network, x, y)
+    assert found.budget.isfinite().all()
+    assert (network(found.images).argmax(1) != y).all()
+    torch.testing.assert_close((found.images - x).flatten(1).norm(dim=1), found.budget)
+
+
 @pytest.mark.parametrize("order", [math.inf, 2])
 @pytest.mark.parametrize("targets", [0, 9])
 def test_fab_reaches_the_closed_form_of_linear_networks(targets, order):

@@ -405,7 +405,7 @@ def test_the_commands_of_overfitting(run_files, tmp_path):
         (
             "train_curve",
             ("--fix_points", "1,0,1", "--model2load", "a,,b", "--val_fraction", "0.1"),
-            "--val_fraction is for networks",
+            "--val_fraction and --val_set are for networks",
         ),
         ("train_lure", ("--forget", "some"), "allowed: fc, llf"),
         ("train_lure", ("--attack", "name=fgsm,threshold=0.1"), "clean data"),

@@ -32,14 +32,14 @@ def local_linearity(view: View, options: SharpnessOptions) -> Value:
     return view.mean(torch.cat(found), "examples")
 
 
+@exact()
 def _departure(view: View, batch: Batch, attack: Attack, steps: int) -> Tensor:
     """The largest departure (n,) met, of every example."""
     predict, loss = view.problem.predict(view.origin), loss_of(view.problem.loss)
     eps, order, x = attack.eps, attack.order, batch.x
 
     def losses(images: Tensor) -> Tensor:
-        with exact():
-            return loss(predict(images), batch.y)
+        return loss(predict(images), batch.y)
 
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()

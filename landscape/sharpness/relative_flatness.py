@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import hessian, vmap
+from torch.func import jacrev, vmap
 
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.sharpness.options import SharpnessOptions
@@ -78,4 +78,5 @@ def logit_hessians(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
     def one(z: Tensor, label: Tensor) -> Tensor:
         return loss(z[None], label[None])[0]
 
-    return vmap(hessian(one))(logits, y).detach()
+    # twice in reverse: forward mode has no rule for log_softmax's backward on every device
+    return vmap(jacrev(jacrev(one)))(logits, y).detach()

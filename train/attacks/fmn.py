@@ -32,9 +32,10 @@ class FMN(Attack):
 
     Ascent of the margin with l_2 steps of length `stride`, within a ball whose radius is the
     distance to the boundary by its tangent until the first success (and 0.1 % more: on the boundary
-    itself nothing is fooled), then shrinks by `gamma` where the iterate fools and grows where not;
-    both fall on a cosine. `refinements` bisections between x and what was found follow. Nothing is
-    random. `eps` is where the accuracy is wanted; the search does not depend on it.
+    itself nothing is fooled; unlike the published radius, it grows by `gamma` at least), then
+    shrinks by `gamma` where the iterate fools and grows where not; both fall on a cosine.
+    `refinements` bisections between x and what was found follow. Nothing is random. `eps` is where
+    the accuracy is wanted; the search does not depend on it.
 
     `targets` 0 climbs the margin of the best wrong class, as published, which may end at a boundary
     that is not the nearest one; otherwise that of each of the `targets` likeliest wrong classes
@@ -99,10 +100,11 @@ class FMN(Attack):
             best, budget = where(better, z, best), torch.where(better, norm, budget)
             higher = margins > highest
             leading, highest = where(higher, z, leading), torch.where(higher, margins, highest)
-            tangent = norm + margins.abs() / row_norm(gradient, dual)
-            growing = torch.where(
-                budget.isfinite(), radius * (1 + gamma), tangent * (1 + _LAST_GAMMA)
-            )
+            tangent = (norm + margins.abs() / row_norm(gradient, dual)) * (1 + _LAST_GAMMA)
+            wider = radius * (1 + gamma)
+            # never narrower than before: a tangent at a kink may keep the iterate from the boundary
+            first = torch.where(radius.isfinite(), torch.maximum(tangent, wider), tangent)
+            growing = torch.where(budget.isfinite(), wider, first)
             shrinking = torch.minimum(radius * (1 - gamma), budget)
             radius = torch.where(fools, shrinking, growing).nan_to_num(torch.inf)
             radius = torch.minimum(radius, furthest)
