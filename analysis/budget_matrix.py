@@ -34,8 +34,8 @@ class TrainedAt(NamedTuple):
 
 
 def trained_at(recipe: Mapping[str, Any] | None) -> TrainedAt:
-    """The training budget in a checkpoint's recipe; NaN where the recipe names none."""
-    if not recipe or "method" not in recipe:
+    """The training budget in a checkpoint's recipe; NaN where it names none, and untrained."""
+    if not recipe or "method" not in recipe or recipe.get("epoch") == 0:
         return TrainedAt()
     attack = recipe.get("attack")
     if recipe["method"] in CLEAN or attack in (None, "None"):

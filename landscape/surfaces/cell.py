@@ -113,6 +113,7 @@ class Places:
         """
         way, threads = self._way, torch.get_num_threads()
         whole = way.device.type == "cpu" and way.keep is at_once and way.together
+        whole = whole and way.chunk is None  # else each piece seeds what threads share
         pieces = len(way.data.pieces(way.batch_size))
         may = self._clean and not self.extras and whole and 1 < threads <= pieces
         if may:
