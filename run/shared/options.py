@@ -179,6 +179,11 @@ class Training(Options):
     save_minutes: Annotated[
         float, Opt("minutes between two states to resume from", above=0, decides=False)
     ] = 1.0
+    workers: Annotated[
+        int | None,
+        Opt("processes that decode images of a folder that does not fit in memory; 0: this one; "
+            "None: one a core", low=0, decides=False),
+    ] = None  # fmt: skip
     tensorboard: Annotated[
         bool,
         Opt("write the metrics for TensorBoard too, in NAME.tensorboard (pip install "
