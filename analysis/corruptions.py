@@ -75,7 +75,7 @@ def corrupted(images: Images, name: str, severity: int, seed: int = 0) -> Images
             f"corruptions need images of 32x32 pixels or more with 1 or 3 channels, got "
             f"{channels}x{height}x{width}"
         )
-    pixels = images.pixels
+    pixels = images.loaded().pixels
     if pixels.dtype != torch.uint8:
         pixels = (pixels * 255).round().to(torch.uint8)
     corrupt, every = library().corrupt, library().get_corruption_names("all")

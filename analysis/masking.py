@@ -49,7 +49,7 @@ def masking(problem: Problem) -> xr.Dataset:
     eps, order = problem.attack.eps, problem.attack.order
     pgd = as_pgd(problem.attack)
     clean = _right(problem, None)
-    whole = 1.0 if order == INF else math.sqrt(problem.images.pixels[0].numel())
+    whole = 1.0 if order == INF else math.sqrt(math.prod(problem.images.image_shape))
     rungs = [eps * share for share in _LADDER if eps * share <= whole]
     ladder = [_right(problem, pgd.at(rung)) for rung in rungs]
     at_eps = ladder[rungs.index(eps)]

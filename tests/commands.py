@@ -42,6 +42,7 @@ CHAIN = (
     ),
     f"train_frequency --model_name dct {_TRAIN} --basis_filter SD --init_scale kaiming_normal "
     "--reg_diff True",
+    f"train_liet --model_name liet {_TRAIN} --average_decay 0.9 --wide False",
     f"train_lure --model_name lure {_TRAIN} --meta_batch_size 12 --meta_batch_number 2".replace(
         f" --attack {PGD}", ""
     ),

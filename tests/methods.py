@@ -87,6 +87,8 @@ _CASES = {
                           "fomo_consolidate": "phase_end"}),
     "fomo_all": Case("fomo", {"fomo_warmup": 1, "fomo_relearn": 2, "fomo_rate": 0.1,
                               "fomo_consolidate": "iter_all", "awp_gamma": 0.01}, 5, 3),
+    "liet": Case("liet", {"inherent_every": 1, "average_decay": 0.9, "wide": False}),
+    "liet_plain": Case("liet", {"average_decay": None, "consistency": 0.0}),
     "signal": Case("frequency", {"basis_filter": "SD", "init_scale": "signal"}),
 }  # fmt: skip
 

@@ -276,6 +276,9 @@ MEANINGLESS = {
     f"train_apart --dataset tiny.npz --eps 3/2 {_OTHERS}": "--eps",
     f"train_apart --dataset tiny.npz --eps 0 {_OTHERS}": "--eps",
     f"train_apart --dataset tiny.npz --attack {_PGD},order=2 {_OTHERS}": "order=-1",
+    f"train_liet --dataset tiny.npz --eps 3/2 {_OTHERS}": "--eps",
+    f"train_liet --dataset tiny.npz --noise_low 0.7 {_OTHERS}": "--noise_high 0.5",
+    f"train_liet --dataset tiny.npz --attack {_PGD},order=2 {_OTHERS}": "order=-1",
     f"train_frequency --dataset tiny.npz --reg_depth 0 {_OTHERS}": "reg_depth",
     f"train_frequency --dataset tiny.npz --min_kernel_size 9 {_OTHERS}": "size 9",
 }  # fmt: skip

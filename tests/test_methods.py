@@ -18,6 +18,7 @@ from ridgeline.models import InputError
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.training import train_method
+from ridgeline.train.attacks import PGD
 from ridgeline.train.files import run_files
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.run_files import DONE, RunFiles
@@ -26,6 +27,7 @@ from ridgeline.train.methods import METHODS, Method, Setup, Step
 from ridgeline.train.methods.apart_options import ApartOptions
 from ridgeline.train.methods.cure_options import CureOptions
 from ridgeline.train.methods.fomo_options import FomoOptions
+from ridgeline.train.methods.liet import LietOptions
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.options import Opt, Options, described
 from tests.conftest import Killed, make_images
@@ -254,6 +256,8 @@ PUBLISHED = {
               "layerwise": True, "iter_num": 10, "cycle_epochs": None, "cycle_momentum": True},
     "frequency": {"basis_filter": "WD", "l2_lambda": 0.01, "reg_depth": 3.0, "l2_reg": True,
                   "reg_all_freq": False, "reg_diff": False, "reg_diff_all": False},
+    "liet": {"label_noise": 0.6, "average_decay": 0.9995, "consistency": 100.0, "noise_low": 0.1,
+             "noise_high": 0.5, "inherent_every": 20, "wide": None},
     "adversarial": {"objective": "at", "trades_beta": 6.0, "awp_gamma": 0.0, "average": None,
                     "average_decay": 0.999},
     "standard": {},
@@ -279,6 +283,10 @@ def test_default_options_are_the_published_ones(name):
         (lambda: Case("adversarial").build(attack=None), "need --attack"),
         (lambda: Case("fomo").build(attack=None, epochs=200), "need --attack"),
         (lambda: Case("cure").build(attack=None), "need --attack"),
+        (lambda: LietOptions(noise_low=0.6), "noise_low 0.6 is above --noise_high 0.5"),
+        (lambda: Case("liet").build(attack=None), "need --attack"),
+        (lambda: Case("liet").build(attack=PGD(eps=1, order=2, iterations=1)), "order=-1"),
+        (lambda: Case("liet").build(images=None), "needs the training images"),
         (lambda: Case("apart").build(attack=None), "must not be None"),
         (lambda: Case("apart").build(optimizer=ADAM), "--optim with momentum"),
         (lambda: Case("fomo").build(fresh=None, epochs=200), "Setup.fresh"),

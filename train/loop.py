@@ -171,7 +171,7 @@ def fit(
             method.network.train()
             began = time.monotonic()
             with deferred():
-                for places in batches_of(order, batch_size):
+                for places in images.ahead(batches_of(order, batch_size)):
                     step = ticks.step(epoch, position.done // batch_size)
                     for group in optim.param_groups:
                         group["lr"] = rate(step.time)

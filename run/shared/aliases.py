@@ -58,7 +58,6 @@ def _optim(*names: str, **words: str) -> dict[str, Alias]:
 
 
 _METRICS = "every run writes its metrics beside its checkpoints (NAME.jsonl)"
-_LOADING = "images are held in memory"
 _WORDS_OF_ARCH = {
     "resnet20s": "resnet20", "vgg16_bn": "vgg",
     "wide_resnet50_2": "torchvision:wide_resnet50_2",
@@ -90,7 +89,7 @@ ALIASES: dict[str, tuple[str, dict[str, Alias]]] = {
         **_optim("optimizer", "learning_rate", "weight_decay", "momentum"),
         "scheduler": Alias("lr_schedule", part="scheduler"),
         "device": Alias("gpu", words=_DEVICES),
-        "num_workers": _nothing(_LOADING),
+        "num_workers": Alias("workers"),
         "verbose": _nothing(_METRICS),
         "wandb_project": _nothing(_METRICS),
         "tensorboard_project": _nothing(_METRICS),
@@ -123,7 +122,6 @@ ALIASES: dict[str, tuple[str, dict[str, Alias]]] = {
         "project_name": _nothing(_METRICS),
         "log_dir": _nothing(_METRICS),
         "print_freq": _nothing(_METRICS),
-        "workers": _nothing(_LOADING),
         "checkpoint": _nothing("a run that was cut off always continues"),
         "resume": _nothing("a run that was cut off always continues", switch=True),
     }),

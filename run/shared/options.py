@@ -14,6 +14,7 @@ from ridgeline.train.acceleration import (
     Precision,
 )
 from ridgeline.train.data.noise import check_seed
+from ridgeline.train.files.tensorboard import check_tensorboard
 from ridgeline.train.options import Opt, Options
 
 if TYPE_CHECKING:
@@ -178,14 +179,26 @@ class Training(Options):
     save_minutes: Annotated[
         float, Opt("minutes between two states to resume from", above=0, decides=False)
     ] = 1.0
+    workers: Annotated[
+        int | None,
+        Opt("processes that decode images of a folder that does not fit in memory; 0: this one; "
+            "None: one a core", low=0, decides=False),
+    ] = None  # fmt: skip
+    tensorboard: Annotated[
+        bool,
+        Opt("write the metrics for TensorBoard too, in NAME.tensorboard (pip install "
+            "'ridgeline[tensorboard]')", decides=False),
+    ] = False  # fmt: skip
     overwrite: Annotated[
         bool,
         Opt("replace existing output; what this recipe left half done is continued", decides=False),
     ] = False
 
     def check(self) -> None:
-        """Raise InputError for a seed that is none, and for two validation sets."""
+        """InputError for a seed that is none, two validation sets, and a missing TensorBoard."""
         check_seed(self.seed)
+        if self.tensorboard:
+            check_tensorboard()
         if self.val_set and self.val_fraction:
             raise InputError("--val_set and --val_fraction exclude each other: leave one out")
 

@@ -73,8 +73,9 @@ def trainer_of(
                          "the attack that judges, --eval_attack name=pgd,...")  # fmt: skip
     rate = parse_rate(training.lr_schedule, optimizer.lr, training.epoch_num)
     device = networks.device_of(training.gpu)
-    test = load_images(dataset, "test", training.data_dir).subset(training.eval_size)
-    images = load_images(dataset, "train", training.data_dir)
+    where = (training.data_dir, training.workers)
+    test = load_images(dataset, "test", *where).subset(training.eval_size)
+    images = load_images(dataset, "train", *where)
     images = images.subset(training.subset_size)
     images.check_beside(test)
     augment = augmentation_of(training.augment, images, augmentations)
@@ -82,7 +83,7 @@ def trainer_of(
     if training.val_fraction:
         images, validation = images.split(training.val_fraction)
     if training.val_set:
-        validation = load_images(dataset, "val", training.data_dir)
+        validation = load_images(dataset, "val", *where)
         images.check_beside(validation)
     setup = Setup(
         images=images, attack=attack, eval_attack=judging, optimizer=optimizer,

@@ -23,6 +23,7 @@ from ridgeline.train.data.noise import STREAMS
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.recipe import Recipe, normal_form
 from ridgeline.train.files.run_files import DONE, RunFiles
+from ridgeline.train.files.tensorboard import Board, draw_complete
 from ridgeline.train.loop import check_batches, fit
 from ridgeline.train.methods import Method
 from ridgeline.train.options import Options
@@ -52,6 +53,7 @@ class Run:
             self._deliver(files)
             return
         training, setup, method = self.trainer.training, self.trainer.setup, self.method
+        board = Board(files.path(".tensorboard")) if training.tensorboard else None
         rate = method.rate or setup.rate
         lr, spec = setup.optimizer.lr, training.lr_schedule or ""
         if rate is setup.rate and rate(0) != lr and ("start_v" in spec or "up_v" in spec):
@@ -66,7 +68,7 @@ class Run:
             augment=setup.augment,
             seed=setup.seed,
             device=setup.device,
-            files=files,
+            files=replace(files, board=board),
             resume=resume,
             validation=self.trainer.validation,
             keep_epochs=self.keep_epochs,
@@ -75,6 +77,8 @@ class Run:
             state_seconds=60 * training.save_minutes,
             watch=watch_of(training, method, setup.images),
         )
+        if board is not None:
+            board.close()
         if training.overwrite:
             files.tidy()
         if metrics:
@@ -121,6 +125,8 @@ class Run:
                     held = load_checkpoint(files.checkpoint(part))
                     name = f"{part}_{last}".lstrip("_")
                     files.save(name, held.tensors, last, held.beside())
+        if last and self.trainer.training.tensorboard:
+            draw_complete(files.path(".jsonl"), files.path(".tensorboard"))
         print(f"{files.checkpoint('')} is already trained by this recipe")
 
     def recipe(self) -> Recipe:

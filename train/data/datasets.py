@@ -73,7 +73,9 @@ def parts_of(dataset: str) -> tuple[str, int | None]:
     return name, int(number)
 
 
-def load_images(dataset: str, subset: str, data_dir: str | Path | None = None) -> Images:
+def load_images(
+    dataset: str, subset: str, data_dir: str | Path | None = None, workers: int | None = None
+) -> Images:
     """Load a part of a data set by name, of a file of arrays, or of a folder.
 
     Args:
@@ -81,6 +83,8 @@ def load_images(dataset: str, subset: str, data_dir: str | Path | None = None) -
         subset: train, test, or val where the set has one of its own.
         data_dir: Folder of torchvision's sets, and of those named after a folder in it; None: the
             user's cache folder.
+        workers: Processes that decode a folder's images where they do not fit in memory; None: one
+            a core.
 
     Returns:
         The images.
@@ -102,14 +106,15 @@ def load_images(dataset: str, subset: str, data_dir: str | Path | None = None) -
         return _torchvision(name, subset, folder)
     if name in NAMED:
         return folder_images(root_of(name, folder), subset, number or NAMED[name].side, name,
-                             NAMED[name])  # fmt: skip
+                             NAMED[name], workers)  # fmt: skip
     if name in PHOTOGRAPHS:
         return photographs(name, subset, folder, number)
     if name.endswith(".npz"):
         return _npz(Path(name), subset)
     if name.endswith(".npy"):
         return _npy(Path(name), subset, number)
-    return folder_images(Path(name), subset, number, Path(name).resolve().name)
+    root = Path(name)
+    return folder_images(root, subset, number, root.resolve().name, workers=workers)
 
 
 def splits_of(dataset: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import Purpose, stream
+from ridgeline.train.data.streaming import ImageFiles
 
 #: numbers of a set up to which its batches stay converted in memory (512 MiB in float32)
 _REMEMBERED = 2**27
@@ -92,7 +93,11 @@ class Data(ABC):
         """Digest of everything that makes up the examples."""
         digest = hashlib.sha256()
         for tensor in self.tensors():
-            digest.update(tensor.contiguous().numpy().tobytes())
+            if isinstance(tensor, ImageFiles):
+                for block in tensor.blocks():
+                    digest.update(block)
+            else:
+                digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def pieces(self, size: int) -> tuple[Self, ...]:
@@ -146,8 +151,12 @@ class Data(ABC):
             yield self.whole(device, dtype)
             return
         positions = torch.arange(len(self)) if order is None else order
-        for chunk in positions.split(batch_size):
+        for chunk in self.ahead(positions.split(batch_size)):
             yield self.batch(chunk, device, dtype)
+
+    def ahead(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The parts (positions) in turn; what must be read for `batch` is read beforehand."""
+        return iter(parts)
 
     def shuffled(self, seed: int, epoch: int) -> Tensor:
         """The order of one training epoch: a function of the seed and the epoch alone."""
@@ -207,10 +216,11 @@ class Examples(Data):
 class Images(Data):
     """A labelled image set: `pixels` (N, C, H, W) uint8, or float in [0,1]; `labels` (N,) int64.
 
-    `index` (N,) are the examples' places in the set they were taken from.
+    Pixels that do not fit in memory are `streaming.ImageFiles`. `index` (N,) are the examples'
+    places in the set they were taken from.
     """
 
-    pixels: Tensor
+    pixels: Tensor | ImageFiles
     labels: Tensor
     index: Tensor
     name: str
@@ -248,6 +258,16 @@ class Images(Data):
         """Pixels, labels and indices."""
         return [self.pixels, self.labels, self.index]
 
+    def ahead(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The parts in turn; worker processes decode what does not lie in memory."""
+        return self.pixels.ahead(parts) if isinstance(self.pixels, ImageFiles) else iter(parts)
+
+    def loaded(self) -> Images:
+        """The same images, all in memory; InputError if they do not fit."""
+        if not isinstance(self.pixels, ImageFiles):
+            return self
+        return replace(self, pixels=self.pixels.loaded())
+
     def take(self, positions: Tensor | slice) -> Images:
         """The examples at the given positions, in that order."""
         return replace(
@@ -262,7 +282,8 @@ class Images(Data):
 
         Batches are then cut out there. `index` stays on the CPU.
         """
-        if device.type == "cpu" or self.pixels.nbytes > _KEPT:
+        streamed = isinstance(self.pixels, ImageFiles)
+        if device.type == "cpu" or streamed or self.pixels.nbytes > _KEPT:
             return self
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 

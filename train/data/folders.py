@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from ridgeline.models.errors import InputError, reason_of
 from ridgeline.train.data.examples import Images
+from ridgeline.train.data.streaming import ImageFiles, fits
 from ridgeline.train.progress import progress
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
@@ -26,6 +28,7 @@ RESTRICTED_IMAGENET = {
 }  # fmt: skip
 #: where a file of Tiny ImageNet's validation belongs: name, class and more per line, tabs between
 _ANNOTATIONS = "val_annotations.txt"
+_GREY = ("1", "L")  # modes of PIL
 
 
 @dataclass(frozen=True)
@@ -105,15 +108,15 @@ def splits_in(root: Path) -> dict[str, Path]:
 
 def folder_images(
     root: Path, subset: str, side: int | None, name: str,
-    known: Named | None = None,
+    known: Named | None = None, workers: int | None = None,
 ) -> Images:  # fmt: skip
     """The images of a split as bytes (N, 3, side, side), or (N, 1, ...) if all of them are grey.
 
     An image of another size is scaled (bilinear, with antialiasing) until its shorter side is
     `side`, and its middle is cut out. `side` None takes them as they are. `known` is how a
-    registered set is laid out. Raises InputError for a
-    folder without such images, for sizes that differ, for what cannot be decoded, and for more
-    than fits in memory.
+    registered set is laid out. A set that does not fit in memory is decoded when it is asked for,
+    by `workers` processes (`streaming.ImageFiles`). Raises InputError for a folder without such
+    images, for sizes that differ, and for what cannot be decoded.
     """
     what = f"--dataset {root}"
     splits = splits_in(root)
@@ -130,12 +133,15 @@ def folder_images(
         )
     read = partial(_read, side=side, what=what)
     first, _ = read(files.paths[0])
-    check_memory(len(files.paths) * first.nbytes, what)
+    labels = torch.tensor(files.labels)
+    if not fits(len(files.paths) * first.nbytes):
+        shape = (_survey(files.paths, side, what), *first.shape[:2])
+        streamed = ImageFiles(files.paths, read, shape, what, workers)
+        return Images(streamed, labels, torch.arange(len(labels)), name, files.count)
     pixels = np.empty((len(files.paths), *first.shape), np.uint8)
     grey = fill(pixels, files.paths, read, what)
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     tensor = (tensor[:, :1] if grey else tensor).contiguous()
-    labels = torch.tensor(files.labels)
     return Images(tensor, labels, torch.arange(len(labels)), name, files.count)
 
 
@@ -150,10 +156,7 @@ def fill(
             chunk = paths[start : start + 1024]
             for number, (image, is_grey) in enumerate(pool.map(read, chunk), start):
                 if image.shape != pixels.shape[1:]:
-                    raise InputError(
-                        f"{what}: its images are of different sizes, {_size(pixels[0])} and "
-                        f"{_size(image)}; name a side, --dataset {what.split(' ', 1)[1]}@64"
-                    )
+                    raise _differ(what, pixels.shape[1:], image.shape)
                 pixels[number] = image
                 grey &= is_grey
             bar.update(len(chunk))
@@ -193,13 +196,21 @@ def _read(path: Path, *, side: int | None, what: str) -> tuple[np.ndarray, bool]
     """The pixels (H, W, 3) of a file, and whether it is grey."""
     from PIL import Image
 
+    with _named(path, what), Image.open(path) as image:
+        grey = image.mode in _GREY
+        image = image.convert("RGB")
+    return np.asarray(image if side is None else scaled(image, side)), grey
+
+
+@contextmanager
+def _named(path: Path, what: str) -> Iterator[None]:
+    """Turn errors of reading an image into an InputError that names its file."""
+    from PIL import Image
+
     try:
-        with Image.open(path) as image:
-            grey = image.mode in ("1", "L")
-            image = image.convert("RGB")
+        yield
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{what}: cannot read {path} ({reason_of(error)})") from None
-    return np.asarray(image if side is None else scaled(image, side)), grey
 
 
 def scaled(image: Any, side: int) -> Any:
@@ -216,18 +227,27 @@ def scaled(image: Any, side: int) -> Any:
     return image.crop((left, top, left + side, top + side))
 
 
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[0]}x{image.shape[1]}"
+def _survey(paths: Sequence[Path], side: int | None, what: str) -> int:
+    """Channels of the files by their heads alone; InputError for sizes that differ without side."""
+    from PIL import Image
+
+    def head(path: Path) -> tuple[tuple[int, int], bool]:
+        with _named(path, what), Image.open(path) as image:
+            return image.size[::-1], image.mode in _GREY
+
+    sizes, grey = set(), True
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(paths), what, "file") as bar:
+        for size, is_grey in pool.map(head, paths):
+            sizes.add(size)
+            grey &= is_grey
+            if side is None and len(sizes) > 1:
+                raise _differ(what, *sorted(sizes))
+            bar.update()
+    return 1 if grey else 3
 
 
-def check_memory(size: int, what: str) -> None:
-    """Raise InputError if so many bytes cannot be held."""
-    try:
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return
-    if size > 0.8 * free:
-        raise InputError(
-            f"{what}: its images take {size / 2**30:.1f} GiB, this machine has {free / 2**30:.1f}; "
-            "take a smaller side, FOLDER@SIDE, or fewer classes"
-        )
+def _differ(what: str, first: Sequence[int], second: Sequence[int]) -> InputError:
+    return InputError(
+        f"{what}: its images are of different sizes, {first[0]}x{first[1]} and "
+        f"{second[0]}x{second[1]}; name a side, --dataset {what.split(' ', 1)[1]}@64"
+    )

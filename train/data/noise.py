@@ -70,6 +70,8 @@ class Purpose(IntEnum):
     LINEARITY = 42
     SIGN_DIRECTION = 43
     NETWORK = 60
+    LIET = 70
+    LIET_CLASSES = 71
 
 
 def stream(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

@@ -12,8 +12,9 @@ import torch
 from ridgeline.models.errors import InputError, reason_of
 from ridgeline.models.torchvision_import import import_torchvision
 from ridgeline.train.data.examples import Images
-from ridgeline.train.data.folders import check_memory, fill, scaled
+from ridgeline.train.data.folders import fill, scaled
 from ridgeline.train.data.noise import Purpose, stream
+from ridgeline.train.data.streaming import check_memory
 
 SIDE = 224
 #: share of a set without splits that is its test part

@@ -22,6 +22,7 @@ from ridgeline.train.files.recipe import (
     difference,
     write_atomically,
 )
+from ridgeline.train.files.tensorboard import Board
 from ridgeline.train.methods.base import Method
 
 #: what `RunFiles.prepare` gives for a run that is complete
@@ -35,7 +36,8 @@ class RunFiles:
     With a validation set (`best`) NAME_best.ckpt; of every second network the method carries
     (`copies`) the same as NAME_COPY...; and its `snapshots` NAME_SNAPSHOT.ckpt. The recipe of each
     but the last network says which `part` of the run it is, so that no other run can be taken for
-    it. NAME.state holds what resuming needs and disappears when the run is complete.
+    it. NAME.state holds what resuming needs and disappears when the run is complete. With a `board`
+    the metrics go to TensorBoard too.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class RunFiles:
     copies: tuple[str, ...] = ()
     snapshots: tuple[str, ...] = ()
     best: bool = False
+    board: Board | None = None
 
     def holding(self, method: Method, epochs: Collection[int] = (), best: bool = False) -> RunFiles:
         """The files of a run of `method` that keeps checkpoints of these epochs."""
@@ -165,6 +168,8 @@ class RunFiles:
         """Rewrite the metrics file, one JSON object per epoch."""
         text = "".join(json.dumps(line) + "\n" for line in lines)
         write_atomically(self.path(".jsonl"), lambda p: p.write_text(text))
+        if self.board is not None:
+            self.board.update(lines)
 
 
 def read_state(path: Path) -> dict:

@@ -8,6 +8,7 @@ from ridgeline.train.methods.base import Method, Setup, Step
 from ridgeline.train.methods.cure import Cure
 from ridgeline.train.methods.fomo import Fomo
 from ridgeline.train.methods.frequency import Frequency
+from ridgeline.train.methods.liet import Liet
 from ridgeline.train.methods.standard import Standard
 
 #: name -> method, with its options in `options_type`
@@ -18,9 +19,10 @@ METHODS: dict[str, type[Method]] = {
     "cure": Cure,
     "fomo": Fomo,
     "frequency": Frequency,
+    "liet": Liet,
 }
 
 __all__ = [
-    "METHODS", "Adversarial", "Apart", "Cure", "Fomo", "Frequency", "Method", "Setup",
-    "Standard", "Step",
+    "METHODS", "Adversarial", "Apart", "Cure", "Fomo", "Frequency", "Liet", "Method",
+    "Setup", "Standard", "Step",
 ]  # fmt: skip

@@ -158,7 +158,7 @@ def join(parts: Sequence[Images]) -> Images:
     """Several image sets as one, ordered by index."""
     index = torch.cat([p.index for p in parts])
     order = index.argsort()
-    first = parts[0]
+    first, parts = parts[0], [p.loaded() for p in parts]
     return Images(
         torch.cat([p.pixels for p in parts])[order], torch.cat([p.labels for p in parts])[order],
         index[order], first.name, first.num_classes,

@@ -1,0 +1,76 @@
+"""The metrics of a run for TensorBoard, beside the JSON lines that stay its record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ridgeline.models.errors import InputError
+
+_EVENTS = "events.out.tfevents.*"
+
+
+def check_tensorboard() -> None:
+    """Raise InputError, saying how to install it, where TensorBoard is not installed."""
+    if find_spec("tensorboard") is None:
+        raise InputError("--tensorboard True needs a package: pip install 'ridgeline[tensorboard]'")
+
+
+class Board:
+    """The scalars of every epoch as TensorBoard reads them, in event files of one folder.
+
+    What was cut off is written anew from all lines by the first `update`: an epoch of which a file
+    told and the state did not, or the other way round, would else be there twice or never.
+    """
+
+    def __init__(self, folder: Path):
+        check_tensorboard()
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is no folder; --tensorboard True writes its events there")
+        self.folder = folder
+        self._writer: Any = None
+        self._written = 0
+
+    def update(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write the epochs of the run that are not there yet; `lines` are all so far."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            for path in self.folder.glob(_EVENTS):
+                path.unlink()
+            self._writer = SummaryWriter(self.folder)
+        for line in lines[self._written :]:
+            for name, value in scalars(line):
+                self._writer.add_scalar(name, value, line["epoch"])
+        self._written = len(lines)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """End the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def draw_complete(metrics: Path, folder: Path) -> None:
+    """Write the scalars of a run that is complete, from its file of metrics."""
+    board = Board(folder)
+    try:
+        board.update([json.loads(line) for line in metrics.read_text().splitlines()])
+    finally:
+        board.close()
+
+
+def scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Names and values of the numbers of a line of metrics, those of tables as TABLE/NAME.
+
+    >>> list(scalars({"epoch": 2, "lr": 0.1, "norms": {"fc": 3}, "word": "x"}))
+    [('lr', 0.1), ('norms/fc', 3.0)]
+    """
+    for name, value in line.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{key}", number) for key, number in scalars(value))
+        elif isinstance(value, int | float) and name != "epoch":
+            yield name, float(value)
