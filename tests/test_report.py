@@ -159,12 +159,16 @@ def test_every_reason_for_doubt_is_a_warning(tmp_path):
                  .assign_coords(x1=[-1.0, 0.0, 1.0]), "scan", {"checkpoint": shas[0]})  # fmt: skip
     scan["loss_se"] = scan["loss"] * 0
     save_result(scan, tmp_path / "s.nc")
-    warned = read(page("t", *read_sources(files, [*odd, str(tmp_path / "s.nc")]))).text
+    line = {"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "constant_classifier": True}
+    (tmp_path / "m.jsonl").write_text(json.dumps(line))
+    odd += [str(tmp_path / "s.nc"), str(tmp_path / "m.jsonl")]
+    warned = read(page("t", *read_sources(files, odd))).text
     for line in (
         "Column clean: its cells cannot be compared, they differ in choice of images.",
         "h: 1 of 2 eigenvalues did not converge (too few).", "h: share_regular is 0.50",
         "About other checkpoints than the verdict's: x.", "s: 2 of 3 cells are computed.",
         "s: 1 of 2 losses are not finite.", "s: clipped: 1 losses of 0 or less",
+        "m: at the end of training every image gets the same class.",
     ):  # fmt: skip
         assert line in warned, line
 

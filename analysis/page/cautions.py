@@ -57,6 +57,8 @@ def _of_result(source: Source) -> Iterator[str]:
     """What one result says against itself."""
     ds = source.result
     yield from (f"{line.partition(': ')[2]}." for line in unfinished({source.name: ds}))
+    if source.lines and source.lines[-1].get("constant_classifier"):
+        yield "at the end of training every image gets the same class."
     if "loss" in ds and ds["loss"].dtype.kind == "f":
         cells = ds["loss"].values[ds["done"].values] if "done" in ds else ds["loss"].values
         lost = int((~np.isfinite(cells)).sum())

@@ -64,12 +64,12 @@ _WHAT = {
 
 
 def _measured(source: Source) -> Iterator[str]:
-    recipe, data = source.recipe, source.recipe.get("data")
-    if source.kind not in _WHAT or not isinstance(data, dict) or "dataset" not in data:
+    data = source.data
+    if source.kind not in _WHAT or "dataset" not in data:
         return
-    attack = recipe.get("attack")
-    under = f" under {attack}" if isinstance(attack, str) and attack != "None" else ""
-    seed = f", seed {recipe['seed']}" if "seed" in recipe else ""
+    under = f" under {source.attack}" if source.attack else ""
+    seed = f", seed {source.recipe['seed']}" if "seed" in source.recipe else ""
     verb = "were" if source.kind in ("adversaries", "trajectory") else "was"
-    yield (f"{_WHAT[source.kind]} {verb} computed on {data.get('examples', '?')} images of "
-           f"{data['dataset']}{under}{seed} ({source.name}).")  # fmt: skip
+    count = f"{source.examples} images" if source.examples else "images"
+    yield (f"{_WHAT[source.kind]} {verb} computed on {count} of {data['dataset']}{under}{seed} "
+           f"({source.name}).")  # fmt: skip

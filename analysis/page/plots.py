@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ridgeline.analysis.figures.curvature import spectra
 from ridgeline.analysis.page.sources import Source
 from ridgeline.models.errors import InputError
 
@@ -120,7 +121,7 @@ def _scans(sources: Sequence[Source]) -> Iterator[Plot]:
                 f"{name}: surface to turn. Height and colour have one range for all scans.",
                 [{"type": "surface", "z": _numbers(heights), "surfacecolor": logs, "cmin": low,
                   "cmax": high, "colorbar": bar, **shared}],
-                {"scene": {"zaxis": {"type": "log", "range": [low, high],
+                {"scene": {"camera": {"eye": {"x": 1.5, "y": -1.6, "z": 0.8}}, "zaxis": {"type": "log", "range": [low, high],
                                      "title": {"text": "loss [nat]"}},
                            "xaxis": {"title": {"text": labels[0]}},
                            "yaxis": {"title": {"text": labels[1]}}}},
@@ -136,29 +137,26 @@ def _scans(sources: Sequence[Source]) -> Iterator[Plot]:
 
 def _spectra(sources: Sequence[Source]) -> Iterator[Plot]:
     """Eigenvalues by rank with residuals, and densities with their bands."""
-    ranks, densities, number = [], [], 0
-    for source in sources:
-        ds = source.result.expand_dims([d for d in ("eps", "block") if d not in source.result.dims])
-        for eps in ds["eps"].values:
-            for place in range(ds.sizes["block"]):
-                here = ds.sel(eps=eps).isel(block=place)
-                name = f"{source.name}, ε = {eps:g}, {here['block'].item()}"
-                if "eigenvalue" in here:
-                    sure = here["converged"].astype(bool).values
-                    mark = {"color": COLOURS[number % len(COLOURS)], "size": 7,
-                            "symbol": ["circle" if s else "circle-open" for s in sure]}  # fmt: skip
-                    ranks.append(_line(here["rank"], here["eigenvalue"], name, number,
-                                       here["residual"], marker=mark))  # fmt: skip
-                if "density" in here:
-                    x, y = here["density_x"], here["density"].values
-                    band = np.nan_to_num(here["density_band"].values)
-                    densities += [_line(x, y + 1e-7, name, number, mode="lines"),
-                                  _band(x, np.maximum(y - band, 0) + 1e-7, y + band + 1e-7,
-                                        number)]  # fmt: skip
-                number += 1
+    ranks, densities = [], []
+    every = {s.name: s.result for s in sources}
+    for number, (name, here) in enumerate(spectra(every)):
+        if "eigenvalue" in here:
+            sure = here["converged"].astype(bool).values
+            mark = {"color": COLOURS[number % len(COLOURS)], "size": 7,
+                    "symbol": ["circle" if s else "circle-open" for s in sure]}  # fmt: skip
+            ranks.append(_line(here["rank"], here["eigenvalue"], name, number, here["residual"],
+                               marker=mark))  # fmt: skip
+        if "density" in here:
+            x, y = here["density_x"], here["density"].values
+            band = np.nan_to_num(here["density_band"].values)
+            densities += [
+                _line(x, y + 1e-7, name, number, mode="lines"),
+                _band(x, np.maximum(y - band, 0) + 1e-7, y + band + 1e-7, number),
+            ]
     if ranks:
-        yield Plot("Largest eigenvalues; hollow: not converged.", ranks,
-                   _axes("rank", "eigenvalue [nat]"))  # fmt: skip
+        layout = _axes("rank", "eigenvalue [nat]")
+        layout["xaxis"] |= {"tickformat": "d"}
+        yield Plot("Largest eigenvalues; hollow: not converged.", ranks, layout)
     if densities:
         layout = _axes("eigenvalue [nat]", "spectral density")
         layout["yaxis"] |= {"type": "log", "exponentformat": "power"}

@@ -41,8 +41,8 @@ QUESTIONS = {
     ),
     "sharpness": Question(
         "Which measures call it sharp?",
-        "Several measures of sharpness, each with its standard error. Only those marked as "
-        "invariant keep their value when layers are rescaled.",
+        "Several measures of sharpness, each with its standard error. Only those in bold keep "
+        "their value when layers are rescaled: the others cannot compare networks of two scales.",
     ),
     "ranking": Question(
         "Which sharpness measure follows the generalisation gap?",

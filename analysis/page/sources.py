@@ -72,14 +72,49 @@ class Source:
     def about(self) -> tuple[str, ...]:
         """Digests of the checkpoints that the result was made from."""
         held = self.recipe.get("checkpoint", self.recipe.get("checkpoints", ()))
+        if isinstance(held, dict):  # the demo's, which has one recipe for all its results
+            held = [held[n] for n in (self._of_demo[0],) if n in held]
         held = [held] if isinstance(held, str) else held
         return tuple(x for x in held if isinstance(x, str)) if isinstance(held, list) else ()
 
     @property
+    def data(self) -> dict[str, Any]:
+        """Data set, number and digest of the images, as far as the file tells them."""
+        held = self.recipe.get("data")
+        held = dict(held) if isinstance(held, dict) else {}
+        if self._of_demo[0]:
+            held = {"dataset": held.get("dataset"), "sha256": "demo"}
+            if "example" in self.result.sizes:
+                held["examples"] = self.result.sizes["example"]
+        return held
+
+    @property
+    def attack(self) -> str:
+        """The attack as recipes write it; empty for none."""
+        held = self.recipe.get("attack")
+        if self._of_demo[0]:
+            return "PGD(of the demo)"
+        return held if isinstance(held, str) and held != "None" else ""
+
+    @property
+    def eps(self) -> float:
+        """The budget of the attack, NaN if it is not told."""
+        told = self._of_demo[1] or budget_of(self.attack).get("eps", "nan" if self.attack else "0")
+        return float(told)
+
+    @property
+    def _of_demo(self) -> tuple[str, str]:
+        """Network and budget in the name of a result of the demo; empty for others."""
+        name = self.recipe.get("result") if self.recipe.get("command") == "demo" else None
+        if not isinstance(name, str):
+            return "", ""
+        network, _, eps = name.partition("_")[2].partition("_eps")
+        return network, eps
+
+    @property
     def examples(self) -> int:
         """How many images it was made with; 0 if it does not say."""
-        data = self.recipe.get("data")
-        count = data.get("examples", 0) if isinstance(data, dict) else 0
+        count = self.data.get("examples", 0)
         return count if isinstance(count, int) else 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ridgeline.analysis.page.sources import Source, Subject, budget_of
+from ridgeline.analysis.page.sources import Source, Subject
 from ridgeline.analysis.training.overfitting import best_and_last
 from ridgeline.models.errors import InputError
 
@@ -45,19 +45,23 @@ def verdict(
 ) -> list[list[tuple[Cell | None, str]]]:
     """For every subject and column the cell, or None and the command that would fill it.
 
-    Of several results that could fill a cell, the one with most images counts, then the first.
+    Of several results that could fill a cell, the one with most images counts, then that
+    of the largest budget, then the first.
     """
     rows = []
     for subject in subjects:
         attack = _attack_of(subject, sources)
         row = []
         for column in COLUMNS:
-            cells = sorted(column.find(subject, sources),
-                           key=lambda c: -(c.settings.get("images") or 0))  # fmt: skip
+            cells = sorted(column.find(subject, sources), key=_weight)
             row.append((cells[0], "") if cells else
                        (None, column.fill(subject, subjects, attack)))  # fmt: skip
         rows.append(row)
     return rows
+
+
+def _weight(cell: Cell) -> tuple[float, float]:
+    return -(cell.settings.get("images") or 0), -cell.settings.get("eps", 0)
 
 
 def _only(subject: Subject, sources: Sequence[Source], kind: str) -> Iterator[Source]:
@@ -66,11 +70,14 @@ def _only(subject: Subject, sources: Sequence[Source], kind: str) -> Iterator[So
 
 
 def _settings(source: Source, **more: object) -> dict[str, Any]:
-    data = source.recipe.get("data")
-    data = data if isinstance(data, dict) else {}
+    data = source.data
     return {"data set": data.get("dataset"), "images": data.get("examples"),
             "choice of images": str(data.get("sha256"))[:12],
             "batchnorm": source.recipe.get("batchnorm", "stored"), **more}  # fmt: skip
+
+
+def _images(source: Source) -> str:
+    return f"{source.examples} images" if source.examples else source.name
 
 
 def _accuracy(kind: str) -> Callable[[Subject, Sequence[Source]], Iterator[Cell]]:
@@ -78,7 +85,7 @@ def _accuracy(kind: str) -> Callable[[Subject, Sequence[Source]], Iterator[Cell]
 
     def find(subject: Subject, sources: Sequence[Source]) -> Iterator[Cell]:
         for source in _only(subject, sources, "robustness"):
-            ds, attack = source.result, str(source.recipe.get("attack"))
+            ds, attack = source.result, source.attack
             if kind != "clean" and not attack.startswith(kind):
                 continue
             clean = ds["condition"].values == "clean"
@@ -90,7 +97,7 @@ def _accuracy(kind: str) -> Callable[[Subject, Sequence[Source]], Iterator[Cell]
                 float(row[n]) for n in ("accuracy", "accuracy_low", "accuracy_high")
             )
             more = {} if kind == "clean" else {"attack": attack, "eps": float(row["eps"])}
-            note = f"{source.examples} images"
+            note = _images(source)
             if more:
                 steps = "".join(f", {n} iterations" for n in _STEPS.findall(attack)[:1])
                 note += f", ε = {more['eps']:.3g}{steps}"
@@ -113,10 +120,10 @@ def _curvature(name: str) -> Callable[[Subject, Sequence[Source]], Iterator[Cell
                 continue
             here = ds.isel(block=0) if "block" in ds.dims else ds
             here = here.isel(eps=int(here["eps"].values.argmax())) if "eps" in here.dims else here
-            settings = _settings(source, attack=recipe.get("attack"), eps=float(here["eps"]),
+            eps = float(here["eps"]) if "eps" in here.coords else source.eps
+            settings = _settings(source, attack=source.attack, eps=eps,
                                  adversary=recipe.get("adversary", "frozen"))  # fmt: skip
-            note = (f"{source.examples} images, ε = {settings['eps']:.3g}, {settings['adversary']} "
-                    "adversary")  # fmt: skip
+            note = f"{_images(source)}, ε = {eps:.3g}, {settings['adversary']} adversary"
             if name == "trace":
                 yield _measured(here["trace"], here["trace_se"], note, settings, source)
                 continue
@@ -132,10 +139,9 @@ def _curvature(name: str) -> Callable[[Subject, Sequence[Source]], Iterator[Cell
                 row = ds.sel(loss=loss, logits="plain", measure=name)
                 if np.isfinite(row["value"]):
                     settings = _settings(
-                        source, attack=source.recipe.get("attack"), adversary="frozen",
-                        eps=float(budget_of(source.recipe.get("attack")).get("eps", 0)),
-                    )  # fmt: skip
-                    note = f"{source.examples} images, {loss} loss, of calc_sharpness"
+                        source, attack=source.attack, adversary="frozen", eps=source.eps
+                    )
+                    note = f"{_images(source)}, {loss} loss, of calc_sharpness"
                     yield _measured(row["value"], row["se"], note, settings, source)
 
     return find
@@ -156,19 +162,19 @@ def _barrier(subject: Subject, sources: Sequence[Source]) -> Iterator[Cell]:
             row[about.index(subject.sha256)] = -np.inf
             to, value = ds["network_b"].values[int(np.nanargmax(row))], float(np.nanmax(row))
             yield Cell(f"{value:.4g} nat", value, f"largest, straight line to {to}",
-                       _settings(source, attack=source.recipe.get("attack"), way="to a network"),
+                       _settings(source, attack=source.attack, way="to a network"),
                        source.name)  # fmt: skip
         elif source.kind == "curve" and set(about) == {subject.sha256} and "line" in ds["path"]:
             here = ds.sel(path="line").isel(subset=-1)
             here = here.isel(eps=-1) if "eps" in here.dims else here
             yield Cell(f"{float(here['barrier']):.4g} nat", float(here["barrier"]),
                        "straight line between the ends of this curve",
-                       _settings(source, attack=source.recipe.get("attack"), way="between ends"),
+                       _settings(source, attack=source.attack, way="between ends"),
                        source.name)  # fmt: skip
         elif source.kind == "trajectory" and "barrier" in ds and about[-1:] == [subject.sha256]:
             yield Cell(f"{float(ds['barrier']):.4g} nat", float(ds["barrier"]),
                        "from the best to the last checkpoint",
-                       _settings(source, attack=source.recipe.get("attack"), way="best to last"),
+                       _settings(source, attack=source.attack, way="best to last"),
                        source.name)  # fmt: skip
 
 
