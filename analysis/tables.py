@@ -30,6 +30,7 @@ def tables(result: xr.Dataset) -> dict[str, pd.DataFrame]:
         here = here.drop_vars([c for c in here.coords if not set(here[c].dims) <= set(dims)])
         if dims:
             frame = here.to_dataframe(dim_order=list(dims)).reset_index()
+            frame = frame[[c for c in frame.columns if c not in names] + names]
         else:
             frame = pd.DataFrame([{n: here[n].item() for n in names}])
         found[",".join(map(str, dims))] = frame
@@ -78,7 +79,7 @@ def rounded(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _text(value: object) -> str:
     if isinstance(value, (float, np.floating)):
-        return "–" if np.isnan(value) else f"{value:.4g}"
+        return "–" if np.isnan(value) else f"{value:.4g}".replace("inf", "∞")
     return str(value)
 
 
@@ -95,4 +96,4 @@ def _tex(frame: pd.DataFrame) -> str:
 
 def _escaped(text: str) -> str:
     text = " ".join(text.translate(_ESCAPES).split())
-    return text.replace("±", r"$\pm$").replace("–", "--").replace("inf", r"$\infty$")
+    return text.replace("±", r"$\pm$").replace("–", "--").replace("∞", r"$\infty$")

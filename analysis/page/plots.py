@@ -17,6 +17,7 @@ from ridgeline.models.errors import InputError
 #: the colours of matplotlib's figures, in hexadecimal
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494")
 _DIGITS = 6
+_EYE = {"x": 1.5, "y": -1.6, "z": 0.8}  # from where surfaces are seen at first
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def _scans(sources: Sequence[Source]) -> Iterator[Plot]:
                 f"{name}: surface to turn. Height and colour have one range for all scans.",
                 [{"type": "surface", "z": _numbers(heights), "surfacecolor": logs, "cmin": low,
                   "cmax": high, "colorbar": bar, **shared}],
-                {"scene": {"camera": {"eye": {"x": 1.5, "y": -1.6, "z": 0.8}}, "zaxis": {"type": "log", "range": [low, high],
+                {"scene": {"camera": {"eye": _EYE},
+                           "zaxis": {"type": "log", "range": [low, high],
                                      "title": {"text": "loss [nat]"}},
                            "xaxis": {"title": {"text": labels[0]}},
                            "yaxis": {"title": {"text": labels[1]}}}},
