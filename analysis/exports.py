@@ -1,8 +1,8 @@
-"""Results for other programs: tables (CSV), ParaView (VTK), and interactive pages (HTML)."""
+"""Results for other programs: tables (CSV, LaTeX), ParaView (VTK), and interactive pages (HTML)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -10,26 +10,37 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import xarray as xr
 
+from ridgeline.analysis.tables import table_over, to_tex
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.files.recipe import write_atomically
 
 
-def export(result: xr.Dataset, path: str | Path) -> Path:
+def export(result: xr.Dataset, path: str | Path, over: Sequence[str] = ()) -> Path:
     """Write a result as PATH, by its suffix: one of EXPORTS. Returns the path.
 
-    Raises InputError for another suffix, and for a result that the format cannot hold.
+    Tables are written `over` these dimensions; with none, as CSV the largest one, as LaTeX all that
+    fit a paper. Raises InputError for another suffix, for dimensions that no variable has or the
+    format does not take, and for a result that the format cannot hold.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in EXPORTS:
         raise unknown("format to export", suffix or str(path), EXPORTS)
-    text = EXPORTS[suffix](result)
+    if over and suffix not in TABLES:
+        raise InputError(f"{path}: only tables ({', '.join(TABLES)}) take --over")
+    text = TABLES[suffix](result, over) if over else EXPORTS[suffix](result)
     write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
     return path
 
 
-def to_csv(result: xr.Dataset) -> str:
-    """One row per cell: its coordinates, then every variable over these and no other dimensions."""
+def to_csv(result: xr.Dataset, over: Sequence[str] = ()) -> str:
+    """One row per cell: its coordinates, then every variable over these and no other dimensions.
+
+    These dimensions are those `over`, or the most that a variable has. Raises InputError if there
+    are none.
+    """
+    if over:
+        return table_over(result, over).to_csv(index=False, lineterminator="\n")
     names = [n for n, v in result.data_vars.items() if v.ndim]
     if not names:
         raise InputError("the result holds no array to write as a table")
@@ -172,6 +183,9 @@ def _array(name: str, values: np.ndarray, components: int = 1) -> str:
 #: suffix -> the text of a file
 EXPORTS: dict[str, Callable[[xr.Dataset], str]] = {
     ".csv": to_csv,
+    ".tex": to_tex,
     ".vts": to_vts,
     ".html": to_html,
 }
+#: suffix -> the text of a table over named dimensions
+TABLES: dict[str, Callable[[xr.Dataset, Sequence[str]], str]] = {".csv": to_csv, ".tex": to_tex}

@@ -56,7 +56,7 @@ def hessian(ds: xr.Dataset) -> Iterator[str]:
             if "trace" in here:
                 error, by = float(here["trace_se"]), here["trace_estimator"].item()
                 yield f"trace {float(here['trace']):.6g} +- {error:.2g} ({by})"
-            if not np.isnan(float(here["share_regular"])):
+            if not np.isnan(float(here.get("share_regular", np.nan))):
                 share, rest = float(here["share_regular"]), float(here["stationarity"])
                 yield (f"{share:.1%} of the inner maxima settled and strict (the rest frozen), "
                        f"gradient left there {rest:.2g} of the whole")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Write a result for other programs: a table (.csv), ParaView (.vts) or an interactive page."""
+"""Write a result for other programs: tables (.csv, .tex), ParaView (.vts), a page (.html)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from ridgeline.train.files.recipe import check_new
 def main(
     *,
     result: Annotated[str, "result file (.nc)"],
-    out_file: Annotated[str, "FILE.csv, FILE.vts or FILE.html (scans)"],
+    out_file: Annotated[str, "FILE.csv, FILE.tex, FILE.vts or FILE.html (both for scans)"],
+    over: Annotated[
+        tuple[str, ...],
+        "dimensions of the table, e.g. condition; none: .csv the largest, .tex all short ones",
+    ] = (),
     overwrite: o.Overwrite = False,
 ) -> None:
     """One file of the numbers of one result."""
@@ -22,7 +26,7 @@ def main(
 
     ds, target = load_result(result), Path(out_file)
     check_new(target, overwrite)
-    print(f"wrote {export(ds, target)}")
+    print(f"wrote {export(ds, target, over)}")
 
 
 if __name__ == "__main__":

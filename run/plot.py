@@ -10,6 +10,7 @@ from ridgeline.analysis.training.metrics import read_metrics
 from ridgeline.landscape.result import load_result
 from ridgeline.models import InputError
 from ridgeline.run.shared.launch import launch
+from ridgeline.run.shared.origin import origin
 from ridgeline.train.files.recipe import check_new
 
 
@@ -52,8 +53,7 @@ def main(
         figure = draw(results, **options)
         print("".join(f"{line}\n" for line in unfinished(results)), end="")
     with style():
-        written = save_figure(figure, target)
-    print("wrote " + " and ".join(map(str, written)))
+        print("wrote " + " and ".join(map(str, save_figure(figure, target, origin(paths)))))
 
 
 if __name__ == "__main__":

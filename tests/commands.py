@@ -131,6 +131,12 @@ CHAIN = (
     "--severities 1,5",
     "plot --result runs/at.jsonl",
     "export --result runs/at_results.nc --out_file runs/at_table.csv",
+    "report --model2load runs/at.ckpt,runs/swa.ckpt --out_file runs/report.html --result "
+    "runs/total.nc,runs/at_results.nc,runs/curve_scan.nc,runs/at_2_trajectory.nc,runs/at_cka.nc,"
+    "runs/trust.nc,runs/r_at.nc,runs/r_swa.nc,runs/budgets.nc,runs/at_fourier.nc,adv/a.nc,"
+    "runs/at_2_generator.nc,adv/similarity.nc,runs/at_corruptions.nc,runs/at_spectrum.nc,"
+    "runs/distance.nc,runs/bias.nc,runs/overfitting.nc,runs/at_scattering.nc,"
+    "runs/at_sharpness.nc,runs/ranking.nc,runs/at_pairs.nc,runs/at.jsonl",
 )
 
 

@@ -18,7 +18,7 @@ UNREADABLE = {
 }
 #: free text: any name of a file or a label is fine
 FREE = {
-    "model_name", "out_folder", "out_file", "label", "data_dir", "figure_folder",
+    "model_name", "out_folder", "out_file", "label", "data_dir", "figure_folder", "title",
 }  # fmt: skip
 #: options that may be negative
 SIGNED = {"vec_scale"}

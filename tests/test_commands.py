@@ -33,7 +33,7 @@ REQUIRED = {
     "test_corruptions", "analyze_spectral_bias", "train_fomo", "train_cure", "train_lure",
     "analyze_overfitting", "calc_trajectory", "calc_cka", "merge", "analyze_scattering",
     "align_network", "redo", "export", "scan_forgetting", "calc_sharpness",
-    "analyze_sharpness", "compare_checkpoints", "train_liet",
+    "analyze_sharpness", "compare_checkpoints", "train_liet", "report",
 }  # fmt: skip
 ATTACK = "name=pgd,step_size=0.05,iter_num=2,order=-1,threshold=0.1"
 SMALL = ("--subset_size", 40)

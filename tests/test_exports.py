@@ -16,6 +16,7 @@ from torch import nn
 
 import ridgeline as rl
 from ridgeline.analysis.exports import EXPORTS
+from ridgeline.analysis.tables import LONGEST, tables
 from tests.conftest import make_images
 
 
@@ -80,7 +81,7 @@ def test_what_a_format_cannot_hold_is_refused(scans, tmp_path, monkeypatch):
         with pytest.raises(rl.InputError, match=said):
             rl.export(scans[count], tmp_path / name)
     other = xr.Dataset({"a": ("x", [1.0])}, attrs={"kind": "hessian"})
-    for suffix in EXPORTS.keys() - {".csv"}:
+    for suffix in EXPORTS.keys() - {".csv", ".tex"}:
         with pytest.raises(rl.InputError, match="only scans"):
             rl.export(other, tmp_path / f"a{suffix}")
     with pytest.raises(rl.InputError, match="no array"):
@@ -89,3 +90,51 @@ def test_what_a_format_cannot_hold_is_refused(scans, tmp_path, monkeypatch):
     with pytest.raises(rl.InputError, match="needs plotly"):
         rl.export(scans[2], tmp_path / "a.html")
     assert not list(tmp_path.iterdir())
+
+
+def measured() -> xr.Dataset:
+    """Two conditions with interval and error, three examples, a number; names that TeX obeys."""
+    return xr.Dataset(
+        {"accuracy": ("condition", [0.75, 0.5]), "accuracy_low": ("condition", [0.7, 0.25]),
+         "accuracy_high": ("condition", [0.8, 0.625]), "loss": ("condition", [1.0, np.nan]),
+         "loss_se": ("condition", [0.125, np.nan]), "correct": ("example", [True, False, True]),
+         "mean_%": 2.0, "map": (("condition", "example"), np.arange(6.0).reshape(2, 3))},
+        {"condition": ["clean", "inf a_b&c"], "eps": ("condition", [0.0, np.inf])},
+    )  # fmt: skip
+
+
+def test_every_number_is_in_one_table():
+    found = tables(measured())
+    assert {k: len(v) for k, v in found.items()} == {
+        "condition": 2, "example": 3, "": 1, "condition,example": 6
+    }  # fmt: skip
+    assert found["condition,example"]["map"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert found["condition"]["eps"].tolist() == [0.0, np.inf]
+
+
+def test_tables_over_named_dimensions(tmp_path):
+    """The table that a command prints is seldom the largest of its result."""
+    text = rl.export(measured(), tmp_path / "a.csv", ["condition"]).read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [float(r["accuracy_high"]) for r in rows] == [0.8, 0.625]
+    turned = rl.export(measured(), tmp_path / "b.csv", ["example", "condition"]).read_text()
+    assert len(turned.splitlines()) == 7
+    with pytest.raises(rl.InputError, match="unknown dimensions of a table, --over 'eps'"):
+        rl.export(measured(), tmp_path / "c.csv", ["eps"])
+    with pytest.raises(rl.InputError, match="only tables"):
+        rl.export(measured(), tmp_path / "c.html", ["condition"])
+
+
+def test_latex_tables_hold_errors_beside_values_and_escape_names(tmp_path):
+    text = rl.export(measured(), tmp_path / "a.tex", ["condition"]).read_text()
+    assert text.splitlines()[1:] == [
+        r"\begin{tabular}{llll}", r"\toprule", r"condition & eps & accuracy & loss \\",
+        r"\midrule", r"clean & 0 & 0.75 [0.7, 0.8] & 1 $\pm$ 0.12 \\",
+        r"inf a\_b\&c & $\infty$ & 0.5 [0.25, 0.625] & -- \\", r"\bottomrule", r"\end{tabular}",
+    ]  # fmt: skip
+    every = rl.export(measured(), tmp_path / "b.tex").read_text()
+    assert every.count(r"\begin{tabular}") == 4 and r"mean\_\%" in every
+    long = xr.Dataset({"a": ("x", np.zeros(LONGEST + 1))})
+    with pytest.raises(rl.InputError, match="write it as"):
+        rl.export(long, tmp_path / "c.tex")
+    assert not (tmp_path / "c.tex").exists()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from PIL import Image
 
 from ridgeline.analysis.figures import draw
 from ridgeline.analysis.figures.style import figure_files, save_figure
@@ -32,7 +35,7 @@ from ridgeline.landscape.surfaces.curve import check_fixed
 from ridgeline.models import InputError, build_model
 from ridgeline.train.files.checkpoint import save_checkpoint
 from ridgeline.train.files.locks import release_all
-from ridgeline.train.files.recipe import write_atomically
+from ridgeline.train.files.recipe import file_digest, write_atomically
 from tests.conftest import ROOT
 
 FGSM = "name=fgsm,threshold=0.1,order=-1"
@@ -432,3 +435,22 @@ def test_options_that_would_be_ignored_are_refused(options, says, refuse):
     name, *rest = options.split()
     common = [] if name == "plot" else ["--model2load", "a.ckpt,,b.ckpt"]
     assert says in refuse(name, *rest, *common)
+
+
+@pytest.mark.parametrize("form", ["png", "pdf", "svg"])
+def test_a_figure_says_which_files_and_which_call_it_comes_from(tmp_path, command, form):
+    source = tmp_path / "a&b.nc"
+    cells = grid({"seed": 1}, True).expand_dims(eps=[0.1]).rename(x="x1")
+    cells["loss"][:], cells["loss_se"][:], cells["accuracy"] = 1.0, 0.1, cells["loss"] * 0
+    save_result(cells, source)
+    command("plot", "--result", source.name, "--out_file", f"f.{form}", check=True)
+    expected = (f"ridgeline plot --out_file f.{form} --result 'a&b.nc'; commit ",
+                f"; a&b.nc sha256={file_digest(source)}")  # fmt: skip
+    data = (tmp_path / f"f.{form}").read_bytes()
+    if form == "png":
+        text = Image.open(tmp_path / "f.png").text["Description"]
+    elif form == "svg":
+        text = "".join(ET.fromstring(data).itertext())
+    else:
+        text = re.search(rb"/Subject \((.*?)\)", data, flags=re.S)[1].decode()
+    assert expected[0] in text and expected[1] in text

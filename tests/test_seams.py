@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from ridgeline.analysis.page.questions import QUESTIONS
 from ridgeline.landscape.curvature.operators import Matrix
 from ridgeline.landscape.curvature.product_log import ProductLog
+from ridgeline.landscape.result import header
 from ridgeline.models import build_model, code_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.network_check import check_network
@@ -158,3 +161,27 @@ def test_between_and_initial_take_networks_under_the_names_of_others(every_resul
         )
     assert status == 0, error
     assert np.isfinite([float(x) for x in said.split("loss ")[1].split(",")[:1]]).all()
+
+
+def test_the_report_has_every_kind_of_result(every_result):
+    """Sees a result that commands write and the page forgets: its section, figure or command."""
+    text = (every_result / "runs/report.html").read_text()
+    kinds = {header(p).attrs["kind"] for p in every_result.rglob("*.nc")} | {"metrics"}
+    assert kinds == set(QUESTIONS)
+    sections = dict(re.findall(r'<section class="question"[^>]*data-kind="(\w+)">(.*?)</section>',
+                               text, flags=re.S))  # fmt: skip
+    assert set(sections) == kinds
+    for kind, section in sections.items():
+        assert "How to read this" in section
+        figures = section.count("<figure>")
+        assert figures >= 1
+        assert figures == section.count('class="plot"') + section.count('<img src="data:image/')
+        results = section.count('<details class="result"')
+        told = section.count('<pre class="command">ridgeline ')
+        assert results >= 1 and told == (0 if kind == "metrics" else results)
+        assert section.count('href="data:text/csv') >= results
+    plots = json.loads(re.search(r'id="plots">(.*?)</script>', text, flags=re.S)[1])
+    assert len(plots) == text.count('class="plot"')
+    assert {t["type"] for p in plots for t in p["data"]} == {
+        "scatter", "surface", "contour", "bar", "heatmap"
+    }  # fmt: skip

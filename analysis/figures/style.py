@@ -25,6 +25,8 @@ Results = Mapping[str, "xr.Dataset"]
 PALETTE = sns.color_palette("colorblind")
 SURFACE = "viridis"
 FORMATS = (".png", ".pdf", ".svg")
+#: format -> the entry of its metadata that says where a figure comes from
+ORIGIN = {"png": "Description", "pdf": "Subject", "svg": "Description"}
 #: suffixes of pictures that are not written here
 OTHERS = {f".{name}" for name in FigureCanvasBase.get_supported_filetypes()} - set(FORMATS) | {
     ".bmp", ".gif"}  # fmt: skip
@@ -89,10 +91,15 @@ def figure_files(path: str | Path) -> list[Path]:
     return [path.with_name(path.name + each) for each in (".png", ".pdf")]
 
 
-def save_figure(figure: Figure, path: str | Path) -> list[Path]:
-    """Write the files of a figure (`figure_files`) and close it; returns their paths."""
+def save_figure(figure: Figure, path: str | Path, origin: str = "") -> list[Path]:
+    """Write the files of a figure (`figure_files`) and close it; returns their paths.
+
+    `origin` says where it comes from: it stands in the metadata of every file, under ORIGIN.
+    """
     written = figure_files(path)
     for target in written:
-        write_atomically(target, partial(figure.savefig, format=target.suffix[1:].lower()))
+        form = target.suffix[1:].lower()
+        metadata = {ORIGIN[form]: origin} if origin else None
+        write_atomically(target, partial(figure.savefig, format=form, metadata=metadata))
     plt.close(figure)
     return written

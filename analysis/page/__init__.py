@@ -1,0 +1,1 @@
+"""One HTML page of checkpoints and results: verdict, warnings, figures, methods."""

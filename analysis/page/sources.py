@@ -1,0 +1,180 @@
+"""What a page is made of: checkpoints and results with what they record of themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from ridgeline.analysis.training.metrics import read_metrics
+from ridgeline.landscape.result import load_result, provenance_of, recipe_of
+from ridgeline.models.errors import InputError
+from ridgeline.train.files.checkpoint import load_checkpoint, stored_provenance
+from ridgeline.train.files.recipe import Recipe, file_digest
+
+_OF_ATTACK = re.compile(r"\b(eps|order)=([\w.+-]+)")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint: a row of the verdict. `sha256` is the digest of its tensors."""
+
+    name: str
+    path: Path
+    sha256: str
+    recipe: Recipe
+    provenance: dict[str, Any]
+
+    @property
+    def command(self) -> str:
+        """The call that wrote it; empty if it records none."""
+        return command_of(self.provenance)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A result with its file. Metrics of a run are of kind "metrics" and have `lines`."""
+
+    name: str
+    path: Path
+    sha256: str
+    result: xr.Dataset
+    lines: tuple[dict, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Kind of the result."""
+        return self.result.attrs.get("kind", "unknown")
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe; empty for metrics."""
+        return {} if self.lines else recipe_of(self.result)
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """The provenance; empty if there is none."""
+        return provenance_of(self.result)
+
+    @property
+    def command(self) -> str:
+        """The call that wrote it; empty if it records none."""
+        return command_of(self.provenance)
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """Digests of the checkpoints that the result was made from."""
+        held = self.recipe.get("checkpoint", self.recipe.get("checkpoints", ()))
+        if isinstance(held, dict):  # the demo's, which has one recipe for all its results
+            held = [held[n] for n in (self._of_demo[0],) if n in held]
+        held = [held] if isinstance(held, str) else held
+        return tuple(x for x in held if isinstance(x, str)) if isinstance(held, list) else ()
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Data set, number and digest of the images, as far as the file tells them."""
+        held = self.recipe.get("data")
+        held = dict(held) if isinstance(held, dict) else {}
+        if self._of_demo[0]:
+            held = {"dataset": held.get("dataset"), "sha256": "demo"}
+            if "example" in self.result.sizes:
+                held["examples"] = self.result.sizes["example"]
+        return held
+
+    @property
+    def attack(self) -> str:
+        """The attack as recipes write it; empty for none."""
+        held = self.recipe.get("attack")
+        if self._of_demo[0]:
+            return "PGD(of the demo)"
+        return held if isinstance(held, str) and held != "None" else ""
+
+    @property
+    def eps(self) -> float:
+        """The budget of the attack, NaN if it is not told."""
+        told = self._of_demo[1] or budget_of(self.attack).get("eps", "nan" if self.attack else "0")
+        return float(told)
+
+    @property
+    def _of_demo(self) -> tuple[str, str]:
+        """Network and budget in the name of a result of the demo; empty for others."""
+        name = self.recipe.get("result") if self.recipe.get("command") == "demo" else None
+        if not isinstance(name, str):
+            return "", ""
+        network, _, eps = name.partition("_")[2].partition("_eps")
+        return network, eps
+
+    @property
+    def examples(self) -> int:
+        """How many images it was made with; 0 if it does not say."""
+        count = self.data.get("examples", 0)
+        return count if isinstance(count, int) else 0
+
+
+def read_sources(
+    checkpoints: Sequence[str], results: Sequence[str]
+) -> tuple[list[Subject], list[Source]]:
+    """The files of a page; InputError for one that cannot be read, or is named twice."""
+    for files in (checkpoints, results):
+        twice = {
+            f for f in files if [Path(g).resolve() for g in files].count(Path(f).resolve()) > 1
+        }
+        if twice:
+            raise InputError(f"{sorted(twice)[0]} is named twice")
+    subjects = [
+        _subject(Path(f), name)
+        for f, name in zip(checkpoints, _names(checkpoints), strict=True)
+    ]  # fmt: skip
+    return subjects, [_source(Path(f), n) for f, n in zip(results, _names(results), strict=True)]
+
+
+def command_of(provenance: Mapping[str, Any]) -> str:
+    """A recorded call as a line for a shell; empty if none is recorded."""
+    call = provenance.get("call")
+    if not isinstance(call, dict) or not isinstance(call.get("options"), dict):
+        return ""
+    words = ["ridgeline", str(call.get("command"))]
+    for name, value in call["options"].items():
+        if isinstance(value, list):
+            value = ",".join(str(v).replace(",", r"\,") for v in value)
+        words += [f"--{name}", str(value)]
+    return shlex.join(words)
+
+
+def budget_of(attack: object) -> dict[str, str]:
+    """`eps` and `order` of an attack as recipes write it; empty for none."""
+    return dict(_OF_ATTACK.findall(attack)) if isinstance(attack, str) else {}
+
+
+def _names(files: Sequence[str]) -> list[str]:
+    """Stems, with as many folders before them as tell them apart."""
+    paths = [Path(f) for f in files]
+    for depth in range(1, max((len(p.parts) for p in paths), default=1) + 1):
+        names = ["/".join((*p.parts[-depth:-1], p.stem)) for p in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(p) for p in paths]
+
+
+def _subject(path: Path, name: str) -> Subject:
+    checkpoint = load_checkpoint(path)
+    return Subject(
+        name, path, checkpoint.sha256, checkpoint.recipe or {}, stored_provenance(path) or {}
+    )
+
+
+def _source(path: Path, name: str) -> Source:
+    if path.suffix == ".jsonl":
+        lines = tuple(read_metrics(path))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return Source(name, path, digest, xr.Dataset(attrs={"kind": "metrics"}), lines)
+    result = load_result(path)
+    recipe_of(result)  # raises for a file without one
+    return Source(name, path, file_digest(path), result)
