@@ -17,13 +17,14 @@ from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.trainer import Trainer, trainer_of
 from ridgeline.run.shared.watching import closing_lines, watch_of, watch_recipe
+from ridgeline.train.batches import check_batches
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.network_check import check_network
 from ridgeline.train.data.noise import STREAMS
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.recipe import Recipe, normal_form
 from ridgeline.train.files.run_files import DONE, RunFiles
-from ridgeline.train.loop import check_batches, fit
+from ridgeline.train.loop import fit
 from ridgeline.train.methods import Method
 from ridgeline.train.options import Options
 
