@@ -7,18 +7,15 @@ a grid and joins the others at the end. Without torchrun there is one process an
 
 from __future__ import annotations
 
-import os
-from datetime import timedelta
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ridgeline.models.errors import InputError
+from ridgeline.train import exchange
 from ridgeline.train.data.examples import Images
+from ridgeline.train.exchange import connect, own_device, together
 
-#: how long one process may work while others wait for it
-_PATIENCE = timedelta(days=30)
 #: whether sums are over all processes: those that compute cells of their own only meet
 _shared = {"sums": False}
 
@@ -28,36 +25,8 @@ def join(device: torch.device) -> torch.device:
 
     Call once, first.
     """
-    _connect(own_device(device))
-    _shared.update(sums=dist.is_initialized())
+    _shared.update(sums=connect(own_device(device)))
     return own_device(device)
-
-
-def _connect(device: torch.device) -> None:
-    if processes()[1] == 1 or dist.is_initialized():
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
-
-
-def own_device(device: torch.device) -> torch.device:
-    """The device of this process: under torchrun each has a GPU of its own."""
-    if device.type != "cuda" or processes()[1] == 1:
-        return device
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-
-
-def processes() -> tuple[int, int]:
-    """The number of this process, from 0, and how many torchrun started."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def meet() -> None:
-    """Wait until every process is here; sums stay each process's own."""
-    _connect(torch.device("cpu"))
-    if dist.is_initialized():
-        dist.barrier()
 
 
 def sharing() -> bool:
@@ -66,15 +35,9 @@ def sharing() -> bool:
 
 
 def leave() -> None:
-    """Part from the other processes; threads of the exchange must not outlive the program."""
+    """Part from the other processes."""
     _shared.update(sums=False)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def leader() -> bool:
-    """Whether this process is the one that prints and writes files, also before it has joined."""
-    return processes()[0] == 0
+    exchange.leave()
 
 
 def shard(images: Images, unit: int = 1) -> Images:
@@ -96,7 +59,8 @@ def shard(images: Images, unit: int = 1) -> Images:
 def all_sum(tensor: Tensor) -> Tensor:
     """The sum of a tensor over all processes (the tensor itself when there is one)."""
     if sharing():
-        dist.all_reduce(tensor)
+        with together():
+            dist.all_reduce(tensor)
     return tensor
 
 

@@ -17,6 +17,8 @@ from ridgeline.train.batches import check_batches
 
 DEFAULTS = o.Training(epoch_num=20, optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-6")
 
+SHARED = True  #: torchrun's processes share every batch
+
 
 def main(
     *,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.examples import Images
+from ridgeline.train.exchange import processes
 from ridgeline.train.methods.base import Step
 from ridgeline.train.undisturbed import undisturbed
 
@@ -45,8 +46,18 @@ def batches_of(order: Tensor, batch_size: int) -> list[Tensor]:
 
 
 def check_batches(network: torch.nn.Module, images: Images, batch_size: int) -> None:
-    """InputError if there are training batches of one example that the network cannot take."""
-    if min(map(len, batches_of(torch.arange(len(images)), batch_size))) > 1:
+    """InputError if there are training batches of one example that the network cannot take.
+
+    Of a batch that processes of torchrun share it is the smallest share that counts.
+    """
+    count = processes()[1]
+    smallest = min(map(len, batches_of(torch.arange(len(images)), batch_size)))
+    if smallest < count:
+        raise InputError(
+            f"--batch_size {batch_size} with {len(images)} training images makes a batch of "
+            f"{smallest}, too few for {count} processes; take another batch size or fewer processes"
+        )
+    if smallest // count > 1:
         return
     x = next(images.batches(1)).x.to(next(network.parameters()))
     with undisturbed(network), torch.no_grad():
@@ -56,5 +67,6 @@ def check_batches(network: torch.nn.Module, images: Images, batch_size: int) -> 
         except ValueError as error:
             raise InputError(
                 f"--batch_size {batch_size} with {len(images)} training images makes batches of "
-                f"one example, which this network's BatchNorm cannot normalise ({error})"
+                f"one example{' in a process' if count > 1 else ''}, which this network's "
+                f"BatchNorm cannot normalise ({error})"
             ) from None

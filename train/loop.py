@@ -15,15 +15,18 @@ from ridgeline.train.batches import Clock, batches_of
 from ridgeline.train.data.augmentation import Augmentation
 from ridgeline.train.data.examples import Batch, Data, Images, map_tensors
 from ridgeline.train.data.noise import Purpose, number_of
+from ridgeline.train.exchange import processes
 from ridgeline.train.files.run_files import RunFiles
 from ridgeline.train.finite import finite
 from ridgeline.train.keeping import Keeper
 from ridgeline.train.losses import correctness
 from ridgeline.train.methods.base import Method, Step, joined
 from ridgeline.train.optimizers import OptimizerSpec
+from ridgeline.train.parts.shared_batchnorm import share_batchnorm
 from ridgeline.train.position import Guard, Position, restore
 from ridgeline.train.precision import exact
 from ridgeline.train.progress import progress
+from ridgeline.train.ranks import Crew
 from ridgeline.train.schedules.shapes import Constant, Schedule
 from ridgeline.train.stopping import Stopped, asked, deferred
 from ridgeline.train.watching import EVERY_EPOCH, Watch, warn_of_constant
@@ -67,12 +70,17 @@ def fit(
     and what is looked at then; only they can be the best. Small image sets stay on the device as
     bytes. Raises `Diverged` for the first step whose loss or weights are not finite: on a CPU at
     once, on an accelerator within 50 steps and before a state is written. On SIGTERM the state is
-    written and `stopping.Stopped` raised.
+    written and `stopping.Stopped` raised. Processes of torchrun share every batch and evaluation
+    (`train.ranks`), and the first one writes; all return the same metrics.
     """
     device = torch.device(device)
     rate = lr_schedule or method.rate or Constant(start_v=optimizer.lr)
     method.network.to(device)
     acceleration.prepare(method.network)
+    if processes()[1] > 1 and acceleration.sync_batchnorm:
+        share_batchnorm(method.called)
+    crew = Crew(method.network, device)
+    files = files if crew.number == 0 else None
     images = images.on(device)
     optim = optimizer.build([p for p in method.network.parameters() if p.requires_grad])
     method.attach(optim)
@@ -88,8 +96,9 @@ def fit(
     if begun is None:
         torch.manual_seed(number_of(seed, Purpose.TRAINING))  # dropout
         keeper.begin(start)
+    crew.draw_apart(seed, start.epoch * len(images) + start.done)
     momentum = momentum_schedule or method.momentum
-    run = _Run(method, images, optim, rate, momentum, ticks, augment, acceleration, device)
+    run = _Run(method, images, optim, rate, momentum, ticks, augment, acceleration, crew)
     bar = progress(
         epochs * len(images), f"train {files.name if files else ''}".rstrip(), "image",
         initial=start.epoch * len(images) + start.done,
@@ -106,14 +115,18 @@ def fit(
             seen, due = {}, watch.due(epoch, epochs)
             if due:
                 looking = time.monotonic()
-                seen = watch.look(method, images, held_out, ticks.last(epoch), eval_batch_size)
+                seen = watch.look(
+                    method, images, held_out, ticks.last(epoch), eval_batch_size, crew
+                )
                 seen["eval_seconds"] = time.monotonic() - looking
             keeper.check()
             metrics.append(run.line(position, seen, began))
-            warn_of_constant(metrics)
+            if crew.number == 0:
+                warn_of_constant(metrics)
             chosen = validation is not None and due
             keeper.epoch(Position(epoch + 1, metrics=metrics), chosen=chosen)
     keeper.end(metrics)
+    crew.meet()  # whoever goes on may read what the first process has written
     return metrics
 
 
@@ -129,13 +142,14 @@ class _Run:
     ticks: Clock
     augment: Augmentation | None
     acceleration: Acceleration
-    device: torch.device
+    crew: Crew
 
     def epoch(self, position: Position, batch_size: int, keeper: Keeper, bar) -> None:
         """The steps of an epoch that are left.
 
         SIGTERM is held back within a step: then the state is written, and `Stopped` raised.
         """
+        self.crew.begin_epoch()
         self.method.network.train()
         order = self.images.shuffled(self.ticks.seed, position.epoch)[position.done :]
         with deferred():
@@ -152,7 +166,7 @@ class _Run:
                     bar.set_postfix(shown, refresh=False)
                 if keeper.overdue():
                     keeper.state(position)
-                if asked():
+                if (due or self.crew.alone) and self.crew.any(asked()):
                     keeper.state(position)
                     raise Stopped
             if keeper.overdue(scoring=True):  # SIGTERM ends scoring at once
@@ -165,15 +179,21 @@ class _Run:
             if self.momentum is not None:
                 group["momentum"] = self.momentum(step.time)
         self.optimizer.zero_grad(set_to_none=True)
-        dtype, total = next(self.method.network.parameters()).dtype, None
-        for part in self.acceleration.parts(places):
-            batch = self.images.batch(part, self.device, dtype)
+        crew, dtype, total = self.crew, next(self.method.network.parameters()).dtype, None
+        mine, before = crew.share(places), [t.clone() for t in self.method.sums]
+        tally = position if crew.alone else Position()
+        for part in self.acceleration.parts(mine, crew.smallest(places)):
+            batch = self.images.batch(part, crew.device, dtype)
             if self.augment is not None:
                 batch = self.augment(batch, step.seed, step.epoch, self.method.border)
             loss, hits = _gradients(self.method, batch, step, self.acceleration, len(places))
-            position.add(loss, hits, len(part))
+            tally.add(loss, hits, len(part))
             share = loss if len(part) == len(places) else loss * len(part) / len(places)
             total = share if total is None else total + share
+        if not crew.alone:
+            total, sums = total.double(), tally.sums(crew.device)
+            crew.exchange(len(mine) / len(places), [total, *sums], self.method.sums, before)
+            position.include(*sums, len(places))
         self.optimizer.step()
         return total
 
@@ -187,6 +207,7 @@ class _Run:
             {"train_loss": position.loss, "train_accuracy": position.accuracy},
             seen,
             {"seconds": time.monotonic() - began},
+            {} if self.crew.alone else {"processes": self.crew.count},
         )
 
 
