@@ -2,10 +2,14 @@
 
 Either every process runs the same program on its own images, and sums over all of them are
 exchanged, so that every process holds the same numbers; or every process computes its own cells of
-a grid and joins the others at the end. Without torchrun there is one process and no exchange.
+a grid, or pieces of the data, and joins the others at the end. Without torchrun there is one
+process and no exchange.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,10 +18,10 @@ from torch import Tensor
 from ridgeline.models.errors import InputError
 from ridgeline.train import exchange
 from ridgeline.train.data.examples import Images
-from ridgeline.train.exchange import connect, own_device, together
+from ridgeline.train.exchange import connect, gathered, own_device, together
 
 #: whether sums are over all processes: those that compute cells of their own only meet
-_shared = {"sums": False}
+_shared = {"sums": False, "pieces": False}
 
 
 def join(device: torch.device) -> torch.device:
@@ -29,6 +33,27 @@ def join(device: torch.device) -> torch.device:
     return own_device(device)
 
 
+def share_pieces(device: torch.device) -> None:
+    """From now on every process computes its pieces of a problem's data, and hears the others'.
+
+    All must ask for the same work in the same order. Call once, first.
+    """
+    _shared.update(pieces=connect(device))
+
+
+def own_pieces(count: int) -> range:
+    """The pieces, of so many, that this process computes: all, unless they are shared."""
+    if not _shared["pieces"]:
+        return range(count)
+    return range(dist.get_rank(), count, dist.get_world_size())
+
+
+def all_pieces(own: Mapping[int, Any]) -> list[Any]:
+    """What all processes computed, in the order of the pieces; tensors must lie on the CPU."""
+    found = {n: values for part in gathered(dict(own)) for n, values in part.items()}
+    return [found[n] for n in sorted(found)]
+
+
 def sharing() -> bool:
     """Whether sums are over all processes."""
     return _shared["sums"]
@@ -36,7 +61,7 @@ def sharing() -> bool:
 
 def leave() -> None:
     """Part from the other processes."""
-    _shared.update(sums=False)
+    _shared.update(sums=False, pieces=False)
     exchange.leave()
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import xarray as xr
 
+from ridgeline.landscape.result import load_result
 from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.files.run_files import read_state
 from tests.commands import call, tiny_set
 from tests.conftest import ROOT
 
@@ -148,3 +155,94 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_written(
     status, _, error = call(f"train_normal --{'--'.join(kept)} {options}")
     assert (status, said in error, error.count("\n")) == (2, True, 1), error
     assert not Path("new").exists()
+
+
+def start(count: int, line: str) -> subprocess.Popen:
+    """A command in several processes, not waited for."""
+    command, *options = line.split()
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
+         str(count), str(ROOT / "run" / f"{command}.py"), *options],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def kill_the_second(job: subprocess.Popen, ready: Callable[[], bool]) -> str:
+    """Kill process 2 with SIGKILL once `ready`; what the job then says on stderr."""
+    until = time.monotonic() + 120
+    while not ready():
+        assert job.poll() is None and time.monotonic() < until, job.communicate()
+        time.sleep(0.02)
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    (second,) = (int(c) for c in children if b"RANK=1\0" in _environment(c))
+    os.kill(second, signal.SIGKILL)
+    error = job.communicate(timeout=120)[1]
+    assert job.returncode != 0
+    return error
+
+
+def _environment(pid: str) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes().replace(b"LOCAL_RANK", b"").replace(
+        b"GROUP_RANK", b""
+    ).replace(b"ROLE_RANK", b"")  # fmt: skip
+
+
+def test_training_of_which_a_process_is_killed_ends_clearly_and_resumes(folder):
+    """In as many processes to the last bit; in one to rounding."""
+    line = f"train_normal --model_type lenet {RUN} --optim name=sgd,lr=0.01 --epoch_num 120"
+    line = line.replace(" --optim name=sgd,lr=0.1,momentum=0.9", "").replace("--epoch_num 2 ", "")
+    line = line.replace(ATTACK, "")
+    shared(2, f"{line} --model_name calm")
+    error = kill_the_second(start(2, f"{line} --model_name dead"),
+                            lambda: lines_of("dead.jsonl") > 2)  # fmt: skip
+    said = [x for x in error.splitlines() if x.startswith("train_normal.py: ")]
+    assert len(said) == 1 and "run the same command again to continue" in said[0], error
+    assert 0 < read_state(Path("dead.state"))["position"]["epoch"] < 120
+    for path in Path().glob("dead*"):
+        shutil.copy(path, path.name.replace("dead", "fewer"))
+    shared(2, f"{line} --model_name dead")
+    alone(f"{line} --model_name fewer")
+    calm, dead, fewer = (load_checkpoint(f"{n}.ckpt").tensors for n in ("calm", "dead", "fewer"))
+    for name, tensor in calm.items():
+        assert torch.equal(tensor, dead[name])
+        torch.testing.assert_close(fewer[name], tensor, rtol=1e-3, atol=1e-4)
+    for one, other in zip(metrics("calm"), metrics("dead"), strict=True):
+        assert {k: v for k, v in one.items() if "seconds" not in k} == {
+            k: v for k, v in other.items() if "seconds" not in k
+        }
+
+
+def lines_of(name: str) -> int:
+    return Path(name).read_text().count("\n") if Path(name).exists() else 0
+
+
+def test_a_scan_of_which_a_process_is_killed_is_taken_up(folder):
+    """To the last bit of one process that was left alone."""
+    alone(f"train_normal --model_type lenet {RUN} --model_name scanned")
+    line = (f"scan_param --model2load scanned.ckpt --subset_size 40 {ATTACK} --adv_budget_list "
+            "0,0.1 --vec1_scan min=-1,max=1,step=0.01")  # fmt: skip
+    alone(f"{line} --model_name calm")
+    error = kill_the_second(start(2, f"{line} --model_name cut"),
+                            lambda: any(Path().glob(".cut_results.nc.*of2.nc")))  # fmt: skip
+    assert "scan_param.py: " in error and "again to continue" in error
+    assert not Path("cut_results.nc").exists()
+    shared(2, f"{line} --model_name cut")
+    xr.testing.assert_equal(load_result("cut_results.nc"), load_result("calm_results.nc"))
+
+
+@pytest.mark.parametrize("attack", ["pgd,threshold=0.1,iter_num=3,random_start=True",
+                                    "fmn,order=2,iter_num=4"])  # fmt: skip
+def test_processes_evaluate_with_the_bits_of_one(folder, attack):
+    """Pieces are whole and in order; three processes have too few of them for the last."""
+    if not Path("judged.ckpt").exists():
+        alone(f"train_normal --model_type lenet {RUN} --model_name judged")
+    name = attack.partition(",")[0]
+    line = (
+        "test_ensemble --model2load judged.ckpt --subset_size 20 --batch_size 4 --trace True "
+        f"--also calibration,classes --attack name={attack} --adv_budget_list 0.05,0.1"
+    )
+    alone(f"{line} --out_file {name}1.nc")
+    shared(2, f"{line} --out_file {name}2.nc")
+    xr.testing.assert_equal(load_result(f"{name}1.nc"), load_result(f"{name}2.nc"))
+    assert not list(Path().glob(".*.parts*"))
