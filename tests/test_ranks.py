@@ -239,7 +239,7 @@ def test_processes_evaluate_with_the_bits_of_one(folder, attack):
         alone(f"train_normal --model_type lenet {RUN} --model_name judged")
     name = attack.partition(",")[0]
     line = (
-        "test_ensemble --model2load judged.ckpt --subset_size 20 --batch_size 4 --trace True "
+        "test_ensemble --model2load judged.ckpt --subset_size 10 --batch_size 2 --trace True "
         f"--also calibration,classes --attack name={attack} --adv_budget_list 0.05,0.1"
     )
     alone(f"{line} --out_file {name}1.nc")
