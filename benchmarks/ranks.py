@@ -27,7 +27,7 @@ QUESTIONS = {
     "scan": ("scan_param --model2load net.ckpt --subset_size 256 --batch_size 128 "
              "--vec1_scan min=-1,max=1,step={n} --model_name {name}", 0.5, 0.03125),
     "hessian": ("calc_hessian --model2load net.ckpt --subset_size 256 --batch_size 128 --topk 0 "
-                "--trace_products {n} --out_file {name}", 3, 23),
+                "--trace_products {n} --out_file {name}", 3, 13),
 }  # fmt: skip
 
 
