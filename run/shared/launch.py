@@ -122,7 +122,7 @@ def _check_alone(command: str) -> None:
     if world.isdigit() and int(world) > 1:
         raise InputError(
             f"{command} does not share its work between processes; start it without torchrun "
-            "(training, calc_hessian and scans do)"
+            "(training, test_ensemble, calc_hessian and scans do)"
         )
 
 
