@@ -2,25 +2,26 @@
 
 Either every process runs the same program on its own images, and sums over all of them are
 exchanged, so that every process holds the same numbers; or every process computes its own cells of
-a grid and joins the others at the end. Without torchrun there is one process and no exchange.
+a grid, or pieces of the data, and joins the others at the end. Without torchrun there is one
+process and no exchange.
 """
 
 from __future__ import annotations
 
-import os
-from datetime import timedelta
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ridgeline.models.errors import InputError
+from ridgeline.train import exchange
 from ridgeline.train.data.examples import Images
+from ridgeline.train.exchange import connect, gathered, own_device, together
 
-#: how long one process may work while others wait for it
-_PATIENCE = timedelta(days=30)
 #: whether sums are over all processes: those that compute cells of their own only meet
-_shared = {"sums": False}
+_shared = {"sums": False, "pieces": False}
 
 
 def join(device: torch.device) -> torch.device:
@@ -28,36 +29,29 @@ def join(device: torch.device) -> torch.device:
 
     Call once, first.
     """
-    _connect(own_device(device))
-    _shared.update(sums=dist.is_initialized())
+    _shared.update(sums=connect(own_device(device)))
     return own_device(device)
 
 
-def _connect(device: torch.device) -> None:
-    if processes()[1] == 1 or dist.is_initialized():
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+def share_pieces(device: torch.device) -> None:
+    """From now on every process computes its pieces of a problem's data, and hears the others'.
+
+    All must ask for the same work in the same order. Call once, first.
+    """
+    _shared.update(pieces=connect(device))
 
 
-def own_device(device: torch.device) -> torch.device:
-    """The device of this process: under torchrun each has a GPU of its own."""
-    if device.type != "cuda" or processes()[1] == 1:
-        return device
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+def own_pieces(count: int) -> range:
+    """The pieces, of so many, that this process computes: all, unless they are shared."""
+    if not _shared["pieces"]:
+        return range(count)
+    return range(dist.get_rank(), count, dist.get_world_size())
 
 
-def processes() -> tuple[int, int]:
-    """The number of this process, from 0, and how many torchrun started."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def meet() -> None:
-    """Wait until every process is here; sums stay each process's own."""
-    _connect(torch.device("cpu"))
-    if dist.is_initialized():
-        dist.barrier()
+def all_pieces(own: Mapping[int, Any]) -> list[Any]:
+    """What all processes computed, in the order of the pieces; tensors must lie on the CPU."""
+    found = {n: values for part in gathered(dict(own)) for n, values in part.items()}
+    return [found[n] for n in sorted(found)]
 
 
 def sharing() -> bool:
@@ -66,15 +60,9 @@ def sharing() -> bool:
 
 
 def leave() -> None:
-    """Part from the other processes; threads of the exchange must not outlive the program."""
-    _shared.update(sums=False)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def leader() -> bool:
-    """Whether this process is the one that prints and writes files, also before it has joined."""
-    return processes()[0] == 0
+    """Part from the other processes."""
+    _shared.update(sums=False, pieces=False)
+    exchange.leave()
 
 
 def shard(images: Images, unit: int = 1) -> Images:
@@ -96,7 +84,8 @@ def shard(images: Images, unit: int = 1) -> Images:
 def all_sum(tensor: Tensor) -> Tensor:
     """The sum of a tensor over all processes (the tensor itself when there is one)."""
     if sharing():
-        dist.all_reduce(tensor)
+        with together():
+            dist.all_reduce(tensor)
     return tensor
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ridgeline.landscape.distributed import all_pieces, own_pieces
 from ridgeline.landscape.resume import Compute, Values, at_once
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.copying import Replacements
@@ -58,6 +59,11 @@ def piece_by_piece(
             return compute(chunk, here)
 
     jobs = [partial(job, number, chunk) for number, chunk in enumerate(chunks)]
+    own = own_pieces(len(jobs))
+    if len(own) < len(jobs):
+        found = {n: _on_cpu(_kept(problem, what, chunks[n], jobs[n])) for n in own}
+        yield from _ticking(chunks, all_pieces(found), tick)
+        return
     # an attack with chunks of its own seeds the global generator, which threads share
     if problem.keep is at_once and problem.chunk is None and problem.together:
         problem.replicas.provide(min(torch.get_num_threads(), len(jobs)))
@@ -65,10 +71,20 @@ def piece_by_piece(
     else:  # what was kept is read in the order it was written
         pairs = zip(chunks, jobs, strict=True)
         results = (_kept(problem, what, chunk, job) for chunk, job in pairs)
+    yield from _ticking(chunks, results, tick)
+
+
+def _ticking(
+    chunks: Sequence[Data], results: Iterable[Values], tick: Callable[[int], None] | None
+) -> Iterator[tuple[Data, Values]]:
     for chunk, found in zip(chunks, results, strict=True):
         if tick is not None:
             tick(len(chunk))
         yield chunk, found
+
+
+def _on_cpu(values: Values) -> Values:
+    return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in values.items()}
 
 
 def laid_out(problem: Problem, point: Point) -> Point:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 from torch import Tensor
 
+from ridgeline.train.exchange import processes
 from ridgeline.train.files.recipe import Recipe, digest
 
 Values = Mapping[str, Any]
@@ -34,15 +36,18 @@ def resumable(path: str | Path | None, recipe: Recipe) -> Iterator[Keep]:
     """What keeps the parts of the result at `path` until it is saved; without a path, nothing.
 
     They stand beside it under a name that holds the recipe's digest: another recipe's parts stay.
-    Leave it after the result has been written: without an exception the parts are removed.
+    Leave it after the result has been written: without an exception the parts are removed. Every
+    process of torchrun keeps its own.
     """
     if path is None:
         yield at_once
         return
     path = Path(path)
-    parts = Parts(path.with_name(f".{path.name}.{digest(recipe)[:16]}.parts"))
-    yield parts
-    parts.remove()
+    name, number = f".{path.name}.{digest(recipe)[:16]}.parts", processes()[0]
+    yield Parts(path.with_name(f"{name}.{number}" if number else name))
+    if number == 0:  # also those of processes that there were before
+        for left in path.parent.glob(f"{glob.escape(name)}*"):
+            left.unlink(missing_ok=True)
 
 
 class Parts:
@@ -71,10 +76,6 @@ class Parts:
     def again(self) -> Parts:
         """The same file from its beginning: calls that were answered are answered again."""
         return Parts(self.path)
-
-    def remove(self) -> None:
-        """Delete the file: the result it led to is safe elsewhere."""
-        self.path.unlink(missing_ok=True)
 
     def _read(self, start: int, name: bytes) -> dict[str, Tensor] | None:
         if not self.path.is_file():

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from ridgeline.analysis.reports import report
 from ridgeline.analysis.robustness import CloserLook, robustness
+from ridgeline.landscape.distributed import share_pieces
 from ridgeline.landscape.result import result_path
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.budgets import UnderAttack
@@ -14,9 +15,9 @@ from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.same_data import open_all
 
 Members = Annotated[
-    tuple[str, ...],
-    "checkpoints for the same images, A.ckpt,B.ckpt,... or places of a curve, C.ckpt@0.5",
+    tuple[str, ...], "checkpoints for the same images, A.ckpt,B.ckpt,...; of a curve, C.ckpt@0.5"
 ]
+SHARED = True  #: torchrun's processes share the examples
 
 
 def main(
@@ -45,12 +46,13 @@ def main(
     )  # fmt: skip
 
     def compute(keep, tick):
+        share_pieces(problems[0].device)
         return robustness([problem.resuming(keep) for problem in problems], budgets, tick, closer)
 
     path = out_file and result_path(out_file)
     total = len(images) * (1 + (len(budgets) if attacker else 0))
-    ds = computed("robustness", path, recipe, compute, overwrite=machine.overwrite, total=total,
-                  begin=under.say, checkpoints=",".join(model2load))  # fmt: skip
+    ds = computed("robustness", path, recipe, compute, overwrite=machine.overwrite,
+                  total=total, begin=under.say, checkpoints=",".join(model2load))  # fmt: skip
     print(report(ds) + (f"\nresult in {path}" if path else ""))
 
 

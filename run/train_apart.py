@@ -16,6 +16,8 @@ DEFAULTS = o.Training(
 )  # fmt: skip
 NETWORK = o.Fresh(dataset="cifar10", model_type="preact")
 
+SHARED = True  #: torchrun's processes share every batch
+
 
 def main(
     *,

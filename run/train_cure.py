@@ -13,6 +13,8 @@ from ridgeline.train.parts.freezing import FreezeOptions, check_stages, train_on
 NETWORK = o.Fresh(dataset="cifar10", model_type="resnet")
 WIDTHS = {"resnet": 16}  # the paper's ResNet18
 
+SHARED = True  #: torchrun's processes share every batch
+
 
 def main(
     *,

@@ -13,9 +13,11 @@ from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.training import Run, trainer_of
-from ridgeline.train.loop import check_batches
+from ridgeline.train.batches import check_batches
 
 DEFAULTS = o.Training(epoch_num=20, optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-6")
+
+SHARED = True  #: torchrun's processes share every batch
 
 
 def main(

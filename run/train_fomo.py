@@ -10,6 +10,8 @@ from ridgeline.train.methods.fomo_options import FomoOptions
 
 NETWORK = o.Fresh(dataset="cifar10", model_type="preact")
 
+SHARED = True  #: torchrun's processes share every batch
+
 
 def main(
     *,

@@ -14,6 +14,8 @@ DEFAULTS = o.Training(
 )  # fmt: skip
 NETWORK = o.Fresh(dataset="cifar10", model_type="resnet9")
 
+SHARED = True  #: torchrun's processes share every batch
+
 
 def main(
     *,

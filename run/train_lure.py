@@ -14,6 +14,7 @@ from ridgeline.train.parts.chunks import Chunks, LureOptions
 
 NETWORK = o.Fresh(dataset="cifar10", model_type="resnet")
 WIDTHS = {"resnet": 16}  # the paper's ResNet18
+SHARED = True  #: torchrun's processes share every batch
 
 
 def main(

@@ -15,6 +15,8 @@ from ridgeline.train.options import Opt
 WarmStart = Annotated[str | None, Opt("start from this checkpoint instead of a random network")]
 Mode = Annotated[str, Opt("schedules see the epoch, or the batch", choices=CLOCKS)]
 
+SHARED = True  #: torchrun's processes share every batch
+
 
 def main(
     *,

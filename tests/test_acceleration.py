@@ -17,7 +17,8 @@ from ridgeline.train.acceleration import Acceleration
 from ridgeline.train.attacks import PGD
 from ridgeline.train.data.examples import Images
 from ridgeline.train.files.run_files import RunFiles, read_state
-from ridgeline.train.loop import Diverged, fit
+from ridgeline.train.keeping import Diverged
+from ridgeline.train.loop import fit
 from ridgeline.train.methods import METHODS, Setup
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.position import Guard, Position
@@ -243,7 +244,7 @@ def test_sigterm_writes_a_state_from_which_the_run_ends_bit_for_bit(
 ):
     """In a step, and in an evaluation; the state is of the steps before."""
     assert threading.current_thread() is threading.main_thread()
-    monkeypatch.setattr("ridgeline.train.loop._SCORING", 0.0)
+    monkeypatch.setattr("ridgeline.train.keeping._SCORING", 0.0)
     images = make_images(24)
     options = {"epochs": 2, "batch_size": 8, "optimizer": SGD}
 

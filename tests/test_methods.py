@@ -22,7 +22,7 @@ from ridgeline.train.attacks import PGD
 from ridgeline.train.files import run_files
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.run_files import DONE, RunFiles
-from ridgeline.train.loop import Diverged
+from ridgeline.train.keeping import Diverged
 from ridgeline.train.methods import METHODS, Method, Setup, Step
 from ridgeline.train.methods.apart_options import ApartOptions
 from ridgeline.train.methods.cure_options import CureOptions

@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from ridgeline.models import InputError
+from ridgeline.train.batches import batches_of, check_batches
 from ridgeline.train.files import locks, run_files
 from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
 from ridgeline.train.files.locks import release_all
 from ridgeline.train.files.run_files import DONE, RunFiles
-from ridgeline.train.loop import Diverged, batches_of, check_batches, fit
+from ridgeline.train.keeping import Diverged
+from ridgeline.train.loop import fit
 from ridgeline.train.methods import Setup, Standard
 from ridgeline.train.optimizers import parse_optimizer
 from tests import commands

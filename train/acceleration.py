@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ridgeline.models.errors import InputError, reason_of
+from ridgeline.train.exchange import processes
 from ridgeline.train.methods.base import Method
 from ridgeline.train.options import Opt, Options
 
@@ -27,6 +28,10 @@ Accumulate = Annotated[
     Opt("split every batch in so many parts and add their gradients: less memory, the same step; "
         "BatchNorm sees the parts", low=1),
 ]  # fmt: skip
+SyncBatchnorm = Annotated[
+    bool,
+    Opt("under torchrun BatchNorm sees whole batches; False: each process's share of them"),
+]  # fmt: skip
 Deterministic = Annotated[bool, Opt("the same numbers from run to run on one CUDA device: slower")]
 
 
@@ -39,6 +44,13 @@ class Acceleration(Options):
     channels_last: ChannelsLast = False
     accumulate: Accumulate = 1
     deterministic: Deterministic = False
+    sync_batchnorm: SyncBatchnorm = False
+
+    def check(self) -> None:
+        """Raise InputError for messages inside of a compiled network."""
+        if self.compile and self.sync_batchnorm:
+            raise InputError("--sync_batchnorm exchanges sums within a pass, which --compile "
+                             "cannot: leave one out")  # fmt: skip
 
     def check_device(self, device: torch.device) -> None:
         """Raise InputError for what the device, or this machine, cannot do."""
@@ -64,10 +76,25 @@ class Acceleration(Options):
         if self.compile and not method.compilable:
             raise InputError(f"--compile: {method.label} reads its network's insides, which a "
                              "compiled one does not show; leave it out")  # fmt: skip
+        attack = method.setup.attack
+        if processes()[1] > 1 and not method.divisible:
+            raise InputError(
+                f"{method.label} does more with a batch's gradients than add them, so its batches "
+                "cannot be shared; start it without torchrun"
+            )
+        if processes()[1] > 1 and attack is not None and attack.chunk is not None:
+            raise InputError(
+                f"--attack: {attack} draws for {attack.chunk} examples together, which processes "
+                "cannot share in training; take pgd or fgsm, or start it without torchrun"
+            )
 
-    def parts(self, places: Tensor) -> list[Tensor]:
-        """A batch's positions in `accumulate` nearly equal parts, fewer for a small batch."""
-        return list(places.tensor_split(min(self.accumulate, len(places))))
+    def parts(self, places: Tensor, smallest: int | None = None) -> list[Tensor]:
+        """A batch's positions in `accumulate` nearly equal parts, fewer for a small batch.
+
+        `smallest`: the size of the smallest share of it that another process takes.
+        """
+        size = len(places) if smallest is None else smallest
+        return list(places.tensor_split(min(self.accumulate, size)))
 
     def prepare(self, network: nn.Module) -> None:
         """Bring a network, already on its device, into the layout; compile it in place."""

@@ -34,6 +34,16 @@ class Position:
         self._correct = correct.detach().double() + self._correct
         self.done += count
 
+    def include(self, loss_sum: Tensor, correct: Tensor, count: int) -> None:
+        """Sums () over `count` more examples of all processes."""
+        self._loss_sum, self._correct = loss_sum + self._loss_sum, correct + self._correct
+        self.done += count
+
+    def sums(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Loss and hits so far, () in float64."""
+        held = self._loss_sum, self._correct
+        return tuple(torch.as_tensor(n, dtype=torch.float64, device=device) for n in held)
+
     @property
     def loss(self) -> float:
         """Mean loss of the epoch so far."""

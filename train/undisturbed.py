@@ -8,8 +8,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from ridgeline.train.parts.shared_batchnorm import SharedBatchNorm
+
 #: modules whose buffers no forward pass in eval mode changes; subclasses may be other
-_UNCHANGED = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}
+_UNCHANGED = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, SharedBatchNorm}
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ridgeline.train.evaluation import Scores, attacked, evaluate
 from ridgeline.train.losses import predicted
 from ridgeline.train.methods.base import Method, Step, joined
 from ridgeline.train.precision import exact
+from ridgeline.train.ranks import Crew
 from ridgeline.train.statistics import error_of_share
 from ridgeline.train.undisturbed import undisturbed
 
@@ -51,17 +52,25 @@ class Watch:
         held_out: Mapping[str, Images | None],
         step: Step,
         batch_size: int,
+        crew: Crew | None = None,
     ) -> dict[str, Any]:
         """Metrics at the end of an epoch: scores on images held out by name (PART_CONDITION_...).
 
         Then `constant_classifier`, whether all predictions on training images are one class, and
-        what else is watched. Nothing of the network or of the random state is changed.
+        what else is watched. Nothing of the network or of the random state is changed. A `crew`
+        shares the images held out.
         """
+
+        def evaluated(some: Images) -> Mapping[str, Scores]:
+            if crew is None or crew.alone:
+                return method.evaluate(some, step, batch_size)
+            return crew.scores(lambda own: method.evaluate(own, step, batch_size), some, batch_size)
+
         scores = [
             score.summary(f"{part}_{name}")
             for part, some in held_out.items()
             if some is not None
-            for name, score in method.evaluate(some, step, batch_size).items()
+            for name, score in evaluated(some).items()
         ]
         network, more = method.judged, []
         if network is not None and isinstance(images, Images):

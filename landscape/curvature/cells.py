@@ -21,12 +21,13 @@ from ridgeline.landscape.curvature.measures import (
     operator_of,
 )
 from ridgeline.landscape.curvature.product_log import ProductLog
-from ridgeline.landscape.distributed import join, leader, shard
+from ridgeline.landscape.distributed import join, shard
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import held, save_result, stamp
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.examples import Images
+from ridgeline.train.exchange import leader
 from ridgeline.train.files.checkpoint import check_checkpoint, save_checkpoint
 from ridgeline.train.files.recipe import Recipe
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ridgeline.landscape.curvature.operators import Products
 from ridgeline.landscape.distributed import sharing
+from ridgeline.train.exchange import together
 from ridgeline.train.files.recipe import Recipe, digest
 
 
@@ -96,7 +97,8 @@ class ProductLog(Products):
         """The records that all processes hold: they must replay the same ones."""
         if sharing():
             tensor = torch.tensor(count, device=self.device)
-            dist.all_reduce(tensor, dist.ReduceOp.MIN)
+            with together():
+                dist.all_reduce(tensor, dist.ReduceOp.MIN)
             return int(tensor.item())
         return count
 

@@ -121,6 +121,11 @@ class CurveTraining(Method):
         return False
 
     @property
+    def called(self) -> nn.Module:
+        """The network that is called with the weights of a place."""
+        return self.base
+
+    @property
     def path(self) -> Path:
         """The curve through the current knots."""
         return curve(self.curve_type, self.network.points())

@@ -8,9 +8,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import xarray as xr
 
-from ridgeline.landscape.distributed import processes
 from ridgeline.landscape.result import GRIDS, recipe_of
 from ridgeline.models.errors import InputError
+from ridgeline.train.exchange import processes
 from ridgeline.train.files.recipe import difference
 from ridgeline.train.specs import whole
 

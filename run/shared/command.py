@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import xarray as xr
 
-from ridgeline.landscape.distributed import leader, meet, processes
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import claim, complete, load_result, save_result, stamp
 from ridgeline.landscape.resume import Keep, resumable
 from ridgeline.landscape.surfaces.shards import merged
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError
+from ridgeline.train.exchange import leader, meet, processes
 from ridgeline.train.files.checkpoint import claim_checkpoint, save_checkpoint
 from ridgeline.train.files.recipe import Recipe, digest
 from ridgeline.train.progress import progress

@@ -32,6 +32,7 @@ from fire.decorators import SetParseFn
 from ridgeline import readers_may_leave
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.run.shared.aliases import help_lines, translated
+from ridgeline.train.exchange import Parted
 from ridgeline.train.files.locks import holding, release_all
 from ridgeline.train.files.recipe import called
 from ridgeline.train.options import Opt, described_by
@@ -93,6 +94,9 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
             time.sleep(_GRACE)  # the first process says the same, and torchrun ends this one
         print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Parted as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        sys.exit(1)
     except (KeyboardInterrupt, Stopped) as stop:
         # whoever writes an output holds it, and keeps what is finished of it
         hint = "; run the same command again to continue" if holding() else ""
@@ -118,7 +122,7 @@ def _check_alone(command: str) -> None:
     if world.isdigit() and int(world) > 1:
         raise InputError(
             f"{command} does not share its work between processes; start it without torchrun "
-            "(calc_hessian and scan_param do)"
+            "(training, test_ensemble, calc_hessian and scans do)"
         )
 
 

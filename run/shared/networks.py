@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ridgeline.landscape.distributed import own_device
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import result_path
 from ridgeline.models import (
@@ -32,6 +31,7 @@ from ridgeline.train.data.datasets import PARTS, check_dataset, load_images, spl
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.network_check import check_network
 from ridgeline.train.data.noise import STREAMS, Purpose, number_of, seeded
+from ridgeline.train.exchange import own_device
 from ridgeline.train.files.checkpoint import Checkpoint, load_checkpoint
 from ridgeline.train.files.recipe import Recipe, difference
 from ridgeline.train.options import Options

@@ -12,6 +12,7 @@ from ridgeline.train.acceleration import (
     Compile,
     Deterministic,
     Precision,
+    SyncBatchnorm,
 )
 from ridgeline.train.data.noise import check_seed
 from ridgeline.train.files.tensorboard import check_tensorboard
@@ -176,6 +177,7 @@ class Training(Options):
     channels_last: ChannelsLast = False
     accumulate: Accumulate = 1
     deterministic: Deterministic = False
+    sync_batchnorm: SyncBatchnorm = False
     save_minutes: Annotated[
         float, Opt("minutes between two states to resume from", above=0, decides=False)
     ] = 1.0

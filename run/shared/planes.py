@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import numpy as np
 import xarray as xr
 
-from ridgeline.landscape.distributed import leader
 from ridgeline.landscape.gradient import loss_gradient
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.surfaces.axes import Axis, extent_of, parse_axis, spaced
@@ -31,6 +30,7 @@ from ridgeline.models import InputError
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.directions import load_direction
+from ridgeline.train.exchange import leader
 from ridgeline.train.files.integrity import tensors_digest
 from ridgeline.train.files.recipe import Recipe
 from ridgeline.train.options import Options

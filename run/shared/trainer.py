@@ -15,6 +15,7 @@ from ridgeline.train.attacks import parse_attack
 from ridgeline.train.data.augmentation import Augmentation, augmentation_of
 from ridgeline.train.data.datasets import load_images
 from ridgeline.train.data.examples import Images
+from ridgeline.train.exchange import own_device
 from ridgeline.train.methods import Setup
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.schedules import parse_rate
@@ -72,7 +73,7 @@ def trainer_of(
         raise InputError(f"--attack: {attack} leaves the ball of its eps and can train only; name "
                          "the attack that judges, --eval_attack name=pgd,...")  # fmt: skip
     rate = parse_rate(training.lr_schedule, optimizer.lr, training.epoch_num)
-    device = networks.device_of(training.gpu)
+    device = own_device(networks.device_of(training.gpu))
     where = (training.data_dir, training.workers)
     test = load_images(dataset, "test", *where).subset(training.eval_size)
     images = load_images(dataset, "train", *where)

@@ -17,16 +17,19 @@ from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
 from ridgeline.run.shared.trainer import Trainer, trainer_of
 from ridgeline.run.shared.watching import closing_lines, watch_of, watch_recipe
+from ridgeline.train.batches import check_batches
 from ridgeline.train.data.examples import Images
 from ridgeline.train.data.network_check import check_network
 from ridgeline.train.data.noise import STREAMS
+from ridgeline.train.exchange import connect, leader, meet, processes
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.recipe import Recipe, normal_form
 from ridgeline.train.files.run_files import DONE, RunFiles
 from ridgeline.train.files.tensorboard import Board, draw_complete
-from ridgeline.train.loop import check_batches, fit
+from ridgeline.train.loop import fit
 from ridgeline.train.methods import Method
 from ridgeline.train.options import Options
+from ridgeline.train.parts.batchnorm_statistics import tracks
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,21 @@ class Run:
         `anew` False: a complete run stays also with --overwrite (`claim_all`).
         """
         files, resume = self.claim(anew)
+        connect(self.trainer.setup.device)
+        meet()  # everyone has seen what stands there before the first process writes
         if resume == DONE:
-            self._deliver(files)
+            if leader():
+                self._deliver(files)
             return
         training, setup, method = self.trainer.training, self.trainer.setup, self.method
-        board = Board(files.path(".tensorboard")) if training.tensorboard else None
+        drawn = training.tensorboard and leader()
+        board = Board(files.path(".tensorboard")) if drawn else None
         rate = method.rate or setup.rate
         lr, spec = setup.optimizer.lr, training.lr_schedule or ""
         if rate is setup.rate and rate(0) != lr and ("start_v" in spec or "up_v" in spec):
             print(f"learning rate {rate(0):g} from --lr_schedule, not {lr:g} from --optim")
+        if not self.trainer.acceleration.sync_batchnorm:
+            print(split_line(method.called, training.batch_size), end="")
         metrics = fit(
             method,
             setup.images,
@@ -79,7 +88,7 @@ class Run:
         )
         if board is not None:
             board.close()
-        if training.overwrite:
+        if training.overwrite and leader():
             files.tidy()
         if metrics:
             print(summary(metrics[-1]))
@@ -154,6 +163,15 @@ class Run:
             **watch_recipe(trainer.training),
             **self.extra,
         }
+
+
+def split_line(network: nn.Module, batch_size: int) -> str:
+    """What BatchNorm sees where processes share a batch; nothing for one process or without it."""
+    count = processes()[1]
+    if count == 1 or not any(tracks(m) for m in network.modules()):
+        return ""
+    return (f"BatchNorm normalises by each process's share of a batch, {batch_size // count} of "
+            f"{batch_size} images; --sync_batchnorm True: by all of it\n")  # fmt: skip
 
 
 def claim_all(runs: Iterable[Run]) -> bool:

@@ -132,6 +132,16 @@ class Method(ABC):
         return type(self).backward is Method.backward
 
     @property
+    def called(self) -> nn.Module:
+        """The module whose passes are made: that of the layers."""
+        return self.network
+
+    @property
+    def sums(self) -> list[Tensor]:
+        """Running sums over an epoch for `metrics`, in which parts of a batch add up."""
+        return []
+
+    @property
     def compilable(self) -> bool:
         """Whether its network is called as a whole, without hooks that a compiler would miss."""
         return True

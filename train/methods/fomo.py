@@ -95,6 +95,16 @@ class Fomo(Method):
         base = self.setup.rate or Constant(start_v=self.setup.optimizer.lr)
         return PhaseRate(base, self.phases, float(value), hold=kind == "hold")
 
+    @property
+    def divisible(self) -> bool:
+        """Unless the weights are perturbed for every batch."""
+        return type(self).backward is Fomo.backward and self.awp is None
+
+    @property
+    def sums(self) -> list[Tensor]:
+        """The consistency terms and their number."""
+        return [self._consistency]
+
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Its momentum is forgotten with the weights."""
         self._optimizer = optimizer
