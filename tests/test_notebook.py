@@ -420,9 +420,9 @@ def test_the_whole_job_takes_no_more_than_twelve_lines(tmp_path):
     assert (tmp_path / "surface.pdf").stat().st_size > 1000
 
 
-def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):
+def test_the_notebook_of_the_guide_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs/how_to/notebook.md").read_text()
     first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     images = make_images(8)
     names = {"network": flat(4), "loader": DataLoader(TensorDataset(images.pixels, images.labels))}

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import importlib
 import re
-import subprocess
 
 import pytest
 
@@ -20,6 +19,8 @@ from ridgeline.train.data.datasets import check_dataset
 from ridgeline.train.optimizers import parse_optimizer
 from ridgeline.train.schedules import parse_rate, parse_schedule
 from tests.commands import ROOT
+from tests.documents import blocks as fenced
+from tests.documents import expanded
 
 TEXT = (ROOT / "docs/papers.md").read_text()
 #: what the papers hold, as far as it is known: words that rows of their table begin with
@@ -37,11 +38,6 @@ NUMBERED = {
              "Ablation", "LURE, the README's command on CIFAR",
              "LURE, the README's command on Restricted"],
 }  # fmt: skip
-#: a command line for the shell to expand: every word, then a mark
-LISTING = """
-set -eu
-ridgeline() { printf '%s\\037' "$@"; printf '\\036\\n'; }
-"""
 
 
 def rows() -> list[tuple[str, list[str]]]:
@@ -57,9 +53,9 @@ def rows() -> list[tuple[str, list[str]]]:
 def blocks() -> dict[str, str]:
     """The shell commands under every heading of a row, by heading; "" are the names for all."""
     parts = re.split(r"^#{2,3} (.*)$", TEXT, flags=re.M)
-    found = {"": "".join(re.findall(r"```sh\n(.*?)```", parts[0], re.S))}
+    found = {"": "".join(block.text for block in fenced(parts[0]))}
     for heading, part in zip(parts[1::2], parts[2::2], strict=True):
-        if shell := "".join(re.findall(r"```sh\n(.*?)```", part, re.S)):
+        if shell := "".join(block.text for block in fenced(part)):
             found[heading] = shell
     return found
 
@@ -68,19 +64,15 @@ def blocks() -> dict[str, str]:
 def listed() -> dict[str, list[list[str]]]:
     """The command lines, as words, of every block, loops and names expanded by the shell."""
     names, *rest = blocks().items()
-    script = (
-        LISTING
-        + names[1]
-        + "".join(f"printf '\\035%s\\036\\n' '{heading}'\n{shell}\n" for heading, shell in rest)
+    script = names[1] + "".join(
+        f"printf '\\035%s\\037\\036\\n' '{heading}'\n{shell}\n" for heading, shell in rest
     )
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
     found: dict[str, list[list[str]]] = {}
-    for record in done.stdout.split("\036\n")[:-1]:
-        if record.startswith("\035"):
-            found[record[1:]] = here = []
+    for line in expanded(script):
+        if line[0].startswith("\035"):
+            found[line[0][1:]] = here = []
         else:
-            here.append(record.split("\037")[:-1])
+            here.append(line)
     return found
 
 
