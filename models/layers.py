@@ -1,4 +1,4 @@
-"""Normalisation of the input inside a network, so that budgets stay in pixel units."""
+"""Layers of our own: normalisation of the input inside a network, pooling."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ridgeline.models.errors import InputError
 
@@ -53,3 +54,16 @@ def normalization_in(network: nn.Module) -> Normalize | None:
     """The normalisation that `add_normalization` gave a network, if any."""
     hooks = network._forward_pre_hooks.values()
     return next((hook for hook in hooks if isinstance(hook, Normalize)), None)
+
+
+class Halving(nn.Module):
+    """Maxima of 2 x 2 pixels: a module, so that a scan may put a faster one in its place.
+
+    It is no `nn.MaxPool2d`, because it may be called at several places of a network.
+    """
+
+    kernel_size = stride = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Half the height and width of images (N, C, H, W)."""
+        return F.max_pool2d(x, 2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ridgeline.models.layers import Halving
+
 
 class MnistLeNet(nn.Module):
     """Two 5x5 convolutions and two linear layers for 1x28x28 images in [0,1].
@@ -18,14 +20,15 @@ class MnistLeNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(1, 2 * width, 5, padding=2, bias=bias)
         self.conv2 = nn.Conv2d(2 * width, 4 * width, 5, padding=2, bias=bias)
+        self.pool = Halving()
         self.fc1 = nn.Linear(196 * width, 64 * width, bias=bias)
         self.fc2 = nn.Linear(64 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images (N, 1, 28, 28)."""
         # ReLU after pooling gives the same values on a quarter of the pixels
-        x = F.relu(F.max_pool2d(self.conv1(x), 2))
-        x = F.relu(F.max_pool2d(self.conv2(x), 2))
+        x = F.relu(self.pool(self.conv1(x)))
+        x = F.relu(self.pool(self.conv2(x)))
         return self.fc2(F.relu(self.fc1(x.flatten(1))))
 
 
@@ -41,6 +44,7 @@ class CifarLeNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 6 * width, 5, bias=bias)
         self.conv2 = nn.Conv2d(6 * width, 16 * width, 5, bias=bias)
+        self.pool = Halving()
         self.fc1 = nn.Linear(400 * width, 120 * width, bias=bias)
         self.fc2 = nn.Linear(120 * width, 84 * width, bias=bias)
         self.fc3 = nn.Linear(84 * width, num_classes)
@@ -48,7 +52,7 @@ class CifarLeNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images (N, 3, 32, 32)."""
         # ReLU after pooling gives the same values on a quarter of the pixels
-        x = F.relu(F.max_pool2d(self.conv1(x), 2))
-        x = F.relu(F.max_pool2d(self.conv2(x), 2))
+        x = F.relu(self.pool(self.conv1(x)))
+        x = F.relu(self.pool(self.conv2(x)))
         x = F.relu(self.fc1(x.flatten(1)))
         return self.fc3(F.relu(self.fc2(x)))

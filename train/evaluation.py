@@ -15,7 +15,6 @@ from ridgeline.train.attacks.record import Trace
 from ridgeline.train.data.examples import Batch, Data, Images
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.losses import Loss, correctness, cross_entropy, margins_of, predicted
-from ridgeline.train.pooling import SlicedPooling
 from ridgeline.train.precision import exact
 from ridgeline.train.statistics import mean_and_error
 from ridgeline.train.undisturbed import undisturbed
@@ -86,7 +85,7 @@ def evaluate(
     options = {"batch_size": batch_size, "seed": seed, "device": device, "dtype": dtype,
                "record": record}  # fmt: skip
     for batch, x in attacked(predict, images, attack, **options):
-        with torch.no_grad(), exact(), SlicedPooling():
+        with torch.no_grad(), exact():
             logits = predict(x)
         parts.append(_scored(logits, batch.y, loss))
         if tick is not None:

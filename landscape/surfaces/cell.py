@@ -13,15 +13,17 @@ from ridgeline.landscape.gradient import loss_gradient
 from ridgeline.landscape.pieces import Instead, laid_out
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.resume import at_once
-from ridgeline.landscape.surfaces.compiled import Compiled
+from ridgeline.landscape.surfaces.compiled import Compiled, known
 from ridgeline.landscape.surfaces.execution import description, fastest
 from ridgeline.landscape.surfaces.first_layers import FirstLayers
 from ridgeline.landscape.surfaces.linear_layers import stand_ins
+from ridgeline.landscape.surfaces.pooling import pooling_stand_ins
 from ridgeline.landscape.weights.paths import Path
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.evaluation import Scores
 from ridgeline.train.losses import name_of, unit_of
+from ridgeline.train.workers import alone
 
 #: where the adversarial images of a cell come from
 ADVERSARIES = {
@@ -87,14 +89,16 @@ class Places:
             problem.under(attack.at(eps) if attack and eps else None) for eps in budgets
         ]
         self._linear = stand_ins(problem)
+        self._simple = {**self._linear, **pooling_stand_ins(problem)}
         # what most cells ask for: attacks only where they move
         moves = attack is not None and adversary in ("moving", "max")
         typical = self.problems[-1] if moves else problem.under(None)
         left = cells * len(budgets) if left is None else left
         place = self.path(*(0.7 * path.ends[1] for _ in path.axes))
-        self._way = fastest(
+        # compiled passes keep the usual way: another one might change their bits
+        self._way = typical if compiled else fastest(
             typical, left, place, quarters=batchnorm == "keep" and not extras,
-            instead=None if moves else lambda number: self._linear,
+            instead=None if moves else lambda number: self._simple,
         )  # fmt: skip
         self._key: tuple | None = None
         self._frozen: Problem | None = None
@@ -110,12 +114,15 @@ class Places:
         """Whether threads may take a cell each, instead of a piece, without changing a bit.
 
         Only where cells share nothing that is made on the way, and where pieces are for one thread.
+        Modules of others, which may keep what belongs to a cell in a place that threads share, and
+        hooks take one cell after the other.
         """
         way, threads = self._way, torch.get_num_threads()
         whole = way.device.type == "cpu" and way.keep is at_once and way.together
         whole = whole and way.chunk is None  # else each piece seeds what threads share
         pieces = len(way.data.pieces(way.batch_size))
         may = self._clean and not self.extras and whole and 1 < threads <= pieces
+        may = may and known(way.network)
         if may:
             way.replicas.provide(threads)
         return may
@@ -126,7 +133,8 @@ class Places:
         layers = self._seen[1] if self._seen else None
         compiled = self._compiled is not None
         linear = bool(self._linear) and not compiled
-        return description(self._way, layers.names if layers else (), linear, compiled)
+        names = layers.names if layers and not compiled else ()
+        return description(self._way, names, linear, compiled)
 
     def measure(
         self, level: int, at: Coordinates, anchors: Sequence[Coordinates | None], tick: Tick
@@ -139,8 +147,9 @@ class Places:
         scores, extras = self._look(level, at, first, tick)
         for other in others:
             scores = _worse(scores, self._look(level, at, other, lambda n: None)[0])
-        return {"loss": scores.loss, "loss_se": scores.loss_se, "accuracy": scores.accuracy,
-                "margin": scores.margin, **extras}  # fmt: skip
+        with alone():  # several threads would add up many examples in another order
+            return {"loss": scores.loss, "loss_se": scores.loss_se, "accuracy": scores.accuracy,
+                    "margin": scores.margin, **extras}  # fmt: skip
 
     def _look(
         self, level: int, at: Coordinates, anchor: Coordinates | None, tick: Tick
@@ -161,10 +170,10 @@ class Places:
             running = problem.running(self._way.together, self._way.batch_size)
         instead = None if moving else self._instead(running, buffers, at, frozen)
         if self._compile:  # at the first cell, when nobody else computes
-            self._compile, first = False, self._seen[1] if self._seen else None
-            self._compiled = Compiled.of(running, self.path, self.batchnorm, first, self._linear)
+            self._compile = False
+            self._compiled = Compiled.of(running, self.path, self.batchnorm)
         if self._compiled is not None:
-            instead = self._compiled.at(point, buffers, at)
+            instead = self._compiled.at(point, buffers)
         scores = running.evaluate(point, buffers, tick, instead)
         return scores, self._extras(problem, point, buffers)
 
@@ -176,9 +185,9 @@ class Places:
         if self._many and (self._seen is None or self._seen[0] != key):
             self._seen = (key, FirstLayers.of(problem, self.path, buffers))
         if self._seen is None or self._seen[1] is None:
-            return (lambda number: self._linear) if self._linear else None
+            return (lambda number: self._simple) if self._simple else None
         first = self._seen[1].at(*at)
-        return lambda number: {**self._linear, **first(number)}
+        return lambda number: {**self._simple, **first(number)}
 
     def _extras(
         self, problem: Problem, point: Point, buffers: Mapping[str, Tensor]

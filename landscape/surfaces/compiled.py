@@ -4,110 +4,90 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules import module as global_hooks
 
 from ridgeline.landscape.batchnorm import place_on
 from ridgeline.landscape.pieces import Instead, laid_out
 from ridgeline.landscape.problem import Problem
-from ridgeline.landscape.surfaces.first_layers import FirstLayers
 from ridgeline.landscape.weights.paths import Path
 from ridgeline.landscape.weights.point import Point
-from ridgeline.models.copying import Replacements, Replicas, copy_of
+from ridgeline.models.copying import NOTHING, Replacements, Replicas, copy_of
+from ridgeline.models.layers import Normalize
 from ridgeline.train.workers import alone
 
-#: compiled functions by the names of first layers, for further scans of the same network
-_FUNCTIONS: WeakKeyDictionary[Replicas, dict[tuple[str, ...], Any]] = WeakKeyDictionary()
-_CLEARLY = 0.95  # of the time without
+#: compiled functions, for further scans of the same network
+_FUNCTIONS: WeakKeyDictionary[Replicas, Callable[..., Tensor]] = WeakKeyDictionary()
+#: packages whose modules keep nothing of a pass outside the network
+_KNOWN = ("torch", "ridgeline", "torchvision", "timm")
 
 
 class Compiled:
     """A network as one function of its weights, compiled once for all cells of a scan.
 
-    Pieces of the usual size run by it, a shorter last one as ever. The outputs of first layers, of
-    which there are combinations already, are inputs of the function too.
+    Pieces of the usual size run by it, a shorter last one as ever; always on one thread, for whose
+    number the compiler writes its sums.
     """
 
-    def __init__(self, problem: Problem, first: FirstLayers | None):
-        self._first, self._dtype = first, problem.dtype
-        self._full = len(problem.data) // problem.batch_size
-        known = _FUNCTIONS.setdefault(problem.replicas, {})
-        names = tuple(first.names) if first else ()
-        if names not in known:
-            known[names] = _function(problem.network, names)
-        self._outputs, self._names = known[names]
+    def __init__(self, problem: Problem):
+        self._dtype, self._full = problem.dtype, len(problem.data) // problem.batch_size
+        if problem.replicas not in _FUNCTIONS:
+            _FUNCTIONS[problem.replicas] = _function(problem.network)
+        self._outputs = _FUNCTIONS[problem.replicas]
 
     @classmethod
-    def of(
-        cls, problem: Problem, path: Path, batchnorm: str, first: FirstLayers | None,
-        others: Replacements,
-    ) -> Self | None:  # fmt: skip
+    def of(cls, problem: Problem, path: Path, batchnorm: str) -> Self | None:
         """That of a problem without attack; None: no compiler, or a network that it cannot follow.
 
         Networks with hooks, whose effects may be any, are left alone too, and such as it does not
         give the usual outputs, up to rounding, at a place of the path that is the same whatever
-        cell comes first. Usual are passes with first layers and `others` replaced.
+        cell comes first.
         """
-        if problem.device.type != "cpu" or _hooked(problem.network):
+        if problem.device.type != "cpu" or problem.chunk is not None or hooked(problem.network):
             return None
         at = tuple(0.7 * path.ends[1] for _ in path.axes)
         point, buffers = place_on(problem, path, at, batchnorm)
-        with warnings.catch_warnings(), alone(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            known = {**others, **(first.at(*at)(0) if first else {})}
-            usual = _outputs(problem, point, buffers, known)
+            usual = _outputs(problem, point, buffers, NOTHING)
             try:
-                found = cls(problem, first)
-                ours = _outputs(problem, point, buffers, found.at(point, buffers, at)(0))
+                found = cls(problem)
+                ours = _outputs(problem, point, buffers, found.at(point, buffers)(0))
             except Exception:  # of many kinds, some of the compiler's own
                 return None
         finite = usual[usual.isfinite()]
         near = torch.finfo(usual.dtype).eps ** 0.5 * (finite.abs().max() if len(finite) else 0)
         return found if torch.allclose(ours, usual, 0, float(near), equal_nan=True) else None
 
-    def at(self, point: Point, buffers: Mapping[str, Tensor], at: tuple[float, ...]) -> Instead:
-        """For a piece of the data: what stands in for the whole network at a place of the path."""
+    def at(self, point: Point, buffers: Mapping[str, Tensor]) -> Instead:
+        """For a piece of the data: what stands in for the whole network at a place."""
         state = {n: t.to(self._dtype) if t.is_floating_point() else t
-                 for n, t in {**buffers, **point}.items() if n in self._names}  # fmt: skip
-        values = self._first.values(*at) if self._first else lambda number: {}
+                 for n, t in {**buffers, **point}.items()}  # fmt: skip
 
-        def call(number: int, module: nn.Module, *args: Any, **named: Any) -> Tensor:
-            given = {f"{n}.value": t for n, t in values(number).items()}
-            return self._outputs({**state, **given}, args, named)
+        def call(module: nn.Module, *args: Any, **named: Any) -> Tensor:
+            with alone():
+                return self._outputs(state, args, named)
 
-        return lambda number: {"": partial(call, number)} if number < self._full else {}
-
-
-def _function(network: nn.Module, first: tuple[str, ...]) -> tuple[Callable[..., Tensor], set[str]]:
-    """The function of (state, arguments, named arguments), and the names in its state."""
-    network = copy_of(network)
-    for name in first:
-        parent, _, own = name.rpartition(".")
-        setattr(network.get_submodule(parent), own, _Given())
-
-    def outputs(state: dict[str, Tensor], args: tuple, named: dict[str, Any]) -> Tensor:
-        with torch.no_grad():
-            return functional_call(network, state, args, named)
-
-    names = {n for n, _ in (*network.named_parameters(), *network.named_buffers())}
-    return torch.compile(outputs, fullgraph=True, dynamic=False), names
+        return lambda number: {"": call} if number < self._full else {}
 
 
-class _Given(nn.Module):
-    """In the place of a layer whose outputs are known."""
+def known(network: nn.Module) -> bool:
+    """Whether all modules are of well-known packages, and nobody has hooked anything to them."""
+    packages = {type(m).__module__.partition(".")[0] for m in network.modules()}
+    return packages <= set(_KNOWN) and not hooked(network, Normalize)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("value", torch.zeros(0))
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The known outputs."""
-        return self.value
+def hooked(network: nn.Module, but: type | tuple = ()) -> bool:
+    """Whether hooks see its passes, `but` those of some types."""
+    everywhere = global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks
+    own = [h for m in network.modules()
+           for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]  # fmt: skip
+    return bool(everywhere) or not all(isinstance(h, but) for h in own)
 
 
 def _outputs(
@@ -118,5 +98,14 @@ def _outputs(
     return problem.predict(laid_out(problem, point), buffers, instead)(x)
 
 
-def _hooked(network: nn.Module) -> bool:
-    return any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+def _function(network: nn.Module) -> Callable[..., Tensor]:
+    """The function of (state, arguments, named arguments)."""
+    network = copy_of(network)
+
+    def outputs(state: dict[str, Tensor], args: tuple, named: dict[str, Any]) -> Tensor:
+        with torch.no_grad():
+            return functional_call(network, state, args, named)
+
+    # of its own: the compiler counts what it has compiled by code object
+    outputs.__code__ = outputs.__code__.replace()
+    return torch.compile(outputs, fullgraph=True, dynamic=False)

@@ -107,20 +107,12 @@ class FirstLayers:
 
         return instead
 
-    def values(self, *coordinates: float) -> Callable[[int], dict[str, Tensor]]:
-        """For a piece of the data: the outputs of each layer at these coordinates."""
-        *before, last = self.path.coefficients(*coordinates)
-        return lambda number: {n: self._value(number, n, before, last) for n in self.names}
-
     def _outputs(
         self, number: int, name: str, before: list[float], last: float, module: nn.Module,
         *args: Any, **named: Any,
     ) -> Tensor:  # fmt: skip
         if named or len(args) != 1 or not self._held[number][name].of(args[0]):
             return type(module).forward(module, *args, **named)
-        return self._value(number, name, before, last)
-
-    def _value(self, number: int, name: str, before: list[float], last: float) -> Tensor:
         knots, rows = self._held[number][name].outputs, self._rows[number]
         kept = rows.get(name)  # once: other threads may be on another row
         if kept is None or kept[0] != before:
