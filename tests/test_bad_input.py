@@ -100,12 +100,18 @@ def test_every_option_of_every_command_refuses_what_it_cannot_mean(every_result)
     assert not failures, "\n".join(map(str, failures))
 
 
+SHARED = {
+    "calc_hessian", "scan_param", "scan_curve", "test_ensemble", "train_normal", "train_fomo",
+    "train_cure", "train_apart", "train_frequency", "train_curve", "train_lure",
+}  # fmt: skip
+
+
 def test_only_commands_that_share_their_work_run_under_torchrun(every_result, monkeypatch):
     """Sees a command that does the same work in every process and writes the same files."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     with contextlib.chdir(every_result):
         for command, line in base_lines().items():
-            if command in ("calc_hessian", "scan_param", "scan_curve"):
+            if command in SHARED:
                 continue
             status, said, error = call(line)
             assert (status, said, error.count("\n")) == (2, "", 1), line
