@@ -29,7 +29,8 @@ def base_lines() -> dict[str, str]:
     lines = {"selfcheck": "selfcheck", "demo": "demo", "redo": "redo --result runs/r_at.nc"}
     for line in CHAIN:
         lines.setdefault(line.split()[0], line)
-    lines["plot"] += " --overwrite"  # or the figure that is there is what it stumbles over
+    for command in ("plot", "report"):  # or the file that is there is what they stumble over
+        lines[command] += " --overwrite"
     return lines
 
 

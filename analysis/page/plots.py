@@ -17,7 +17,7 @@ from ridgeline.models.errors import InputError
 #: the colours of matplotlib's figures, in hexadecimal
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494")
 _DIGITS = 6
-_EYE = {"x": 1.5, "y": -1.6, "z": 0.8}  # from where surfaces are seen at first
+_EYE = {"x": 1.7, "y": -1.9, "z": 1.0}  # from where surfaces are seen at first
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,8 @@ def _spectra(sources: Sequence[Source]) -> Iterator[Plot]:
             ]
     if ranks:
         layout = _axes("rank", "eigenvalue [nat]")
-        layout["xaxis"] |= {"tickformat": "d"}
+        count = max(len(trace["x"]) for trace in ranks)
+        layout["xaxis"] |= {"tick0": 1, "dtick": count // 10 + 1}
         yield Plot("Largest eigenvalues; hollow: not converged.", ranks, layout)
     if densities:
         layout = _axes("eigenvalue [nat]", "spectral density")
