@@ -12,8 +12,13 @@ from ridgeline.landscape.curvature import basis, memory
 from ridgeline.landscape.curvature.basis import Rows
 from ridgeline.landscape.curvature.density import lanczos_quadrature
 from ridgeline.landscape.curvature.eigenpairs import top_eigenpairs
-from ridgeline.landscape.curvature.operators import Matrix
+from ridgeline.landscape.curvature.gauss_newton import GaussNewton
+from ridgeline.landscape.curvature.operators import Hessian, Matrix, dense
+from ridgeline.landscape.curvature.total_hessian import TotalHessian
+from ridgeline.landscape.problem import Problem
 from ridgeline.models import InputError
+from ridgeline.train.attacks import parse_attack
+from tests.conftest import make_images, make_mlp
 from tests.fake_device import DEVICE, Accelerator, OnDevice
 from tests.test_eigenvalues import SPECTRA, quadratic
 
@@ -148,6 +153,70 @@ def test_one_process_without_room_sends_the_rows_of_all_to_the_host(monkeypatch)
     monkeypatch.setattr(basis, "everywhere", lambda here: False)
     with Accelerator():
         assert Rows(Matrix(torch.eye(90).to(DEVICE)), 5).device.type == "cpu"
+
+
+@pytest.mark.parametrize("kind", [Hessian, GaussNewton, TotalHessian])
+@pytest.mark.parametrize("most", [20, 6, 5, 1])
+def test_an_operator_that_runs_out_of_memory_goes_on_with_less(kind, most, monkeypatch):
+    """Sees a day's work end because another program took memory that was planned with."""
+    attack = parse_attack("name=pgd,threshold=0.05,step_size=0.02,iter_num=2")
+    problem = Problem(make_mlp(), make_images(20), batch_size=7,
+                      attack=attack if kind is TotalHessian else None)  # fmt: skip
+    expected = dense(kind(problem))
+    record, product, refused = kind._record, kind._product, []
+
+    def recorded(self, batch):
+        if len(batch.y) > most:
+            refused.append(len(batch.y))
+            raise torch.OutOfMemoryError("pretended")
+        return record(self, batch)
+
+    operator = kind(problem)
+    assert operator.graphs_kept == "3 of 3"
+    full = [2]
+
+    def short(self, graph, vector):  # other programs take what the kept graphs were to leave
+        if full and self._kept:
+            full.pop()
+            raise torch.OutOfMemoryError("pretended")
+        return product(self, graph, vector)
+
+    monkeypatch.setattr(kind, "_record", recorded)
+    monkeypatch.setattr(kind, "_product", short)
+    torch.testing.assert_close(dense(operator), expected)
+    assert bool(refused) == (most < 7)
+    assert not operator._kept
+    assert max(len(b.y) for b in operator._batches) <= most
+    assert sum(len(b.y) for b in operator._batches) == 20
+
+
+def test_graphs_are_given_up_where_the_plan_was_wrong(monkeypatch):
+    """Sees an error where recording every batch anew would do."""
+    problem = Problem(make_mlp(), make_images(20), batch_size=7)
+    expected, record, calls = dense(Hessian(problem)), Hessian._record, []
+
+    def recorded(self, batch):
+        calls.append(len(batch.y))
+        if len(calls) == 3:  # the second that is to be kept
+            raise torch.OutOfMemoryError("pretended")
+        return record(self, batch)
+
+    monkeypatch.setattr(Hessian, "_record", recorded)
+    operator = Hessian(problem)
+    assert operator.graphs_kept == "0 of 3"
+    torch.testing.assert_close(dense(operator), expected)
+
+
+def test_a_device_without_room_for_one_example_is_one_line(monkeypatch):
+    """Sees a traceback, or a loop without end."""
+    operator = Hessian(Problem(make_mlp(), make_images(20), batch_size=7))
+
+    def full(self, graph, vector):
+        raise torch.OutOfMemoryError("pretended")
+
+    monkeypatch.setattr(Hessian, "_product", full)
+    with pytest.raises(InputError, match="no memory for one example"):
+        operator.matvec(torch.ones(operator.shape[0]))
 
 
 def test_rows_that_fit_nowhere_are_refused(monkeypatch):
