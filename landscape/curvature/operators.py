@@ -67,6 +67,7 @@ class Operator(Products):
 
     curved = True  # whether the network's own curvature is a part of it, or its Jacobian alone
     by_image = False  # whether it differentiates by the images too
+    keeps = True  # whether products differentiate graphs, which can be kept
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class Operator(Products):
             buffers=buffers, by_image=self.by_image, curved=self.curved,
         )  # fmt: skip
         self.asymmetry, self._way = self.trust.asymmetry, self.trust.way
+        self.evaluation = str(self._way) if self.keeps else "compiled, forward over reverse"
         self.active: Point = {n: self._way.leaf(origin[n]) for n in names}
         first = next(iter(self.active.values()))
         size = sum(t.numel() for t in self.active.values())
@@ -183,9 +185,8 @@ class Operator(Products):
 
     def _cut(self, rows: int) -> None:
         """The images in batches of so many."""
-        self._rows = rows
-        pieces = self.problem.data.batches(rows, device=self.device, dtype=self.dtype)
-        self._batches = list(pieces)
+        self._rows, data = rows, self.problem.data
+        self._batches = list(data.batches(rows, device=self.device, dtype=self.dtype))
 
     def _progress(self, batch: Batch) -> None:
         if self.tick is not None:
@@ -208,12 +209,11 @@ class Operator(Products):
                 f"a memory of {memory / 2**30:.3g} GiB is too small: "
                 f"one example needs {(memory - room + _WORK * each) / _USABLE / 2**30:.3g} GiB"
             )
-        rows = min(
-            self.problem.batch_size, max(1, rows // 2)
-        )  # at most half for work, half to keep
+        half = max(1, rows // 2)  # for work; the other is to keep
+        rows = min(self.problem.batch_size, half)
         self._cut(rows)
         room -= _WORK * each * rows
-        for batch in self._batches:
+        for batch in self._batches if self.keeps else ():
             size = each * len(batch.y) + self.shape[0] * self.dtype.itemsize
             if size > room:
                 return
