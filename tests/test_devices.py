@@ -86,12 +86,13 @@ def test_a_setting_that_rounds_is_noted():
     assert noted.rounded == {"addmm"}
 
 
-#: the truth of these is torch.func's, whose transforms know no pretended device
-_TRANSFORMED = {"small_network", "layers"}
+#: the truth of three is torch.func's, whose transforms know no pretended device; the last trains
+#: for hundreds of steps, which takes minutes here
+_LEFT_OUT = {"small_network", "layers", "adversarial_logistic", "edge_of_stability"}
 
 
 @pytest.mark.parametrize(
-    "anchor", [a for a in ANCHORS if a.__name__ not in _TRANSFORMED], ids=lambda a: a.__name__
+    "anchor", [a for a in ANCHORS if a.__name__ not in _LEFT_OUT], ids=lambda a: a.__name__
 )
 def test_selfcheck_passes_on_the_device(anchor):
     """Sees the one command that tells whether a GPU computes right fail on every GPU."""
@@ -105,7 +106,7 @@ def test_a_result_is_made_again_on_the_device(every_result, monkeypatch):
     """Sees `redo` compare numbers that never left the device."""
     monkeypatch.setattr("ridgeline.run.shared.networks.device_of", lambda _: DEVICE)
     with Accelerator():
-        done = call("redo --result runs/fisher.nc --tolerance 1e-2", every_result)
+        done = call("redo --result runs/cka2.nc --tolerance 1e-2", every_result)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -74,7 +74,7 @@ def test_selfcheck(anchor, dtype):
     assert all(f.passed for f in findings), [f for f in findings if not f.passed]
 
 
-@pytest.mark.parametrize("name", ["lenet", "resnet", "preactresnet", "vgg"])
+@pytest.mark.parametrize("name", ["lenet", "resnet", "preact", "vgg"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_curvature_of_convolutions_and_batchnorm(name, dtype):
     """Sees a kernel of cuDNN whose second derivative is another, and rows on the wrong device."""
