@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint format figures docs bench selfcheck clean
+.PHONY: help env demo test test-slow gpu lint format figures docs bench selfcheck clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test: env  ## the test suite
 
 test-slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+gpu: env  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu -n 0
 
 lint: env  ## ruff: style and format
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ import rivals
 import subjects
 import torch
 
+from ridgeline.landscape.curvature.compiled_hessian import CompiledHessian
 from ridgeline.landscape.curvature.eigenpairs import product_of, top_eigenpairs
 from ridgeline.landscape.curvature.operators import Hessian
 from ridgeline.landscape.problem import Problem
@@ -64,8 +65,8 @@ def in_turns(calls: dict[str, Callable], repeats: int, once: tuple[str, ...] = (
     return {name: statistics.median(s) for name, s in seconds.items()}, answers
 
 
-def compare_products(problem: Problem, repeats: int) -> None:
-    """One product beside a forward pass and curvlinops'."""
+def compare_products(problem: Problem, repeats: int, compiled: bool) -> None:
+    """One product beside a forward pass and curvlinops'; ours also by compiled code if asked."""
     operator, theirs = Hessian(problem), rivals.curvlinops_product(problem)
     v = np.random.default_rng(1).standard_normal(operator.shape[0])
 
@@ -79,12 +80,18 @@ def compare_products(problem: Problem, repeats: int) -> None:
         "Ridgeline": lambda: product_of(operator, v),
         "curvlinops": lambda: theirs(v),
     }
+    if compiled:
+        began = time.perf_counter()
+        fast = CompiledHessian.of(problem)
+        print(f"{fast.evaluation}: ready after {time.perf_counter() - began:.0f} s")
+        calls["compiled"] = lambda: product_of(fast, v)
     seconds, answers = in_turns(calls, repeats)
     print(f"{operator.graphs_kept} of the Hessian's graphs kept")
     for name, middle in seconds.items():
         print(f"one product, {name}: {middle:.3f} s = {middle / seconds['forward']:.2f} forwards")
-    apart = np.linalg.norm(answers["curvlinops"] - answers["Ridgeline"])
-    print(f"products differ by {apart / np.linalg.norm(answers['Ridgeline']):.1e}")
+    for name in answers.keys() - {"forward", "Ridgeline"}:
+        apart = np.linalg.norm(answers[name] - answers["Ridgeline"])
+        print(f"products differ by {apart / np.linalg.norm(answers['Ridgeline']):.1e} ({name})")
 
 
 def main() -> None:
@@ -97,6 +104,7 @@ def main() -> None:
     parser.add_argument("--lanczos_steps", type=int, default=120)
     parser.add_argument("--power_iteration", action="store_true", help="minutes: run once each")
     parser.add_argument("--fresh_pages", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="takes minutes to begin")
     options = parser.parse_args()
     if not options.fresh_pages:
         keep_freed_pages()
@@ -108,7 +116,7 @@ def main() -> None:
           f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {options.network}, {size} "
           f"parameters, {len(problem.images)} images, batch {problem.batch_size}")  # fmt: skip
 
-    compare_products(problem, max(7, options.repeats))
+    compare_products(problem, max(7, options.repeats), options.compile)
     if k == 0:
         return
     eigenthings = rivals.Eigenthings(problem, k, options.lanczos_steps)

@@ -95,3 +95,8 @@ def all_count(count: int) -> int:
         return count
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     return int(all_sum(torch.tensor(count, device=device)).item())
+
+
+def everywhere(here: bool) -> bool:
+    """Whether it is so for every process, which must decide alike."""
+    return all_count(int(not here)) == 0

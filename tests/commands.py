@@ -181,16 +181,29 @@ def call(line: str | Sequence[object], folder: Path | str = ".") -> Done:
     return Done(status, said.getvalue(), error.getvalue())
 
 
+#: operations that cuBLAS computes; others, as einsum and linear, end in these
+MATMULS = {"mm", "bmm", "addmm", "baddbmm", "addbmm", "_grouped_mm", "mv", "addmv", "dot",
+           "_scaled_dot_product_efficient_attention"}  # fmt: skip
+
+
 class Precision(TorchDispatchMode):
-    """Notes the operations that would run in TF32 on a CUDA device."""
+    """Notes the operations that would run in TF32 on a CUDA device, in backward passes too."""
 
     def __init__(self):
         super().__init__()
         self.rounded: set[str] = set()
+        self.seen: set[str] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if "convolution" in str(func) and torch.backends.cudnn.allow_tf32:
-            self.rounded.add(str(func))
+        name = func._schema.name.removeprefix("aten::")
+        if "convolution" in name:
+            self.seen.add(name)
+            if torch.backends.cudnn.allow_tf32:
+                self.rounded.add(name)
+        elif name in MATMULS:
+            self.seen.add(name)
+            if torch.get_float32_matmul_precision() != "highest":
+                self.rounded.add(name)
         return func(*args, **(kwargs or {}))
 
 

@@ -79,6 +79,8 @@ class OnDevice(torch.Tensor):
         kwargs = dict(kwargs or {})
         if func is torch.Tensor.to:
             return moved(*args, **kwargs)
+        if func is torch.nn.functional.one_hot:  # makes its classes where C++ believes it is
+            return func(args[0].elem, *args[1:], **kwargs).to(DEVICE)
         return torch._C._disabled_torch_function_impl(func, types, args, kwargs)
 
     @classmethod

@@ -215,6 +215,7 @@ MEANINGLESS = {
     f"{_HESSIAN} --operator input --blocks each": "no --blocks",
     f"{_HESSIAN} --diagonal_products 1": "at least 2",
     f"{_HESSIAN} --memory 0": "memory",
+    f"{_HESSIAN} --compile True --operator ggn": "--compile is for",
     f"{_HESSIAN} --precision tf32": "CUDA",
     "selfcheck --precision tf32": "CUDA",
     f"{_SCAN} --vec1_scan min=-1,max=1,step=5": "one point",

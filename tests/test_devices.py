@@ -9,8 +9,12 @@ import pytest
 import torch
 import xarray as xr
 
+import ridgeline as rl
+from ridgeline.analysis.exact_checks import ANCHORS, Bench
+from ridgeline.landscape.curvature.measures import SpectrumOptions
 from ridgeline.train.files.checkpoint import load_checkpoint
-from tests.commands import ROOT, run_chain
+from tests.commands import MATMULS, ROOT, Precision, call, run_chain
+from tests.conftest import make_conv_bn, make_images, make_mlp
 from tests.fake_device import DEVICE, Accelerator, OnDevice
 
 
@@ -42,6 +46,68 @@ def test_no_command_rounds_to_tf32_unasked(chain_noted):
     _, noted = chain_noted
     assert not {line.split()[0]: ops for line, ops in noted.items() if ops}
     assert torch.backends.cudnn.allow_tf32  # and the user's own setting is left alone
+
+
+#: public functions that compute, and how each is called on a Problem under an attack
+ENTRIES = {
+    "top_eigenpairs": lambda p: rl.top_eigenpairs(p, 1, max_iter=2),
+    "spectral_density": lambda p: rl.spectral_density(p, probes=2, steps=3),
+    "trace": lambda p: rl.trace(p, products=4),
+    "spectrum": lambda p: rl.spectrum(p, SpectrumOptions(topk=1, max_iter=2), operator="ggn"),
+    "scan": lambda p: rl.scan(p, rl.random_plane(p), 3),
+    "sharpness": lambda p: rl.sharpness(p, measures=["sam", "trace"], trace_products=2),
+    "scattering": lambda p: rl.scattering(p, ["random"], [0.0, 0.1]),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_no_function_rounds_to_tf32_unasked(name):
+    """Sees an entry that a command does not go through, and matrix products beside convolutions."""
+    problem = rl.Problem(make_conv_bn(), make_images(6), batch_size=4,
+                         attack="name=fgsm,threshold=0.1")  # fmt: skip
+    with Precision() as noted:
+        ENTRIES[name](problem)
+    assert not noted.rounded
+    assert "convolution" in noted.seen and noted.seen & MATMULS
+
+
+def test_a_setting_that_rounds_is_noted():
+    """The harness itself: without it the tests above could not fail."""
+    with Precision() as noted:
+        make_mlp()(make_images(3).pixels)
+        make_conv_bn()(make_images(3).pixels)
+    assert noted.rounded == {"convolution"}  # as torch has it by default
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Precision() as noted:
+            make_mlp()(make_images(3).pixels)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert noted.rounded == {"addmm"}
+
+
+#: the truth of three is torch.func's, whose transforms know no pretended device; the last trains
+#: for hundreds of steps, which takes minutes here
+_LEFT_OUT = {"small_network", "layers", "adversarial_logistic", "edge_of_stability"}
+
+
+@pytest.mark.parametrize(
+    "anchor", [a for a in ANCHORS if a.__name__ not in _LEFT_OUT], ids=lambda a: a.__name__
+)
+def test_selfcheck_passes_on_the_device(anchor):
+    """Sees the one command that tells whether a GPU computes right fail on every GPU."""
+    with Accelerator():
+        findings = list(anchor(Bench(DEVICE, torch.float32)))
+    assert findings
+    assert all(f.passed for f in findings), [f for f in findings if not f.passed]
+
+
+def test_a_result_is_made_again_on_the_device(every_result, monkeypatch):
+    """Sees `redo` compare numbers that never left the device."""
+    monkeypatch.setattr("ridgeline.run.shared.networks.device_of", lambda _: DEVICE)
+    with Accelerator():
+        done = call("redo --result runs/cka2.nc --tolerance 1e-2", every_result)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_pretended_device_refuses_what_cuda_refuses():

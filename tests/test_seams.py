@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import re
@@ -43,6 +44,48 @@ def test_every_flipped_bit_of_a_logged_product_is_noticed(tmp_path):
         path.write_bytes(bytes(damaged))
         again = ProductLog(matrix, path, {"a": 1})
         assert torch.equal(again.matmat(vectors), expected), place
+
+
+@pytest.mark.parametrize("calls", [(1, 1, 1, 1, 1), (2, 2, 1), (1, 2, 2)])
+def test_a_log_of_products_ends_at_its_limit_and_the_rest_is_computed_again(calls, tmp_path):
+    """Sees 92 GB of products on disk, or records after a gap taken for those in it."""
+    matrix = Matrix(torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64)))
+    path, vectors = tmp_path / "p.products", torch.eye(5, dtype=torch.float64)
+    record, header = 8 + 5 * 8, 32
+    for again in (0, 1, 2):
+        log = ProductLog(matrix, path, {"a": 1}, limit=header + 3 * record + record // 2)
+        at = 0
+        for count in calls:
+            columns = vectors[:, at : at + count]
+            assert torch.equal(log.matmat(columns), matrix.matmat(columns))
+            at += count
+        held = (path.stat().st_size - header) / record
+        assert held == (2 if calls == (2, 2, 1) else 3)
+        assert log.replayed == (held if again else 0)
+        assert log.products == 5
+
+
+def test_a_full_disk_ends_the_log_and_not_the_work(tmp_path, monkeypatch):
+    """Sees a result lost for want of room for the log that was to save it."""
+    matrix = Matrix(torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64)))
+    path, vectors = tmp_path / "p.products", torch.eye(5, dtype=torch.float64)
+    log = ProductLog(matrix, path, {"a": 1})
+    log.matvec(vectors[0])
+    with monkeypatch.context() as patch:
+
+        def full(*args):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        plain = type(path).open
+        patch.setattr(
+            type(path), "open", lambda self, mode: full() if mode == "ab" else plain(self, mode)
+        )
+        assert torch.equal(log.matvec(vectors[1]), matrix.matvec(vectors[1]))
+    assert torch.equal(log.matvec(vectors[2]), matrix.matvec(vectors[2]))
+    again = ProductLog(matrix, path, {"a": 1})
+    for vector in vectors:
+        assert torch.equal(again.matvec(vector), matrix.matvec(vector))
+    assert again.replayed == 1
 
 
 class Masked(nn.Module):

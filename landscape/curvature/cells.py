@@ -68,7 +68,7 @@ class Cell:
         else:
             operator = operator_of(
                 problem, frozen, self.curvature.operator, self.curvature.adversary,
-                self.parameters, tick=tick, **options,
+                self.parameters, self.curvature.compile, tick=tick, **options,
             )  # fmt: skip
         log = ProductLog(operator, self.part.with_suffix(".products"), self.recipe)
         ds, vectors, diagonal = measure(log, self.spectrum, problem.seed)

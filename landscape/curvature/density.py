@@ -9,7 +9,7 @@ import scipy  # its parts are loaded when used
 import torch
 import xarray as xr
 
-from ridgeline.landscape.curvature.memory import free_bytes
+from ridgeline.landscape.curvature.basis import Rows
 from ridgeline.landscape.curvature.operators import Products
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import Purpose, stream
@@ -45,39 +45,35 @@ def lanczos_quadrature(
     """Lanczos from `probes` random sign vectors, fully reorthogonalised twice in float64.
 
     A Krylov space that is exhausted ends early (no ghosts). Raises InputError if the basis does
-    not fit into half the free memory. Source: Golub and Meurant 2010; Ghorbani et al. 2019.
+    not fit into memory. Source: Golub and Meurant 2010; Ghorbani et al. 2019.
     """
     size = operator.shape[0]
     if probes < 1 or steps < 1:
         raise InputError(f"density: probes and steps must be at least 1, got {probes}, {steps}")
     steps = min(steps, size)
-    if 8 * size * (steps + 4) > free_bytes(torch.device("cpu")) // 2:
-        raise InputError(
-            f"density: {steps} Lanczos vectors of {size} float64 numbers do not fit in half the "
-            "free memory; ask for fewer steps, or a block of the parameters"
-        )
     values, weights = np.zeros((probes, steps)), np.zeros((probes, steps))
+    basis = Rows(operator, steps)
     for number in range(probes):
         signs = stream(seed, Purpose.DENSITY, number).integers(2, size=size) * 2.0 - 1
-        alpha, beta = _lanczos(operator, signs / np.sqrt(size), steps)
+        alpha, beta = _lanczos(operator, basis, signs / np.sqrt(size), steps)
         ritz, vectors = scipy.linalg.eigh_tridiagonal(alpha, beta)
         values[number, : len(ritz)], weights[number, : len(ritz)] = ritz, vectors[0] ** 2
     return Quadrature(values, weights, size)
 
 
-def _lanczos(operator: Products, start: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def _lanczos(
+    operator: Products, basis: Rows, start: np.ndarray, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Diagonal and off-diagonal of the tridiagonal matrix."""
-    basis = torch.empty(steps, len(start), dtype=torch.float64)
     basis[0] = torch.from_numpy(start)
     alpha, beta = [], []
     for j in range(steps):
-        w = operator.matvec(basis[j]).double().cpu()
-        alpha.append(torch.dot(w, basis[j]).item())
+        w = basis.own(operator.matvec(basis[j]))
+        alpha.append(torch.dot(w, basis[j].double()).item())
         if j + 1 == steps:
             break
         scale = torch.linalg.vector_norm(w).item()
-        for _ in range(2):  # twice is enough (Kahan and Parlett)
-            w = w - basis[: j + 1].T @ (basis[: j + 1] @ w)
+        w = basis.rest_of(j + 1, w)
         length = torch.linalg.vector_norm(w).item()
         if length <= 1e3 * torch.finfo(operator.dtype).eps * max(scale, 1e-300):
             break  # the space is invariant: what is left is rounding

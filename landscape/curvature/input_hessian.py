@@ -29,7 +29,7 @@ class InputHessian(Products):
         self.trust = trusted(
             problem.on(one), problem.origin, [], contiguous, buffers=buffers, by_image=True
         )
-        self.asymmetry = self.trust.asymmetry
+        self.asymmetry, self.evaluation = self.trust.asymmetry, str(self.trust.way)
         self._x = self.trust.way.leaf(batch.x)
         self.shape, self.dtype = (self._x.numel(),) * 2, self._x.dtype
         self.device, self.products, self.tick = self._x.device, 0, tick

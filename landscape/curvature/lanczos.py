@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ridgeline.landscape.curvature.basis import Rows
 from ridgeline.landscape.curvature.operators import Products
 from ridgeline.train.data.noise import Purpose, stream
 
@@ -23,7 +24,6 @@ _CHECK = 5  # products between looks at the pairs
 _ROUNDINGS = 10  # of the operator's scale, that products in its precision may be off by
 _IDLE = 5  # restarts without a halved residual after which none is expected any more
 _NEAR = 100  # times rounding, up to which that is put down to rounding
-_PIECE = 1 << 14  # columns of all rows that are combined at once
 _CERTAIN = 1000  # times that a copy of mean weight must have outgrown the rest of a random vector
 
 
@@ -131,7 +131,14 @@ def outermost(
         # all but the pairs themselves tells what else there is, not the few rows since the restart
         search = search and _Search(k, search.before)
     sure = torch.zeros(k, dtype=torch.bool)
-    return Ritz(values[:k], space.basis[:k].T.clone(), residuals, space.scale, sure, floor)
+    return Ritz(
+        values[:k],
+        space.vectors(torch.eye(k, dtype=torch.float64)),
+        residuals,
+        space.scale,
+        sure,
+        floor,
+    )
 
 
 def _growth(target: float, high: float, low: float, size: int) -> float:
@@ -147,7 +154,7 @@ def _growth(target: float, high: float, low: float, size: int) -> float:
 
 
 class _Space:
-    """An orthonormal basis V (n, P) on the host in float64, its images H V, and V H V'.
+    """An orthonormal basis V (n, P), its images H V where it lies, and V H V' on the host.
 
     `count` rows have images; one more waits for its own unless the basis is full. `closed` says
     that the Krylov space of the last draw came to its end, so that another was begun.
@@ -156,8 +163,8 @@ class _Space:
     def __init__(self, operator: Products, capacity: int, seed: int):
         size = operator.shape[0]
         self.operator, self.seed, self.capacity = operator, seed, capacity
-        self.basis = torch.empty(capacity, size, dtype=torch.float64)
-        self.images = torch.empty(capacity, size, dtype=operator.dtype)
+        self.basis = Rows(operator, capacity, beside=capacity)
+        self.images = torch.empty(capacity, size, dtype=operator.dtype, device=self.basis.device)
         self.matrix = torch.zeros(capacity, capacity, dtype=torch.float64)
         self.count = self.draws = self.since_draw = 0
         self.scale, self.closed = 0.0, False
@@ -181,16 +188,15 @@ class _Space:
         """The next row: a random vector, a function of the seed and the number of draws."""
         noise = stream(self.seed, Purpose.LANCZOS_START, self.draws).standard_normal(len(self))
         self.draws, self.since_draw, self.closed = self.draws + 1, 0, False
-        self._append(self._rest_of(torch.from_numpy(noise)), 0.0)
+        self._append(self._rest_of(self.basis.own(torch.from_numpy(noise))), 0.0)
 
     def extend(self) -> None:
         """The image of the last row, and what of it is new as the next row."""
         n = self.count
-        self.images[n] = self.operator.matvec(self.basis[n]).cpu()
+        self.images[n] = self.operator.matvec(self.basis[n]).to(self.images.device)
         image = self.images[n].double()
         self.count, self.since_draw = n + 1, self.since_draw + 1
-        column = self.basis[: n + 1] @ image
-        self.matrix[n, : n + 1] = self.matrix[: n + 1, n] = column
+        self.matrix[n, : n + 1] = self.matrix[: n + 1, n] = self.basis.dots(n + 1, image)
         self.scale = max(self.scale, torch.linalg.vector_norm(image).item())
         self._rest = self._rest_of(image)
         if not self.full:
@@ -216,15 +222,19 @@ class _Space:
 
     def vectors(self, weights: Tensor) -> Tensor:
         """The combinations (P, k) of the basis with these weights (n, k)."""
-        return self.basis[: self.count].T @ weights
+        return self.basis.combined(weights)
 
     def compress(self, values: Tensor, weights: Tensor, keep: int) -> None:
         """The basis of the first `keep` Ritz vectors."""
         keep, n = min(keep, self.count), self.count
-        mix = weights[:, :keep].T
-        for cut in self._pieces():
-            self.basis[:keep, cut] = mix @ self.basis[:n, cut]
-            self.images[:keep, cut] = (mix @ self.images[:n, cut].double()).to(self.images.dtype)
+        mix, rows = weights[:, :keep].T.to(self.basis.device), self.basis.values
+
+        def mixed(cut: slice) -> None:
+            row = (mix @ rows[:n, cut].double()).to(rows.dtype)
+            image = (mix @ self.images[:n, cut].double()).to(self.images.dtype)
+            rows[:keep, cut], self.images[:keep, cut] = row, image
+
+        self.basis.by_pieces(mixed)
         self.matrix.zero_()
         self.matrix[:keep, :keep] = torch.diag(values[:keep])
         self.count = keep
@@ -237,7 +247,7 @@ class _Space:
         k = len(values)
         distances = self._distances(values, torch.eye(self.count, dtype=torch.float64)[:, :k])
         worst = int(distances.argmax())
-        rest = self.images[worst].double() - values[worst] * self.basis[worst]
+        rest = self.images[worst].double() - values[worst].item() * self.basis[worst].double()
         rest = self._rest if following else rest
         self._append(self._rest_of(rest), 1e-10 * torch.linalg.vector_norm(rest).item())
         return distances
@@ -252,21 +262,18 @@ class _Space:
             self.basis[self.count] = row / length
 
     def _rest_of(self, vector: Tensor) -> Tensor:
-        """What of a vector is orthogonal to all rows; twice is enough (Kahan and Parlett)."""
-        rows = self.basis[: self.count]
-        for _ in range(2):
-            vector = vector - rows.T @ (rows @ vector)
-        return vector
+        """What of a vector is orthogonal to all rows."""
+        return self.basis.rest_of(self.count, vector)
 
     def _distances(self, values: Tensor, weights: Tensor) -> Tensor:
-        square = torch.zeros_like(values)
+        square = torch.zeros(len(values), dtype=torch.float64, device=self.basis.device)
         n = self.count
-        for cut in self._pieces():
-            off = weights.T @ self.images[:n, cut].double()
-            off -= (weights * values).T @ self.basis[:n, cut]
-            square += off.square().sum(1)
-        return square.sqrt()
+        mix, scaled = (w.T.to(self.basis.device) for w in (weights, weights * values))
 
-    def _pieces(self) -> list[slice]:
-        """Columns by pieces that stay in the cache."""
-        return [slice(n, n + _PIECE) for n in range(0, len(self), _PIECE)]
+        def add(cut: slice) -> None:
+            off = mix @ self.images[:n, cut].double()
+            off -= scaled @ self.basis.values[:n, cut].double()
+            square.add_(off.square_().sum(1))
+
+        self.basis.by_pieces(add)
+        return square.sqrt().cpu()

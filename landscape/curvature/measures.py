@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from ridgeline.landscape.batchnorm import POLICIES, statistics_at
+from ridgeline.landscape.curvature.compiled_hessian import CompiledHessian
 from ridgeline.landscape.curvature.density import density_dataset, lanczos_quadrature
 from ridgeline.landscape.curvature.eigenpairs import (
     ENDS,
@@ -128,6 +129,9 @@ class CurvatureOptions(Options):
         Opt("what the products may use; None: half of what is free", above=0, unit="GiB",
             decides=False),
     ] = None  # fmt: skip
+    compile: Annotated[
+        bool, Opt("compile the products (--operator hessian): for spectra of many minutes")
+    ] = False
 
     def check(self) -> None:
         """Raise InputError for parts of the weights' curvature asked of the images'."""
@@ -135,6 +139,8 @@ class CurvatureOptions(Options):
             raise InputError("--operator input knows no --blocks and no --weight_decay")
         if self.adversary == "total" and self.operator != "hessian":
             raise InputError("--adversary total needs --attack and --operator hessian")
+        if self.compile and (self.operator != "hessian" or self.adversary == "total"):
+            raise InputError("--compile is for --operator hessian --adversary frozen or refined")
 
     def check_beside(self, attack: Attack | None, spectrum: SpectrumOptions) -> None:
         """Raise InputError if an attack is needed, or a measure is not there for this matrix."""
@@ -193,15 +199,18 @@ def frozen_at(problem: Problem, adversary: str, buffers, tick) -> Problem:
 
 def operator_of(
     problem: Problem, frozen: Problem, kind: str, adversary: str, parameters: Iterable[str],
-    **options,
+    compiled: bool = False, **options,
 ) -> Operator:  # fmt: skip
-    """The operator of that kind at the problem's weights, `frozen` from `frozen_at`."""
+    """The operator of that kind at the problem's weights, `frozen` from `frozen_at`.
+
+    `compiled` is heeded by the Hessian of frozen images.
+    """
     options |= {"parameters": list(parameters)}
     attacked = problem.attack is not None and problem.attack.eps > 0
     if kind == "hessian" and adversary == "total" and attacked:
         return TotalHessian(problem, inner_maxima=frozen, **options)
     if kind == "hessian":
-        return Hessian(frozen, **options)
+        return (CompiledHessian.of if compiled else Hessian)(frozen, **options)
     curvature = {"ggn": "ggn", "fisher": "empirical", "mc_fisher": "mc"}[kind]
     return GaussNewton(frozen, curvature=curvature, **options)
 
@@ -257,7 +266,7 @@ def measure(
     ds["departure"] = ((), operator.trust.departure, {
         "long_name": "distance of Hv from the slope of the gradient there, NaN: not compared"
     })  # fmt: skip
-    ds["evaluation"] = ((), str(operator.trust.way), {"long_name": "how derivatives were taken"})
+    ds["evaluation"] = ((), operator.evaluation, {"long_name": "how derivatives were taken"})
     ds["products"] = operator.products
     ds["seconds"] = time.perf_counter() - began
     return ds, vectors, diagonal

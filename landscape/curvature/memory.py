@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,18 @@ _UNKNOWN = 2**31  # where the system does not tell: enough for small work, littl
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that could be allocated on a device now, within the container's limit if it has one."""
+    """Bytes that this process could allocate on a device now.
+
+    On CUDA what torch holds unused counts, it is handed out again. The host's memory, within the
+    container's limit if it has one, is shared by the processes that torchrun started on it.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return _host_bytes() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _host_bytes() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024 * next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from ridgeline.train.losses import loss_of
 from ridgeline.train.precision import exact
 
 Tick = Callable[[int], None]
+Made = TypeVar("Made")
 #: memory that one product needs beside the kept graphs, in graphs of its batch (measured)
 _WORK = 3
 #: share of a memory budget that is planned for; rounding and gaps of the allocator take the rest
@@ -65,6 +67,7 @@ class Operator(Products):
 
     curved = True  # whether the network's own curvature is a part of it, or its Jacobian alone
     by_image = False  # whether it differentiates by the images too
+    keeps = True  # whether products differentiate graphs, which can be kept
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Operator(Products):
             buffers=buffers, by_image=self.by_image, curved=self.curved,
         )  # fmt: skip
         self.asymmetry, self._way = self.trust.asymmetry, self.trust.way
+        self.evaluation = str(self._way) if self.keeps else "compiled, forward over reverse"
         self.active: Point = {n: self._way.leaf(origin[n]) for n in names}
         first = next(iter(self.active.values()))
         size = sum(t.numel() for t in self.active.values())
@@ -103,15 +107,19 @@ class Operator(Products):
     def matmat(self, vectors: Tensor) -> Tensor:
         """The products (P, k) with vectors (P, k); a graph that is not kept is recorded once."""
         v = vectors.to(self.device, self.dtype)
-        total = torch.zeros(v.shape[1], v.shape[0], dtype=self.dtype, device=self.device)
-        with exact():
+
+        def summed() -> Tensor:
+            total = torch.zeros(v.shape[1], v.shape[0], dtype=self.dtype, device=self.device)
             for number, batch in enumerate(self._batches):
-                kept = number < len(self._kept)
-                graph = self._kept[number] if kept else self._record(batch)
+                graph = self._graph(number, batch)
                 for column in range(v.shape[1]):
                     total[column] += self._product(graph, v[:, column])
                 del graph  # before the next is recorded
                 self._progress(batch)
+            return total
+
+        with exact():
+            total = self._as_memory_allows(summed)
         self.products += v.shape[1]
         return finite(all_sum(total)).T / self.examples + self.weight_decay * v
 
@@ -152,6 +160,34 @@ class Operator(Products):
         parts = torch.autograd.grad(output, list(self.active.values()), **options)
         return torch.cat([part.flatten() for part in parts])
 
+    def _graph(self, number: int, batch: Batch) -> Any:
+        return self._kept[number] if number < len(self._kept) else self._record(batch)
+
+    def _as_memory_allows(self, compute: Callable[[], Made]) -> Made:
+        """What `compute` returns; where memory runs out it begins anew, in less of it.
+
+        First the kept graphs go, then batches are halved. Others use the device too, so that no
+        plan is safe. Raises InputError if one example does not fit.
+        """
+        while True:
+            with suppress(torch.OutOfMemoryError):  # whose traceback would hold the memory
+                return compute()
+            if self._kept:
+                self._kept.clear()
+            elif self._rows > 1:
+                self._cut(self._rows // 2)
+            else:
+                raise InputError(
+                    f"{self.device} has no memory for one example's second derivatives"
+                )
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()  # in pieces of other sizes it is of no use
+
+    def _cut(self, rows: int) -> None:
+        """The images in batches of so many."""
+        self._rows, data = rows, self.problem.data
+        self._batches = list(data.batches(rows, device=self.device, dtype=self.dtype))
+
     def _progress(self, batch: Batch) -> None:
         if self.tick is not None:
             self.tick(len(batch.y))
@@ -173,18 +209,20 @@ class Operator(Products):
                 f"a memory of {memory / 2**30:.3g} GiB is too small: "
                 f"one example needs {(memory - room + _WORK * each) / _USABLE / 2**30:.3g} GiB"
             )
-        rows = min(
-            self.problem.batch_size, max(1, rows // 2)
-        )  # at most half for work, half to keep
-        pieces = data.batches(rows, device=self.device, dtype=self.dtype)
-        self._batches = list(pieces)
+        half = max(1, rows // 2)  # for work; the other is to keep
+        rows = min(self.problem.batch_size, half)
+        self._cut(rows)
         room -= _WORK * each * rows
-        for batch in self._batches:
+        for batch in self._batches if self.keeps else ():
             size = each * len(batch.y) + self.shape[0] * self.dtype.itemsize
             if size > room:
                 return
-            with held_by_graphs(own) as held:
+            graph = None
+            with suppress(torch.OutOfMemoryError), held_by_graphs(own) as held:
                 graph = self._record(batch)
+            if graph is None:  # and products need room too
+                self._kept.clear()
+                return
             self._kept.append(graph)
             room -= sum(held.values()) + self.shape[0] * self.dtype.itemsize
             self._progress(batch)
@@ -212,10 +250,14 @@ class Hessian(Operator):
 
     def gradient(self) -> Point:
         """Gradient of the loss at the point, by parameter."""
-        total = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
-        for number, batch in enumerate(self._batches):
-            graph = self._kept[number] if number < len(self._kept) else self._record(batch)
-            total += graph.detach()
+
+        def summed() -> Tensor:
+            total = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
+            for number, batch in enumerate(self._batches):
+                total += self._graph(number, batch).detach()
+            return total
+
+        total = self._as_memory_allows(summed)
         theta = torch.cat([t.detach().flatten() for t in self.active.values()])
         mean = all_sum(total) / self.examples + self.weight_decay * theta
         return unflatten(mean, self.active)

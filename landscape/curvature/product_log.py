@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import zlib
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from ridgeline.landscape.distributed import sharing
 from ridgeline.train.exchange import together
 from ridgeline.train.files.recipe import Recipe, digest
 
+_LIMIT = 2**36  # bytes of a file
+
 
 class ProductLog(Products):
     """An operator that writes every product to a file and reads what the file already holds.
@@ -23,17 +27,26 @@ class ProductLog(Products):
     `kill -9`, and are answered from the file until it ends; numbers are the same to the last bit.
     Each record is the checksums of the vector and the product, and the product. Records torn by a
     kill or damaged, a file of another recipe and whatever follows a vector that differs are
-    dropped. Call `remove` at the end. Under torchrun every process keeps a file of its own.
+    dropped. Call `remove` at the end. The file takes at most `limit` bytes (default: 64 GiB, and
+    half of what is free on its disk): products beyond it, or that the disk has no room for, are
+    computed again after a kill. Under torchrun every process keeps a file of its own.
     """
 
-    def __init__(self, operator: Products, path: str | Path, recipe: Recipe):
+    def __init__(
+        self, operator: Products, path: str | Path, recipe: Recipe, limit: int | None = None
+    ):
         self.operator = operator
         self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
         rank = dist.get_rank() if sharing() else 0
         self.path = Path(path) if rank == 0 else Path(f"{path}.{rank}")
         self._header = digest(recipe).encode()[:32]
         self._bytes = 8 + operator.shape[0] * self.dtype.itemsize
-        self._waiting = self._common(self._read())
+        count = self._read()
+        if limit is None:  # what the file has already is free to it
+            held = self.path.stat().st_size
+            limit = min(_LIMIT, held + shutil.disk_usage(self.path.parent).free // 2)
+        self._most = max(0, limit - len(self._header)) // self._bytes
+        self._waiting = self._written = self._common(count)
         self._done = 0
         self.replayed = 0
 
@@ -52,10 +65,7 @@ class ProductLog(Products):
         else:
             self._truncate()
             products = self.operator.matmat(vectors)
-            with self.path.open("ab") as file:
-                for check, product in zip(checks, products.T, strict=True):
-                    content = _bytes(product)
-                    file.write(check.to_bytes(4, "little") + _crc(content) + content)
+            self._write(checks, products)
         self._done += len(checks)
         return products
 
@@ -87,11 +97,27 @@ class ProductLog(Products):
         values = torch.frombuffer(bytearray(record[8:]), dtype=self.dtype)
         return values.clone()
 
+    def _write(self, checks: list[int], products: Tensor) -> None:
+        """Append the records, unless some before them are missing or there is no room."""
+        if self._written < self._done or self._done + len(checks) > self._most:
+            return
+        try:
+            with self.path.open("ab") as file:
+                for check, product in zip(checks, products.T, strict=True):
+                    content = _bytes(product)
+                    file.write(check.to_bytes(4, "little") + _crc(content) + content)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._most = self._written  # the result matters more than its log
+        else:
+            self._written += len(checks)
+
     def _truncate(self) -> None:
         """Drop what the file holds beyond the products done: it was written by another run."""
-        self._waiting = min(self._waiting, self._done)
+        self._waiting = self._written = min(self._written, self._done)
         with self.path.open("r+b") as file:
-            file.truncate(len(self._header) + self._done * self._bytes)
+            file.truncate(len(self._header) + self._written * self._bytes)
 
     def _common(self, count: int) -> int:
         """The records that all processes hold: they must replay the same ones."""

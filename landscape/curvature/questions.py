@@ -129,7 +129,9 @@ def spectrum(problem: Problem, wanted: SpectrumOptions, **curvature: Any) -> xr.
         **curvature: Fields of `CurvatureOptions`: `operator` hessian, ggn, fisher or mc_fisher,
             `adversary` frozen, refined or total, `weight_decay`, `batchnorm` keep or recalibrate,
             `memory` in GiB; `blocks` (globs "a.*,b.*", or "each") gives every block of the
-            parameters a spectrum of its own.
+            parameters a spectrum of its own; `compile` computes the Hessian's products by compiled
+            code, checked against the usual ones: it takes up to minutes to begin, changes last
+            digits, and is left out where it cannot be had (`evaluation` says so).
 
     Returns:
         The measures, over `block` if there are several.
@@ -152,7 +154,14 @@ def spectrum(problem: Problem, wanted: SpectrumOptions, **curvature: Any) -> xr.
         frozen = frozen_at(problem, adversary, options["buffers"], bar.update)
         for parameters in names.values():
             matrix = operator_of(
-                problem, frozen, operator, adversary, parameters, tick=bar.update, **options
+                problem,
+                frozen,
+                operator,
+                adversary,
+                parameters,
+                chosen.compile,
+                tick=bar.update,
+                **options,
             )
             part, vectors, _ = measure(matrix, wanted, problem.seed)
             if wanted.topk:

@@ -71,12 +71,15 @@ class TotalHessian(Operator):
         self._regular: dict[int, bool] = {}
         self._rest: dict[int, float] = {}
         super().__init__(moved, point, **options)
-        for number, batch in enumerate(self._batches):
-            if number >= len(self._kept):
-                self._record(batch)  # to know its regularity
+        self._as_memory_allows(self._judge_rest)
         sums = [float(sum(self._regular.values())), sum(self._rest.values())]
         shares = all_sum(torch.tensor(sums, dtype=self.dtype, device=self.device)) / self.examples
         self.share_regular, self.stationarity = shares.tolist()
+
+    def _judge_rest(self) -> None:
+        """Record the batches whose graphs are not kept, to know their regularity."""
+        for batch in self._batches[len(self._kept) :]:
+            self._record(batch)
 
     def _record(self, batch: Batch) -> _Graph:
         x = batch.x.detach().clone().requires_grad_()

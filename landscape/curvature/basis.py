@@ -1,0 +1,144 @@
+"""The long vectors of a Lanczos process: where they lie, and sums over them in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from ridgeline.landscape.curvature.memory import free_bytes
+from ridgeline.landscape.curvature.operators import Products
+from ridgeline.landscape.distributed import everywhere
+from ridgeline.models.errors import InputError
+
+_PIECE = {"cpu": 1 << 14}  # columns of all rows at once: they stay in a CPU's cache
+_LARGE_PIECE = 1 << 18  # elsewhere: few enough that starting the kernels costs nothing
+_LEAST_PIECE = 1 << 10  # a device without room for so little has room for nothing
+_USABLE = 0.8  # of the host's free memory: the work on pieces and the results need room too
+#: bytes of float64 rows up to which a CPU keeps them so: a tenth faster, and memory is no matter
+_SMALL = 2**31
+
+
+class Rows:
+    """Up to `capacity` vectors (P,) as the rows of `values`; products with them are in float64.
+
+    Rows are kept in the dtype of the operator, which sees its vectors so anyway, and on its device
+    if they and as many again of `beside` fit into half of what is free there; else on the host.
+    Rounding a unit row to float32 moves its inner products with the others by 1e-7 at most, which
+    is what the products are off by. A CPU keeps few rows in float64: conversion costs time. Which
+    it does depends on the sizes alone, so that two runs agree to the last bit. All processes of
+    torchrun take the same place. Where a piece does not fit, smaller ones are taken. Raises
+    InputError if the host has no room either.
+    """
+
+    def __init__(self, operator: Products, capacity: int, beside: int = 0):
+        size = operator.shape[0]
+        self.dtype = operator.dtype
+        small = 8 * size * capacity <= _SMALL
+        if operator.device.type == "cpu" and small:
+            self.dtype = torch.float64
+        need = (capacity + beside) * size * operator.dtype.itemsize
+        self.device = torch.device("cpu")
+        if operator.device.type != "cpu":
+            self._try(operator.device, capacity, size, need)
+        if self.device.type == "cpu":
+            need = (capacity * self.dtype.itemsize + beside * operator.dtype.itemsize) * size
+            if need > _USABLE * free_bytes(self.device):
+                raise InputError(
+                    f"{capacity + beside} vectors of {size} numbers do not fit in the free memory; "
+                    "ask for fewer eigenpairs or steps, or a block of the parameters"
+                )
+            self.values = torch.empty(capacity, size, dtype=self.dtype)
+        self._width = _PIECE.get(self.device.type, _LARGE_PIECE)
+
+    def _try(self, device: torch.device, capacity: int, size: int, need: int) -> None:
+        """Lie on the device, if there is room on that of every process."""
+        values = None
+        if need <= free_bytes(device) // 2:
+            with suppress(torch.OutOfMemoryError):
+                values = torch.empty(capacity, size, dtype=self.dtype, device=device)
+        if everywhere(values is not None):
+            self.values, self.device = values, device
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.values[number]
+
+    def __setitem__(self, number: int, row: Tensor) -> None:
+        self.values[number] = row
+
+    def own(self, vector: Tensor) -> Tensor:
+        """A vector (P,) in float64 where the rows lie."""
+        return vector.to(self.device, torch.float64)
+
+    def dots(self, count: int, vector: Tensor) -> Tensor:
+        """The inner products (count,) of the first rows with a vector of `own`, on the host."""
+        if self.dtype == torch.float64:
+            return (self.values[:count] @ vector).cpu()
+        return self._dots(count, vector).cpu()
+
+    def rest_of(self, count: int, vector: Tensor) -> Tensor:
+        """What of a vector of `own` is orthogonal to the first rows.
+
+        Twice is enough (Kahan and Parlett). The second look at a piece joins the first removal.
+        """
+        if self.dtype == torch.float64:
+            rows = self.values[:count]
+            for _ in range(2):
+                vector = vector - rows.T @ (rows @ vector)
+            return vector
+        rest, first = vector.clone(), self._dots(count, vector)
+        second = torch.zeros_like(first)
+
+        def again(cut: slice) -> None:
+            rows = self.values[:count, cut].double()
+            part = rest[cut] - first @ rows
+            more = rows.mv(part)
+            rest[cut] = part  # only now: a piece that does not fit is begun anew
+            second.add_(more)
+
+        def last(cut: slice) -> None:
+            rest[cut] -= second @ self.values[:count, cut].double()
+
+        self.by_pieces(again)
+        self.by_pieces(last)
+        return rest
+
+    def combined(self, weights: Tensor) -> Tensor:
+        """The combinations (P, k) of the first n rows with weights (n, k), on the host."""
+        count = len(weights)
+        if self.dtype == torch.float64 and self.device.type == "cpu":
+            return self.values[:count].T @ weights
+        mix = weights.T.to(self.device)
+        found = torch.empty(len(mix), self.values.shape[1], dtype=torch.float64)
+
+        def fill(cut: slice) -> None:
+            found[:, cut] = (mix @ self.values[:count, cut].double()).cpu()
+
+        self.by_pieces(fill)
+        return found.T
+
+    def by_pieces(self, step: Callable[[slice], None]) -> None:
+        """Call `step` for all columns by pieces; one that runs out of memory is halved.
+
+        A step must change nothing before it has allocated what it needs.
+        """
+        size = self.values.shape[1]
+        todo = [slice(n, min(n + self._width, size)) for n in range(0, size, self._width)][::-1]
+        while todo:
+            cut = todo.pop()
+            try:
+                step(cut)
+            except torch.OutOfMemoryError:
+                half = (cut.stop - cut.start) // 2
+                if half < _LEAST_PIECE:
+                    raise
+                self._width = min(self._width, half)
+                middle = cut.start + half
+                todo += [slice(middle, cut.stop), slice(cut.start, middle)]
+
+    def _dots(self, count: int, vector: Tensor) -> Tensor:
+        total = torch.zeros(count, dtype=torch.float64, device=self.device)
+        self.by_pieces(lambda cut: total.add_(self.values[:count, cut].double() @ vector[cut]))
+        return total

@@ -1,0 +1,122 @@
+"""The Hessian's products by compiled code: a tangent is carried forward through the gradient."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ridgeline.landscape.curvature.operators import Hessian, Operator
+from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.weights.point import Point, unflatten
+from ridgeline.models.copying import copy_of
+from ridgeline.train.data.examples import Batch, arguments_of, map_tensors
+from ridgeline.train.data.noise import Purpose, stream
+from ridgeline.train.precision import exact
+
+_FLOOR = 0.1  # a tensor's part of a product counts as at least this share of the whole
+
+
+class CompiledHessian(Operator):
+    """The Hessian of `Hessian`, each product one compiled function of (weights, x, y, v).
+
+    Graphs recorded by double backward cannot be compiled; the derivative of the gradient along v
+    (forward over reverse) can. No graph is kept: every product evaluates the network anew. Batches
+    all have one size, for which the function is compiled; the last is filled up with examples of
+    weight 0. `of` checks the products before it hands an operator out.
+    """
+
+    keeps = False
+
+    def __init__(self, problem: Problem, point: Point | None = None, **options):
+        if problem.attack is not None:
+            raise ValueError("the Hessian needs a problem without attack: use problem.frozen()")
+        super().__init__(problem, point, **options)
+        self._function = _compiled(problem.network, self._loss)
+        buffers = problem.buffers if self.buffers is None else self.buffers
+        rest = {n: t for n, t in self.origin.items() if n not in self.active}
+        self._fixed = {n: t.to(self.device, self.dtype) if t.is_floating_point() else t
+                       for n, t in {**buffers, **rest}.items()}  # fmt: skip
+        self._weights = {n: t.detach().contiguous() for n, t in self.active.items()}
+
+    @classmethod
+    def of(cls, problem: Problem, point: Point | None = None, **options) -> Operator:
+        """The compiled operator, or `Hessian` where it cannot be had or is not right.
+
+        There may be no compiler, or a network that it cannot follow, and compiled code has been
+        wrong without a word. A product on the first batch must equal the usual one up to rounding
+        (the square root of the precision), tensor by tensor. `evaluation` says which it is.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found = cls(problem, point, **options)
+                right = found._agrees()
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of many kinds, some of the compiler's own
+                said = type(error).__name__
+            else:
+                if right:
+                    return found
+                said = "its products are not right"
+        usual = Hessian(problem, point, **options)
+        usual.evaluation = f"{usual.evaluation}; not compiled: {said}"
+        return usual
+
+    def _record(self, batch: Batch) -> Tensor:
+        """Gradient (P,) of the batch's summed loss with its graph: what memory is planned by."""
+        loss = self._loss(self._logits(batch.x), batch.y).sum()
+        return self._derivative(loss, create_graph=True)
+
+    def _graph(self, number: int, batch: Batch) -> Batch:
+        return batch
+
+    def _product(self, graph: Batch, vector: Tensor) -> Tensor:
+        count = len(graph.y)
+        places = torch.arange(max(count, self._rows), device=self.device).remainder(count)
+        share = (torch.arange(len(places), device=self.device) < count).to(self.dtype)
+        whole = len(places) == count
+        x, y = (graph.x, graph.y) if whole else (
+            map_tensors(lambda t: t[places], graph.x), graph.y[places])  # fmt: skip
+        positional, named = arguments_of(x)
+        tangent = unflatten(vector.contiguous(), self.active)
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            parts = self._function(self._weights, self._fixed, positional, named, y, share, tangent)
+        return torch.cat([parts[n].flatten() for n in self.active])
+
+    def _agrees(self) -> bool:
+        """Whether the product with a random vector is the usual one, on the first batch."""
+        batch = self._batches[0]
+        noise = stream(0, Purpose.SYMMETRY, self.shape[0]).standard_normal(self.shape[0])
+        vector = torch.from_numpy(noise).to(self.device, self.dtype)
+        with exact():
+            usual = self._derivative(self._record(batch), grad_outputs=vector)
+            ours = self._product(batch, vector)
+        near = torch.finfo(self.dtype).eps ** 0.5
+        least = _FLOOR * usual.norm()
+        sizes = [t.numel() for t in self.active.values()]
+        pairs = zip(ours.split(sizes), usual.split(sizes), strict=True)
+        return all(bool((a - b).norm() <= near * torch.maximum(b.norm(), least)) for a, b in pairs)
+
+
+def _compiled(network: torch.nn.Module, loss: Callable) -> Callable[..., Point]:
+    """The function of (weights, other tensors, arguments, targets, shares, tangent)."""
+    network = copy_of(network).requires_grad_(False)
+
+    def product(
+        weights: Point, fixed: Point, positional: tuple, named: dict[str, Any], y: Tensor,
+        share: Tensor, tangent: Point,
+    ) -> Point:  # fmt: skip
+        def total(own: Point) -> Tensor:
+            losses = loss(functional_call(network, {**fixed, **own}, positional, named), y)
+            return (losses * share).sum()
+
+        return jvp(grad(total), (weights,), (tangent,))[1]
+
+    return torch.compile(product, fullgraph=True, dynamic=False)
