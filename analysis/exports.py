@@ -16,11 +16,20 @@ from ridgeline.train.files.recipe import write_atomically
 
 
 def export(result: xr.Dataset, path: str | Path, over: Sequence[str] = ()) -> Path:
-    """Write a result as PATH, by its suffix: one of EXPORTS. Returns the path.
+    """Write a result in another format. `save_result` keeps everything, this what a program reads.
 
-    Tables are written `over` these dimensions; with none, as CSV the largest one, as LaTeX all that
-    fit a paper. Raises InputError for another suffix, for dimensions that no variable has or the
-    format does not take, and for a result that the format cannot hold.
+    Args:
+        result: The result.
+        path: The file; its suffix, one of EXPORTS, is the format.
+        over: Dimensions of the table; with none, as CSV the largest table, as LaTeX all that fit a
+            paper.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: for another suffix, for dimensions that no variable has or the format does not
+            take, and for a result that the format cannot hold.
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -98,6 +98,7 @@ def in_float64(count: int, name: str, *options: str) -> dict[str, torch.Tensor]:
     return torch.load(name, weights_only=True)
 
 
+@pytest.mark.slow
 def test_batchnorm_over_all_processes_is_that_of_one(folder):
     """Sees statistics, gradients and running values of shares; without it, that they differ.
 
@@ -112,6 +113,7 @@ def test_batchnorm_over_all_processes_is_that_of_one(folder):
     assert not torch.allclose(split["layer1.1.running_var"], ours["layer1.1.running_var"])
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_in_one(folder):
     """Sees sums, momenta or order of the first process's share alone in the state."""
     straight = in_float64(1, "straight.pt", "sync", "1")

@@ -92,9 +92,15 @@ def figure_files(path: str | Path) -> list[Path]:
 
 
 def save_figure(figure: Figure, path: str | Path, origin: str = "") -> list[Path]:
-    """Write the files of a figure (`figure_files`) and close it; returns their paths.
+    """Write the files of a figure and close it.
 
-    `origin` says where it comes from: it stands in the metadata of every file, under ORIGIN.
+    Args:
+        figure: The figure.
+        path: Where to; which files that are, `figure_files` says.
+        origin: Where it comes from, for the metadata of every file, under ORIGIN.
+
+    Returns:
+        The paths of the files.
     """
     written = figure_files(path)
     for target in written:
