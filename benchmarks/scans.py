@@ -157,7 +157,7 @@ def surfaces(problem: rl.Problem, side: int) -> dict[str, Scan]:
         found = rl.scan(problem, plane, side, compiled=True)
         return float(found["loss"][0, side // 2, side // 2])
 
-    contestants = {"ridgeline": ours, "ridgeline, compiled": compiled}
+    contestants = {"ridgeline": ours, "compiled": compiled}
     contestants["in place"] = in_place(torch.contiguous_format, problem.batch_size)
     contestants["in place, one batch"] = in_place(torch.contiguous_format, len(y))
     contestants["in place, channels-last"] = in_place(torch.channels_last, problem.batch_size)
