@@ -46,9 +46,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--side", type=int, help="points along each axis of the plane")
     parser.add_argument("--attack", action="store_true")
-    parser.add_argument(
-        "--warm_side", type=int, help="side of the turn to warm up"
-    )
+    parser.add_argument("--warm_side", type=int, help="side of the turn to warm up")
     parser.add_argument("--only", help="contestants, names separated by commas")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
