@@ -13,10 +13,11 @@ from ridgeline.landscape.gradient import loss_gradient
 from ridgeline.landscape.pieces import Instead, laid_out
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.resume import at_once
-from ridgeline.landscape.surfaces.compiled import Compiled, known
+from ridgeline.landscape.surfaces.compiled import Compiled
 from ridgeline.landscape.surfaces.execution import description, fastest
 from ridgeline.landscape.surfaces.first_layers import FirstLayers
 from ridgeline.landscape.surfaces.linear_layers import stand_ins
+from ridgeline.landscape.surfaces.plain import known
 from ridgeline.landscape.surfaces.pooling import pooling_stand_ins
 from ridgeline.landscape.weights.paths import Path
 from ridgeline.landscape.weights.point import Point
@@ -130,11 +131,10 @@ class Places:
     @property
     def execution(self) -> str:
         """How the latest cell was computed."""
+        if self._compiled is not None:
+            return description(self._way, (), onednn=False, compiled=True)
         layers = self._seen[1] if self._seen else None
-        compiled = self._compiled is not None
-        linear = bool(self._linear) and not compiled
-        names = layers.names if layers and not compiled else ()
-        return description(self._way, names, linear, compiled)
+        return description(self._way, layers.names if layers else (), bool(self._linear))
 
     def measure(
         self, level: int, at: Coordinates, anchors: Sequence[Coordinates | None], tick: Tick
@@ -168,12 +168,13 @@ class Places:
         running = problem
         if (problem.attack is None) == (self._way.attack is None):
             running = problem.running(self._way.together, self._way.batch_size)
-        instead = None if moving else self._instead(running, buffers, at, frozen)
         if self._compile:  # at the first cell, when nobody else computes
             self._compile = False
             self._compiled = Compiled.of(running, self.path, self.batchnorm)
         if self._compiled is not None:
             instead = self._compiled.at(point, buffers)
+        else:
+            instead = None if moving else self._instead(running, buffers, at, frozen)
         scores = running.evaluate(point, buffers, tick, instead)
         return scores, self._extras(problem, point, buffers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -10,21 +11,20 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules import module as global_hooks
 
 from ridgeline.landscape.batchnorm import place_on
 from ridgeline.landscape.pieces import Instead, laid_out
 from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.surfaces.plain import hooked
 from ridgeline.landscape.weights.paths import Path
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.copying import NOTHING, Replacements, Replicas, copy_of
-from ridgeline.models.layers import Normalize
+from ridgeline.models.errors import reason_of
 from ridgeline.train.workers import alone
 
+log = logging.getLogger(__name__)
 #: compiled functions, for further scans of the same network
 _FUNCTIONS: WeakKeyDictionary[Replicas, Callable[..., Tensor]] = WeakKeyDictionary()
-#: packages whose modules keep nothing of a pass outside the network
-_KNOWN = ("torch", "ridgeline", "torchvision", "timm")
 
 
 class Compiled:
@@ -35,7 +35,8 @@ class Compiled:
     """
 
     def __init__(self, problem: Problem):
-        self._dtype, self._full = problem.dtype, len(problem.data) // problem.batch_size
+        self._dtype, count = problem.dtype, len(problem.data)
+        self._full = count // min(problem.batch_size, count)
         if problem.replicas not in _FUNCTIONS:
             _FUNCTIONS[problem.replicas] = _function(problem.network)
         self._outputs = _FUNCTIONS[problem.replicas]
@@ -58,7 +59,8 @@ class Compiled:
             try:
                 found = cls(problem)
                 ours = _outputs(problem, point, buffers, found.at(point, buffers)(0))
-            except Exception:  # of many kinds, some of the compiler's own
+            except Exception as error:  # of many kinds, some of the compiler's own
+                log.info("passes as ever: %s", reason_of(error))
                 return None
         finite = usual[usual.isfinite()]
         near = torch.finfo(usual.dtype).eps ** 0.5 * (finite.abs().max() if len(finite) else 0)
@@ -74,20 +76,6 @@ class Compiled:
                 return self._outputs(state, args, named)
 
         return lambda number: {"": call} if number < self._full else {}
-
-
-def known(network: nn.Module) -> bool:
-    """Whether all modules are of well-known packages, and nobody has hooked anything to them."""
-    packages = {type(m).__module__.partition(".")[0] for m in network.modules()}
-    return packages <= set(_KNOWN) and not hooked(network, Normalize)
-
-
-def hooked(network: nn.Module, but: type | tuple = ()) -> bool:
-    """Whether hooks see its passes, `but` those of some types."""
-    everywhere = global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks
-    own = [h for m in network.modules()
-           for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]  # fmt: skip
-    return bool(everywhere) or not all(isinstance(h, but) for h in own)
 
 
 def _outputs(

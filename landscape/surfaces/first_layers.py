@@ -8,12 +8,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.forward_ad import unpack_dual
 
 from ridgeline.landscape.pieces import Instead, piece_by_piece
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.resume import at_once
-from ridgeline.landscape.surfaces.linear_layers import plain
+from ridgeline.landscape.surfaces.plain import plain_layer, plain_tensor
 from ridgeline.landscape.weights.paths import Path
 from ridgeline.models.copying import Replacements
 from ridgeline.train.data.examples import Data, leaves
@@ -70,7 +69,7 @@ class FirstLayers:
             return None
         examples = torch.arange(min(2, len(problem.data)))
         x = problem.data.batch(examples, problem.device, problem.dtype).x
-        names = [n for n, m in problem.network.named_modules() if plain(m, _LINEAR)]
+        names = [n for n, m in problem.network.named_modules() if plain_layer(m, _LINEAR)]
         sizes: dict[str, int] = {}
         inputs: dict[str, Tensor] = {}
         for number, knot in enumerate(path.knots):
@@ -133,7 +132,7 @@ class _Held:
     def of(self, x: Tensor) -> bool:
         """Whether these are the outputs for x."""
         held = self.inputs
-        if held is None or held._version != self.version or not _plain(x):
+        if held is None or held._version != self.version or not plain_tensor(x):
             return False  # they have been overwritten since
         if (x.shape, x.dtype) != (held.shape, held.dtype):
             return False
@@ -141,19 +140,8 @@ class _Held:
         return same or torch.equal(x, held)
 
 
-def _plain(x: Any) -> bool:
-    """Whether x is a tensor of numbers alone: torch.func's know of transforms, duals of tangents.
-
-    Tensors of inference mode do not tell whether they have been overwritten.
-    """
-    try:
-        return x.data_ptr() is not None and unpack_dual(x)[1] is None and not x.is_inference()
-    except (RuntimeError, AttributeError):
-        return False
-
-
 def _kept(held: _Held, knot: int, module: nn.Module, *args: Any, **named: Any) -> Tensor:
-    simple = len(args) == 1 and not named and _plain(args[0])
+    simple = len(args) == 1 and not named and plain_tensor(args[0])
     if simple and not knot and held.inputs is None:
         held.inputs, held.version = args[0], args[0]._version
     known = simple and len(held.outputs) == knot and held.of(args[0])
@@ -171,7 +159,7 @@ def _noted(
         return out  # it would be compiled anew for every cell
     # weights that hooks have made of others need not be linear in these
     pure = all(t is None or id(t) in own for t in (module.weight, module.bias))
-    simple = pure and len(args) == 1 and not named and _plain(args[0])
+    simple = pure and len(args) == 1 and not named and plain_tensor(args[0])
     note((args[0], out) if simple else None)
     return out
 

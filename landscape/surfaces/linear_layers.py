@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.surfaces.plain import plain_layer
 from ridgeline.models.copying import Replacements
 
 #: weights from which on the change of layout is worth it, whatever the number of examples: if that
@@ -25,7 +26,8 @@ def stand_ins(problem: Problem) -> Replacements:
     """
     if problem.device.type != "cpu" or problem.dtype != torch.float32 or not faster_here():
         return {}
-    return {name: _product for name, module in problem.network.named_modules() if plain(module)}
+    modules = problem.network.named_modules()
+    return {name: _product for name, module in modules if plain_layer(module, (nn.Linear,))}
 
 
 @functools.cache
@@ -37,12 +39,6 @@ def faster_here() -> bool:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-
-
-def plain(module: nn.Module, kinds: tuple[type, ...] = (nn.Linear,)) -> bool:
-    """Whether a module is just of one of these kinds, its weight a parameter of its own."""
-    own = "forward" not in vars(module)  # not one that somebody has put there
-    return type(module) in kinds and own and module._parameters.get("weight") is not None
 
 
 def _product(module: nn.Linear, x: Tensor, *others: Any, **named: Any) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ridgeline.landscape.problem import Problem
+from ridgeline.landscape.surfaces.plain import plain_layer, plain_tensor
 from ridgeline.models.copying import Replacements
 from ridgeline.models.layers import Halving
 
@@ -27,7 +28,7 @@ def pooling_stand_ins(problem: Problem) -> Replacements:
 
 
 def _plain(module: nn.Module) -> bool:
-    if "forward" in vars(module) or type(module) not in (nn.MaxPool2d, Halving):
+    if not plain_layer(module, (nn.MaxPool2d, Halving)):
         return False
     if type(module) is Halving:
         return True
@@ -66,9 +67,7 @@ def _pooled(module: nn.Module, *args: Any, **named: Any) -> Tensor:
 
 def _images(x: Any) -> bool:
     """Whether x is numbers alone, in a usual layout, of which nobody wants a derivative."""
-    if type(x) is not Tensor or x.ndim != 4 or x.layout != torch.strided or not x.numel():
+    if torch.is_grad_enabled() or type(x) is not Tensor or x.ndim != 4 or not plain_tensor(x):
         return False
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
-    wanted = torch.is_grad_enabled() or torch.is_inference(x) or wrapped
     dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-    return not wanted and dense and x.is_floating_point() and x.device.type == "cpu"
+    return dense and x.numel() > 0 and x.is_floating_point() and x.device.type == "cpu"
