@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -32,6 +31,8 @@ from ridgeline.train.workers import in_order
 Cell = tuple[int, ...]
 #: kinds of results that are grids of cells, filled one after the other
 GRIDS = ("scan", "curve")
+#: what is added to a grid once all its cells are there
+_LAST = {"curve": "barrier"}
 #: seconds of a cell below which threads gain more by a cell each than by sharing one out
 _SHORT = 2.0
 
@@ -155,8 +156,7 @@ def claim(path: str | Path, recipe: Recipe, overwrite: bool) -> xr.Dataset | Non
     if found is not None and complete(found) and not overwrite:
         return found
     check_folder(path)
-    if os.environ.get("RANK", "0") == "0":  # the other processes of torchrun write nothing
-        lock(path)
+    lock(path)
     found = held(path, recipe, overwrite)  # another command may have ended before the lock
     return None if found is not None and overwrite and complete(found) else found
 
@@ -249,5 +249,6 @@ def fill(
 
 
 def complete(result: xr.Dataset) -> bool:
-    """Whether no cell of a grid is left to compute; results that are no grids always are."""
-    return "done" not in result or bool(result["done"].all())
+    """Whether nothing of a grid is left to compute; results that are no grids always are."""
+    last = _LAST.get(result.attrs.get("kind"), "done")
+    return "done" not in result or (last in result and bool(result["done"].all()))

@@ -52,7 +52,7 @@ def main(
 
     finish = partial(with_barriers, problem, path, subsets, options.batchnorm)
     ds = completed("curve", out, recipe, compute, overwrite=machine.overwrite, finish=finish,
-                   last="arc_length", checkpoint=model2load)  # fmt: skip
+                   checkpoint=model2load)  # fmt: skip
     print(f"{report(ds)}\nresult in {out}")
 
 

@@ -65,7 +65,7 @@ def scan_curve(
     t = np.asarray(t, dtype=float)
     if t.ndim != 1 or len(t) < 2 or t[0] != 0 or t[-1] != 1 or not (np.diff(t) > 0).all():
         raise InputError(f"t must increase from 0 to 1 and hold both, got {t.tolist()}")
-    levels = [problem.attack.eps if problem.attack else 0.0] if budgets is None else list(budgets)
+    levels = _levels(problem, budgets)
     if problem.attack is None and any(levels):
         raise InputError("budgets above 0 need an attack")
     if cells is None:
@@ -111,7 +111,8 @@ def with_barriers(
 
     Returns `cells` with the barriers, their errors and the lengths of the paths.
     """
-    t, levels = cells["t"].values, _levels(problem, cells)
+    t = cells["t"].values
+    levels = _levels(problem, cells["eps"].values.tolist() if "eps" in cells.dims else None)
     paths = _paths(path)
     loss = cells["loss"]
     chord = (1 - cells["t"]) * loss.isel(t=0, drop=True) + cells["t"] * loss.isel(t=-1, drop=True)
@@ -140,10 +141,10 @@ def _paths(path: Path) -> dict[str, Path]:
     return {"curve": path, "line": curve("poly_chain", [path.knots[0], path.knots[-1]])}
 
 
-def _levels(problem: Problem, cells: xr.Dataset) -> list[float]:
-    if "eps" in cells.dims:
-        return cells["eps"].values.tolist()
-    return [problem.attack.eps if problem.attack else 0.0]
+def _levels(problem: Problem, budgets: Sequence[float] | None) -> list[float]:
+    if budgets is None:
+        return [problem.attack.eps if problem.attack else 0.0]
+    return list(budgets)
 
 
 def _places(levels: list[float], paths: dict[str, Path], subsets: dict[str, Images]) -> list:

@@ -69,18 +69,18 @@ def computed(
 
 def completed(
     kind: str, path: Path, recipe: Recipe, complete_: Complete, *, overwrite: bool = False,
-    finish: Finish | None = None, last: str = "done", **notes: str,
+    finish: Finish | None = None, **notes: str,
 ) -> xr.Dataset:  # fmt: skip
     """The grid of a recipe: as its path holds it, or with the cells that are left computed.
 
     What is there is saved now and then, so that a command that was cut off can go on. Under
     torchrun every process saves its own cells, and the first one puts them together in the end;
     what they leave when they are cut off is taken up by however many come next. `finish` adds to a
-    whole grid what needs all its cells, and in the end the variable called `last`. Raises
-    InputError, before anything is computed, if something else stands at the path.
+    whole grid what needs all its cells. Raises InputError, before anything is computed, if
+    something else stands at the path.
     """
     cells = claim(path, recipe, overwrite)
-    if cells is not None and complete(cells) and last in cells:
+    if cells is not None and complete(cells):
         return cells
     number, count = processes()
     held = [] if cells is None else [cells]
@@ -95,15 +95,15 @@ def completed(
         ds = merged(_left(path, recipe, overwrite))
         meet()  # everyone has read what the first process now removes
     if leader():
-        if finish is not None and last not in ds:
+        if finish is not None and not complete(ds):
             ds = stamp(finish(ds), kind, recipe, **notes)
         if count > 1:
             save_result(ds, path)
         for part in _parts(path, None if overwrite else recipe):
             part.unlink()
-    if count > 1 and finish is not None:
+    if finish is not None:
         meet()
-        ds = load_result(path)
+        ds = ds if leader() else load_result(path)
     return ds
 
 
