@@ -27,7 +27,7 @@ def processes() -> tuple[int, int]:
 
 def leader() -> bool:
     """Whether this process is the one that prints and writes files, also before it has joined."""
-    return processes()[0] == 0
+    return os.environ.get("RANK", "0") == "0"
 
 
 def own_device(device: torch.device) -> torch.device:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 
 from tqdm import tqdm
+
+from ridgeline.train.exchange import leader
 
 
 def progress(
@@ -29,5 +30,5 @@ def progress(
         ncols=screen.columns,
         nrows=screen.lines,
         leave=False,
-        disable=quiet or os.environ.get("RANK", "0") != "0",
+        disable=quiet or not leader(),
     )

@@ -32,7 +32,7 @@ from fire.decorators import SetParseFn
 from ridgeline import readers_may_leave
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.run.shared.aliases import help_lines, translated
-from ridgeline.train.exchange import Parted
+from ridgeline.train.exchange import Parted, leader
 from ridgeline.train.files.locks import holding, release_all
 from ridgeline.train.files.recipe import called
 from ridgeline.train.options import Opt, described_by
@@ -90,7 +90,7 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _FULL:
             error = f"{error}; what is finished is kept: free some space and run it again"
-        if os.environ.get("RANK", "0") != "0":
+        if not leader():
             time.sleep(_GRACE)  # the first process says the same, and torchrun ends this one
         print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -129,7 +129,7 @@ def _check_alone(command: str) -> None:
 @contextlib.contextmanager
 def _first_speaks() -> Iterator[None]:
     """Let only the first process of torchrun print."""
-    if os.environ.get("RANK", "0") == "0":
+    if leader():
         yield
         return
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):

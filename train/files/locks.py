@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ridgeline.models.errors import InputError
+from ridgeline.train.exchange import leader
 
 _held: dict[Path, FileLock] = {}
 
@@ -21,7 +21,7 @@ def lock(output: str | Path) -> None:
     the folder if there is none.
     """
     path = Path(output).resolve()
-    if path in _held or os.environ.get("RANK", "0") != "0":  # under torchrun the leader holds it
+    if path in _held or not leader():  # under torchrun the first process holds it
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
