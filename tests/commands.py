@@ -13,7 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from ridgeline.train.files.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PGD = "name=pgd,threshold=0.1,step_size=0.05,iter_num=2"
@@ -221,3 +224,31 @@ def run_chain(folder: Path, modes=(), gpu=None) -> dict[str, set[str]]:
             assert status == 0, f"{line}: {error}"
             noted[line] = set().union(*(getattr(mode, "rounded", ()) for mode in found))
     return noted
+
+
+def compared(
+    reference: Path, folder: Path, weights: tuple[float, float], numbers: tuple[float, float]
+) -> int:
+    """Assert that checkpoints and results are alike up to (relative, absolute); how many there are.
+
+    `weights` are the tolerances of checkpoints, `numbers` those of the variables of results.
+    """
+    count = 0
+    for path in sorted(reference.rglob("*")):
+        other = folder / path.relative_to(reference)
+        if path.suffix == ".ckpt":
+            a, b = load_checkpoint(path).tensors, load_checkpoint(other).tensors
+            for name in a:
+                torch.testing.assert_close(a[name], b[name], rtol=weights[0], atol=weights[1])
+        elif path.suffix == ".nc":
+            a, b = (xr.load_dataset(p, engine="h5netcdf") for p in (path, other))
+            for name, variable in a.data_vars.items():
+                if variable.dtype.kind == "f" and name != "seconds":
+                    np.testing.assert_allclose(
+                        b[name], variable, rtol=numbers[0], atol=numbers[1],
+                        err_msg=f"{path.name}: {name}",
+                    )  # fmt: skip
+        else:
+            continue
+        count += 1
+    return count

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 import torch
-import xarray as xr
 
 import ridgeline as rl
 from ridgeline.analysis.exact_checks import ANCHORS, Bench
 from ridgeline.landscape.curvature.measures import SpectrumOptions
-from ridgeline.train.files.checkpoint import load_checkpoint
-from tests.commands import MATMULS, ROOT, Precision, call, run_chain
+from tests.commands import MATMULS, ROOT, Precision, call, compared, run_chain
 from tests.conftest import make_conv_bn, make_images, make_mlp
 from tests.fake_device import DEVICE, Accelerator, OnDevice
 
@@ -22,23 +19,7 @@ def test_every_command_computes_on_the_device_with_the_numbers_of_the_cpu(every_
     """Sees a tensor left on the host, a CPU generator or numpy() on any command's device path."""
     reference = every_result
     run_chain(tmp_path, (Accelerator,), DEVICE)
-    found = 0
-    for path in sorted(reference.rglob("*")):
-        other = tmp_path / path.relative_to(reference)
-        if path.suffix == ".ckpt":
-            a, b = load_checkpoint(path).tensors, load_checkpoint(other).tensors
-            for name in a:
-                torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
-            found += 1
-        elif path.suffix == ".nc":
-            a, b = (xr.load_dataset(p, engine="h5netcdf") for p in (path, other))
-            for name, variable in a.data_vars.items():
-                if variable.dtype.kind == "f" and name != "seconds":
-                    np.testing.assert_allclose(
-                        b[name], variable, rtol=1e-2, atol=1e-4, err_msg=f"{path.name}: {name}"
-                    )
-            found += 1
-    assert found > 40
+    assert compared(reference, tmp_path, weights=(1e-3, 1e-4), numbers=(1e-2, 1e-4)) > 40
 
 
 def test_no_command_rounds_to_tf32_unasked(chain_noted):

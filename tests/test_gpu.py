@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 
 from ridgeline.analysis.exact_checks import ANCHORS, Bench
 from ridgeline.landscape.curvature.basis import Rows
@@ -14,8 +13,7 @@ from ridgeline.landscape.curvature.eigenpairs import top_eigenpairs
 from ridgeline.landscape.curvature.operators import Hessian
 from ridgeline.landscape.problem import Problem
 from ridgeline.models import build_model
-from ridgeline.train.files.checkpoint import load_checkpoint
-from tests.commands import CHAIN, Precision, call, tiny_set
+from tests.commands import CHAIN, Precision, call, compared, tiny_set
 from tests.conftest import make_images
 
 pytestmark = [
@@ -45,24 +43,7 @@ def test_a_command_computes_on_the_gpu_in_full_precision(line, folder, monkeypat
 
 def test_the_numbers_are_those_of_the_cpu(folder, every_result):
     """Sees a result that depends on the device beyond rounding; comes after the commands."""
-    compared = 0
-    for path in sorted(every_result.rglob("*")):
-        other = folder / path.relative_to(every_result)
-        if path.suffix == ".ckpt":
-            a, b = load_checkpoint(path).tensors, load_checkpoint(other).tensors
-            for name in a:
-                torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-3)
-        elif path.suffix == ".nc":
-            a, b = (xr.load_dataset(p, engine="h5netcdf") for p in (path, other))
-            for name, variable in a.data_vars.items():
-                if variable.dtype.kind == "f" and name != "seconds":
-                    np.testing.assert_allclose(
-                        b[name], variable, rtol=3e-2, atol=1e-3, err_msg=f"{path.name}: {name}"
-                    )
-        else:
-            continue
-        compared += 1
-    assert compared > 40
+    assert compared(every_result, folder, weights=(1e-2, 1e-3), numbers=(3e-2, 1e-3)) > 40
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
