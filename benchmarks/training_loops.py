@@ -97,13 +97,7 @@ def liu(network: nn.Module, images: Images, device: torch.device):
             loss.backward()
             moved = moved + STEP * moved.grad.sign()
             moved = (x + (moved - x).clamp(-EPS, EPS)).clamp(0, 1)
-        optim.zero_grad()
-        logits = network(moved.detach())
-        loss = F.cross_entropy(logits, y)
-        loss.backward()
-        optim.step()
-        sums[0] += loss.item()
-        sums[1] += (logits.argmax(1) == y).float().mean().item()
+        update(network, optim, moved, y, sums)
 
     return step
 
@@ -129,15 +123,22 @@ def plain(network: nn.Module, images: Images, device: torch.device):
             moved = moved.detach() + STEP * gradient.sign()
             moved = (x + (moved - x).clamp(-EPS, EPS)).clamp(0, 1)
         network.train()
-        optim.zero_grad(set_to_none=True)
-        logits = network(moved.detach())
-        loss = F.cross_entropy(logits, y)
-        loss.backward()
-        optim.step()
-        sums[0] += loss.item()
-        sums[1] += (logits.argmax(1) == y).float().mean().item()
+        update(network, optim, moved, y, sums)
 
     return step
+
+
+def update(
+    network: nn.Module, optim: torch.optim.Optimizer, x: Tensor, y: Tensor, sums: list[float]
+) -> None:  # fmt: skip
+    """The step itself on the images found; loss and accuracy are fetched, as both loops do."""
+    optim.zero_grad()
+    logits = network(x.detach())
+    loss = F.cross_entropy(logits, y)
+    loss.backward()
+    optim.step()
+    sums[0] += loss.item()
+    sums[1] += (logits.argmax(1) == y).float().mean().item()
 
 
 def main() -> None:
