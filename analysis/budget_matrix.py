@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from ridgeline.analysis.attack_runs import attack_runs
+from ridgeline.analysis.names import distinct_names
 from ridgeline.analysis.statistics import wilson
 from ridgeline.landscape.problem import Problem
 from ridgeline.models.errors import InputError
@@ -57,11 +57,7 @@ def names_of(paths: Sequence[str]) -> list[str]:
     """
     if len(set(paths)) < len(paths):
         raise InputError("--model2load names a checkpoint twice")
-    for depth in range(1, max(len(Path(p).parts) for p in paths) + 1):
-        names = ["/".join((*Path(p).parts[-depth:-1], Path(p).stem)) for p in paths]
-        if len(set(names)) == len(names):
-            return names
-    return list(paths)
+    return distinct_names(paths)
 
 
 def budget_matrix(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import xarray as xr
 
+from ridgeline.analysis.names import distinct_names
 from ridgeline.analysis.training.metrics import read_metrics
 from ridgeline.landscape.result import load_result, provenance_of, recipe_of
 from ridgeline.models.errors import InputError
@@ -130,9 +130,11 @@ def read_sources(
             raise InputError(f"{sorted(twice)[0]} is named twice")
     subjects = [
         _subject(Path(f), name)
-        for f, name in zip(checkpoints, _names(checkpoints), strict=True)
+        for f, name in zip(checkpoints, distinct_names(checkpoints), strict=True)
     ]  # fmt: skip
-    return subjects, [_source(Path(f), n) for f, n in zip(results, _names(results), strict=True)]
+    return subjects, [
+        _source(Path(f), n) for f, n in zip(results, distinct_names(results), strict=True)
+    ]
 
 
 def command_of(provenance: Mapping[str, Any]) -> str:
@@ -153,16 +155,6 @@ def budget_of(attack: object) -> dict[str, str]:
     return dict(_OF_ATTACK.findall(attack)) if isinstance(attack, str) else {}
 
 
-def _names(files: Sequence[str]) -> list[str]:
-    """Stems, with as many folders before them as tell them apart."""
-    paths = [Path(f) for f in files]
-    for depth in range(1, max((len(p.parts) for p in paths), default=1) + 1):
-        names = ["/".join((*p.parts[-depth:-1], p.stem)) for p in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [str(p) for p in paths]
-
-
 def _subject(path: Path, name: str) -> Subject:
     checkpoint = load_checkpoint(path)
     return Subject(
@@ -173,8 +165,7 @@ def _subject(path: Path, name: str) -> Subject:
 def _source(path: Path, name: str) -> Source:
     if path.suffix == ".jsonl":
         lines = tuple(read_metrics(path))
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return Source(name, path, digest, xr.Dataset(attrs={"kind": "metrics"}), lines)
+        return Source(name, path, file_digest(path), xr.Dataset(attrs={"kind": "metrics"}), lines)
     result = load_result(path)
     recipe_of(result)  # raises for a file without one
     return Source(name, path, file_digest(path), result)

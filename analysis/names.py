@@ -1,0 +1,20 @@
+"""What files are called in tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def distinct_names(files: Sequence[str]) -> list[str]:
+    """Their names without suffix, with as many folders before them as tell them apart.
+
+    >>> distinct_names(["r/a/x.ckpt", "r/b/x.ckpt"])
+    ['a/x', 'b/x']
+    """
+    paths = [Path(f) for f in files]
+    for depth in range(1, max((len(p.parts) for p in paths), default=1) + 1):
+        names = ["/".join((*p.parts[-depth:-1], p.stem)) for p in paths]
+        if len(set(names)) == len(names):
+            return names
+    return list(files)
