@@ -56,6 +56,10 @@ def pairs(
         raise InputError(f"pairs need 2 or more networks, got {len(names)}")
     tick = tick or (lambda n: None)
     moved = {n: _perturbations(p) for n, p in problems.items()}
+    shapes = [{n: t.shape for n, t in p.origin.items()} for p in problems.values()]
+    # of both ends of many lines, once; always before the pairs: `keep` wants its calls in one order
+    ends = {n: p.evaluate().loss for (n, p), s in zip(problems.items(), shapes, strict=True)
+            if shapes.count(s) > 1}  # fmt: skip
     size = len(names)
     table = {n: np.full((size, size), np.nan) for n in (*MATRICES, "cosine_se")}
     for number in range(size):
@@ -66,8 +70,11 @@ def pairs(
     for i, j in combinations(range(size), 2):
         a, b = names[i], names[j]
 
-        def look(a=a, b=b):
-            return _pair(problems[a], problems[b], moved[a], moved[b], places, minibatch)
+        def look(a=a, b=b, i=i, j=j):
+            found = _alike(moved[a], moved[b])
+            if shapes[i] == shapes[j]:
+                found |= _near(problems[a], problems[b], (ends[a], ends[b]), places, minibatch)
+            return found
 
         found = keep(f"{a} and {b}", look)
         for name, matrix in table.items():
@@ -101,28 +108,29 @@ def _perturbations(problem: Problem) -> Tensor | None:
     )
 
 
-def _pair(
-    first: Problem, other: Problem, one: Tensor | None, two: Tensor | None, places: int,
-    minibatch: int,
-) -> dict[str, float]:  # fmt: skip
-    """The four measures of two networks."""
+def _alike(one: Tensor | None, two: Tensor | None) -> dict[str, float]:
+    """The measures of any two networks, from their perturbations; the others are NaN."""
     found = dict.fromkeys((*MATRICES, "cosine_se"), float("nan"))
     if one is not None and two is not None:
         cosines = torch.nn.functional.cosine_similarity(one, two)
         found["cosine"], found["cosine_se"] = mean_and_error(cosines)
-    shapes = [{n: t.shape for n, t in p.origin.items()} for p in (first, other)]
-    if shapes[0] == shapes[1]:
-        found["distance"] = norm(subtract(other.origin, first.origin))
-        found["barrier"] = _barrier(first, other, places)
-        layers = [layers_of(p.network) for p in (first, other)]
-        if layers[0] == layers[1] and len(first.data) >= 4:
-            clean = [p.under(None) for p in (first, other)]
-            found["cka"] = float(cka(*clean, minibatch=minibatch)["mean_diagonal"])
     return found
 
 
-def _barrier(first: Problem, other: Problem, places: int) -> float:
-    ends = first.evaluate().loss, other.evaluate().loss
+def _near(
+    first: Problem, other: Problem, ends: tuple[float, float], places: int, minibatch: int
+) -> dict[str, float]:
+    """Those of two networks with the same weights by name; `ends` are their losses."""
+    found = {"distance": norm(subtract(other.origin, first.origin)),
+             "barrier": _barrier(first, other, ends, places)}  # fmt: skip
+    layers = [layers_of(p.network) for p in (first, other)]
+    if layers[0] == layers[1] and len(first.data) >= 4:
+        clean = [p.under(None) for p in (first, other)]
+        found["cka"] = float(cka(*clean, minibatch=minibatch)["mean_diagonal"])
+    return found
+
+
+def _barrier(first: Problem, other: Problem, ends: tuple[float, float], places: int) -> float:
     highest = 0.0
     for t in np.linspace(0, 1, places + 2)[1:-1]:
         point = combine((1 - t, float(t)), (first.origin, other.origin))
