@@ -46,10 +46,14 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--side", type=int, help="points along each axis of the plane")
     parser.add_argument("--attack", action="store_true")
-    parser.add_argument("--warm_side", type=int, help="side of the turn to warm up")
+    parser.add_argument("--warm_side", type=int, help="side of the turn to warm up, odd")
     parser.add_argument("--only", help="contestants, names separated by commas")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    for name in ("side", "warm_side"):  # the loss at the centre is compared
+        value = getattr(options, name)
+        if value is not None and (value < 3 or value % 2 == 0):
+            parser.error(f"--{name} {value}: an odd number from 3 has a point at the centre")
     keep_freed_pages()  # for all contestants
     count = options.images_count or {"lenet": 1000, "resnet": 256}[options.network]
     if options.network == "lenet":
