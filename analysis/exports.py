@@ -10,6 +10,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import xarray as xr
 
+from ridgeline.analysis.names import distinct_numbers
 from ridgeline.analysis.tables import table_over, to_tex
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.files.recipe import write_atomically
@@ -74,12 +75,12 @@ def to_vts(result: xr.Dataset) -> str:
     shape = (*loss.isel(eps=0).transpose(*axes).shape, 1)[:3]
     points = np.stack([_flat(g.reshape(shape)) for g in grids], axis=1)
     extent = " ".join(f"0 {n - 1}" for n in shape)
-    arrays = []
+    arrays, budgets = [], result["eps"].values
     for name, variable in result.data_vars.items():
         if set(variable.dims) == set(loss.dims) and variable.dtype.kind in "fiub":
-            for eps in result["eps"].values:
+            for eps, text in zip(budgets, distinct_numbers(budgets, digits=6), strict=True):
                 values = variable.sel(eps=eps).transpose(*axes).values.astype(float)
-                arrays.append(_array(f"{name}_eps{eps:g}", _flat(values.reshape(shape))))
+                arrays.append(_array(f"{name}_eps{text}", _flat(values.reshape(shape))))
     body = "".join(arrays)
     return (
         '<?xml version="1.0"?>\n'

@@ -1,4 +1,4 @@
-"""What files are called in tables and figures."""
+"""What files and numbers are called in tables and figures."""
 
 from __future__ import annotations
 
@@ -18,3 +18,16 @@ def distinct_names(files: Sequence[str]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return list(files)
+
+
+def distinct_numbers(values: Sequence[float], digits: int = 4) -> list[str]:
+    """Different numbers with as many digits, at least `digits`, as tell them apart.
+
+    >>> distinct_numbers([0.1, 0.25]), distinct_numbers([0.1, 0.100001])
+    (['0.1', '0.25'], ['0.1', '0.100001'])
+    """
+    for places in range(digits, 18):
+        names = [f"{value:.{places}g}" for value in values]
+        if len(set(names)) == len(set(values)):
+            break
+    return names

@@ -14,11 +14,13 @@ from ridgeline.analysis.attack_runs import AttackRun, attack_runs
 from ridgeline.analysis.attack_strength import convergence, transfer
 from ridgeline.analysis.calibration import by_class, calibration
 from ridgeline.analysis.masking import masking
+from ridgeline.analysis.names import distinct_numbers
 from ridgeline.analysis.statistics import wilson
 from ridgeline.analysis.training.overfitting import nrr
 from ridgeline.landscape.problem import Problem
 from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack, mixture
+from ridgeline.train.data.network_check import draws_numbers
 from ridgeline.train.evaluation import Scores
 from ridgeline.train.options import Opt, Options
 
@@ -65,6 +67,12 @@ class CloserLook(Options):
         if attack is not None and attack.reach > attack.eps:
             raise InputError(f"--attack: {attack} leaves the ball of its eps and cannot judge; "
                              "use pgd, apgd or autoattack")  # fmt: skip
+
+    def check_networks(self, problems: Sequence[Problem]) -> None:
+        """Raise InputError for `randomised` where no network draws random numbers."""
+        if self.randomised and not any(draws_numbers(p.network, p.data) for p in problems):
+            raise InputError("--randomised: two passes over the same images give the same outputs; "
+                             "leave it out for networks that draw no random numbers")  # fmt: skip
 
     def _check_randomised(self, attack: Attack | None) -> None:
         if attack is not None and not hasattr(attack, "eot"):
@@ -142,11 +150,16 @@ def robustness(
     attack = together.attack
     closer = closer or CloserLook()
     closer.check_judge(attack, len(problems))
+    closer.check_networks(problems)
     names, levels, found, smallest = ["clean"], [0.0], [], None
     scores = [together.under(None).evaluate(tick=tick)]
     if attack is not None:
         budgets = [attack.eps] if budgets is None else list(budgets)
-        names += ["adversarial"] if len(budgets) == 1 else [f"eps={eps:.4g}" for eps in budgets]
+        names += (
+            ["adversarial"]
+            if len(budgets) == 1
+            else [f"eps={eps}" for eps in distinct_numbers(budgets)]
+        )
         levels += budgets
         found, smallest = attack_runs(together, budgets, tick, closer.trace)
         scores += [run.scores for run in found]

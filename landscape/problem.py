@@ -103,6 +103,12 @@ class Problem:
             raise InputError(
                 f"attacks are for images (N, C, H, W) with class labels; the data are {data!r}"
             )
+        if getattr(attack, "eot", 1) > 1 and not self.randomised:
+            raise InputError(
+                f"attack eot={attack.eot} averages over passes that draw random numbers, and this "
+                "network draws none; leave eot out (randomised=True, test_ensemble --randomised "
+                "True, is for networks that do)"
+            )
         if self.loss != "cross_entropy":
             check_network(self.network, data, randomised=self.randomised)
         if data.num_classes < attack.fewest_classes:  # the network may know more classes

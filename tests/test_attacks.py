@@ -355,9 +355,10 @@ def test_malformed_attacks_are_refused(spec, message):
         ("name=apgd,threshold=0.1,loss_type=dlr,iter_num=2", 3),
         ("name=pgd,threshold=0.1,iter_num=2,loss_type=dlr", 3),
         ("name=pgd,threshold=0.1,iter_num=2,loss_type=dlr,targeted=next", 4),
+        ("name=apgd_t,threshold=0.1,iter_num=2", 4),
     ],
 )
-def test_the_ratio_of_logits_needs_three_classes_and_four_towards_one(spec, fewest):
+def test_attacks_refuse_networks_of_fewer_classes_than_they_look_at(spec, fewest):
     """One clear line, from a Problem before anything is computed, else from the search."""
     x, _, _ = batch()
     y, attack = torch.zeros(12, dtype=torch.long), parse_attack(spec)

@@ -145,6 +145,18 @@ def test_cutout_hides_a_square_that_the_border_may_cut():
 
 
 @pytest.mark.parametrize(
+    "text", ["cutout=8", "cutout=50", "crop=8", "crop=9,border=reflect", "True"]
+)
+def test_augmentation_that_may_leave_nothing_to_see_is_refused(text):
+    """Sees windows of padding alone, and squares that hide whole images."""
+    side = 4 if text == "True" else 8
+    images = Images(torch.rand(4, 3, side, side + 1), torch.arange(4), torch.arange(4), "x", 4)
+    with pytest.raises(InputError, match=f"needs images larger than that, these are {side}x"):
+        augmentation_of(text, images)
+    assert augmentation_of("crop=3,cutout=3", images) == Augmentation(crop=3, cutout=3)
+
+
+@pytest.mark.parametrize(
     ("name", "side", "crop"),
     [("cifar10", 32, 4), ("CIFAR-10_train", 32, 4), ("cifar100", 32, 4), ("cifar10", 64, 8),
      ("tiny-imagenet-200", 64, 8), ("flowers102", 224, 28), ("restricted_imagenet", 224, 28)],

@@ -16,7 +16,7 @@ from ridgeline.train.attacks.library import APGD
 from ridgeline.train.attacks.record import Trace
 from ridgeline.train.data.noise import Noise
 from tests.commands import call, tiny_set
-from tests.conftest import make_images
+from tests.conftest import make_images, make_mlp
 
 
 class Dropping(nn.Module):
@@ -167,3 +167,39 @@ def test_the_command_judges_a_randomised_network_only_when_told(tmp_path):
         assert bad.returncode == 2 and message in bad.stderr, (options, bad.stderr)
         assert len(bad.stderr.strip().splitlines()) == 1
         assert not (tmp_path / "bad.nc").exists()
+
+
+def test_options_for_chance_are_refused_where_nothing_is_drawn(tmp_path):
+    """Sees an attack of N equal passes, and a network said to draw numbers, pass in silence."""
+    images, still, look = (
+        make_images(20, classes=2),
+        make_mlp(classes=2),
+        CloserLook(randomised=True),
+    )
+    with pytest.raises(InputError, match="draws none; leave eot out"):
+        Problem(still, images, "name=fgsm,eps=0.1,eot=2")
+    alone, drawing = (Problem(n, images, randomised=True) for n in (still, NETWORK))
+    with pytest.raises(InputError, match="give the same outputs"):
+        robustness([alone], closer=look)
+    robustness([alone, drawing], closer=look)  # one that draws is enough
+
+    tiny_set(tmp_path)
+    (tmp_path / "still.py").write_text(MODEL.replace("training=True", "training=self.training"))
+    torch.save({"linear.weight": torch.randn(10, 3072), "linear.bias": torch.zeros(10)},
+               tmp_path / "net.pt")  # fmt: skip
+    line = "test_ensemble --model2load net.pt --model_type still.py:Net --dataset tiny.npz"
+    for options, message in (
+        ("--attack name=fgsm,eps=0.1,eot=2", "draws none; leave eot out"),
+        ("--randomised True", "give the same outputs"),
+    ):
+        bad = call(f"{line} {options} --out_file bad.nc", tmp_path)
+        assert bad.returncode == 2 and message in bad.stderr, (options, bad.stderr)
+        assert len(bad.stderr.strip().splitlines()) == 1
+        assert not (tmp_path / "bad.nc").exists()
+
+
+def test_budgets_that_four_digits_do_not_tell_apart_have_names_of_their_own():
+    """Sees two conditions of one name."""
+    problem = Problem(make_mlp(), make_images(20, classes=2), "name=fgsm,eps=0.1")
+    ds = robustness([problem], [0.1, 0.100001])
+    assert ds["condition"].values.tolist() == ["clean", "eps=0.1", "eps=0.100001"]

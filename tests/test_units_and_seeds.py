@@ -69,6 +69,9 @@ def test_bare_budgets_are_in_the_unit_of_the_attack(budgets_of, attack, text, ex
         ("8", "0,x", "a number or a fraction"),
         ("8", "0,,4", "a number or a fraction"),
         ("8", "4,4", "twice"),
+        ("0.5,order=2", "0,1.5", "write budget 2=1.5/1"),
+        ("3/2,order=2", "0.5,1.5", "1.5/255 for grey levels"),
+        ("3/2,order=2", "name=linear,start_v=0,slope=2,pt_num=3", "not clear beside the l_2 norm"),
     ],
 )
 def test_budgets_whose_unit_or_size_is_not_clear_are_refused(budgets_of, attack, text, said):
@@ -92,6 +95,9 @@ def test_schedules_of_training_follow_the_unit_of_the_attack():
 def test_radii_above_the_pixel_range_exist_in_l2_only():
     """Sees an l_inf radius above 1 accepted."""
     assert parse_attack(PGD_AT + "3/2,order=2").eps == 1.5
+    for spec, beside in (("1.5", Unit.UNSET), ("0.5", Unit.GREY)):
+        with pytest.raises(InputError, match=r"for these or threshold=.*/255 for grey levels"):
+            parse_attack(f"{PGD_AT}{spec},order=2", beside=beside)
     for make in (
         lambda: parse_attack(PGD_AT + "3/2"),
         lambda: PGD(eps=1.5, iterations=1),

@@ -67,6 +67,7 @@ class Unit(Enum):
     FRACTION = "fractions of [0,1]"
     GREY = "1/255"
     EXPLICIT = "explicit fractions such as 8/255"
+    L2 = "fractions of [0,1] or explicit ones, of the l_2 norm, which may be above 1"
 
 
 def unit_of(spec: Mapping[str, str], keys: set[str], what: str) -> Unit:
@@ -92,7 +93,8 @@ def resolve_budgets(
     [0,1]. Explicit fractions (8/255) are what they say. Raises InputError for a negative budget
     (keys in `signed`, such as a slope, may be negative) and wherever the unit is not clear: an
     explicit fraction beside a bare number above 1; a bare 1 with nothing above 1 beside it; bare
-    numbers above 1 beside an --attack in fractions; other bare numbers beside an explicit --attack.
+    numbers above 1 beside an --attack in fractions or in the l_2 norm; other bare numbers beside an
+    explicit --attack.
     """
     values = {k: number(v, f"{what}: {k}") for k, v in spec.items() if k in keys}
     for key, value in values.items():
@@ -118,6 +120,15 @@ def radius(value: str | float, what: str, beside: Unit) -> float:
     return resolve_budgets({name: value}, {name}, what, beside=beside)[name]
 
 
+def unclear_l2(what: str, key: str, text: str) -> InputError:
+    """What to say of a bare l_2 budget above 1: grey levels, or [0,1] units?"""
+    return InputError(
+        f"{what}: the unit of {key}={text} is not clear beside the l_2 norm, whose budgets in "
+        f"[0,1] units may be above 1; write {key}={text}/1 for these or {key}={text}/255 for grey "
+        "levels"
+    )
+
+
 def _check_clear(
     spec: Mapping[str, str],
     values: Mapping[str, float],
@@ -130,6 +141,8 @@ def _check_clear(
     key = max(bare, key=lambda k: abs(bare[k]))
     text = spec[key]
     explicit = next((k for k in sorted(values) if k not in bare and values[k]), None)
+    if beside is Unit.L2 and own is Unit.GREY:
+        raise unclear_l2(what, key, text)
     if beside is Unit.FRACTION and own is Unit.GREY:
         raise InputError(
             f"{what}: {key}={text} is above 1, but --attack is in fractions of [0,1]; "

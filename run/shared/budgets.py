@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from ridgeline.analysis.names import distinct_numbers
 from ridgeline.landscape.problem import Problem
 from ridgeline.models import InputError
 from ridgeline.run.shared import options as o
@@ -55,8 +56,8 @@ def budgets_of(text: str | None, attacker: Attack | None) -> list[float]:
 def say_budgets(text: str | None, budgets: Sequence[float], attacker: Attack | None) -> None:
     """Print which budgets --adv_budget_list made; l_inf ones in grey levels too."""
     if text is not None and attacker is not None:
-        shown = ", ".join(f"{eps:.4g}" for eps in budgets)
-        grey = " = " + ", ".join(f"{255 * eps:.4g}" for eps in budgets) + " of 255"
+        shown = ", ".join(distinct_numbers(budgets))
+        grey = " = " + ", ".join(distinct_numbers([255 * eps for eps in budgets])) + " of 255"
         print(f"budgets: {shown} of [0,1]{grey if attacker.order == INF else ', l_2 norm'}")
 
 

@@ -12,9 +12,10 @@ from ridgeline.train.attacks.fab import FAB
 from ridgeline.train.attacks.fmn import FMN
 from ridgeline.train.attacks.library import APGD, APGDTargeted, Square
 from ridgeline.train.attacks.minimum_norm import MinimumNorm, Smallest
+from ridgeline.train.attacks.norms import L2
 from ridgeline.train.attacks.pgd import PGD, away_from_clean
 from ridgeline.train.attacks.single_step import FGSM, NFGSM, RFGSM
-from ridgeline.train.specs import Unit, build_named, parse_spec, unit_of
+from ridgeline.train.specs import Unit, build_named, parse_spec, unclear_l2, unit_of
 
 #: spec name -> attack
 ATTACKS: dict[str, type[Attack]] = {
@@ -68,8 +69,8 @@ def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -
         The attack; its budget is in [0,1] units.
 
     Raises:
-        InputError: for unknown names and keys, wrong types, unclear units, negative budgets and
-            l_inf radii above 1.
+        InputError: for unknown names and keys, wrong types, unclear units (bare l_2 budgets above
+            1 among them), negative budgets and l_inf radii above 1.
     """
     spec = parse_spec(text, what)
     if spec.get("name") in _SHORT:
@@ -91,4 +92,8 @@ def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -
             f"{what}: step_size={spec['step_size']} is above 1 and {key}={spec[key]} is not: "
             f"write {key}={spec[key]}/255, or step_size as a fraction of [0,1] too"
         )
+    if attack.order == L2:
+        if unit is Unit.GREY or (unit is Unit.FRACTION and beside is Unit.GREY):
+            raise unclear_l2(what, key, spec[key])
+        unit = Unit.L2
     return replace(attack, unit=unit)

@@ -25,9 +25,9 @@ class FAB(Attack):
     """FAB: the smallest perturbation by projections on the linearised boundary.
 
     `targets` 0 looks at the boundaries to all classes in every iteration, at a cost that grows with
-    their number; otherwise at those to the `targets` likeliest wrong classes, one after another
-    (FAB-T). Every restart after the first begins at random within half of eps. The library stops
-    0.5 % beyond the boundary: bisections follow.
+    their number; otherwise at those to the `targets` likeliest wrong classes, at most all, one
+    after another (FAB-T). Every restart after the first begins at random within half of eps. The
+    library stops 0.5 % beyond the boundary: bisections follow.
     """
 
     iterations: int = 100

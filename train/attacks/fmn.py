@@ -38,8 +38,8 @@ class FMN(Attack):
     the accuracy is wanted; the search does not depend on it.
 
     `targets` 0 climbs the margin of the best wrong class, as published, which may end at a boundary
-    that is not the nearest one; otherwise that of each of the `targets` likeliest wrong classes
-    over the label, one after another, at as many times the cost.
+    that is not the nearest one; otherwise that of each of the `targets` likeliest wrong classes, at
+    most all, over the label, one after another, at as many times the cost.
     """
 
     iterations: int = 100

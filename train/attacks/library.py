@@ -104,7 +104,7 @@ class APGD(Attack):
 class APGDTargeted(Attack):
     """Auto-PGD on the targeted DLR loss, towards the `targets` likeliest wrong classes in turn.
 
-    4 or more classes. An example that has fallen is left alone.
+    At most towards all wrong classes. 4 or more classes. An example that has fallen is left alone.
     """
 
     iterations: int = 100

@@ -109,12 +109,17 @@ class Augmentation:
         return self.crop > 0 or self.flip
 
     def check(self, shape: tuple[int, int, int]) -> None:
-        """Raise InputError for images (C, H, W) that are too small to be mirrored at the border."""
-        if self.border == "reflect" and self.crop >= min(shape[1:]):
-            raise InputError(
-                f"--augment: border=reflect with crop={self.crop} needs images larger than that, "
-                f"these are {shape[1]}x{shape[2]}"
-            )
+        """Raise InputError for images (C, H, W) of which nothing might be left to see.
+
+        A window may lie in padding alone, or a square hide everything.
+        """
+        for name in ("crop", "cutout"):
+            value = getattr(self, name)
+            if value >= min(shape[1:]):
+                raise InputError(
+                    f"--augment: {name}={value} needs images larger than that, "
+                    f"these are {shape[1]}x{shape[2]}"
+                )
 
     def window(self, index: Tensor, seed: int, epoch: int) -> Crop | None:
         """Where the examples are cropped and whether they are mirrored; None: nowhere."""

@@ -71,6 +71,15 @@ def _check_repeatable(
     ))  # fmt: skip
 
 
+def draws_numbers(network: nn.Module, data: Data) -> bool:
+    """Whether two passes over the same two examples differ, in eval mode."""
+    like = next(p for p in network.parameters())
+    x = data.batch(torch.arange(2) % len(data), like.device, like.dtype).x
+    check = partial(_outputs, network, x, data=data, logits=False)
+    with undisturbed(network), torch.no_grad(), exact():
+        return not _near(check(), check(), _AGAIN)
+
+
 def overwrites(network: nn.Module, data: Data) -> bool:
     """Whether a network changes the inputs it is given, as a first ReLU(inplace=True) does."""
     like = next(p for p in network.parameters())
