@@ -60,7 +60,8 @@ def shortened(line: list[str], known: set[str]) -> list[str]:
     for flag, most in AT_MOST.items():
         if f"--{flag}" in words:
             place = words.index(f"--{flag}") + 1
-            words[place] = str(min(most, int(words[place])))
+            if words[place].isdigit():  # the width of a figure may be a word
+                words[place] = str(min(most, int(words[place])))
         elif flag in ALWAYS and flag in known:
             words += [f"--{flag}", str(most)]
     return words
