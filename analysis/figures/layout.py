@@ -142,13 +142,15 @@ def spread(axes: Axes) -> None:
 
 
 def thin(texts: Sequence[Text]) -> None:
-    """Leave out the texts that lie on one before them."""
+    """Leave out texts that lie on one before them, or reach beyond their panel."""
     for text in texts[:1]:
         text.axes.figure.draw_without_rendering()
     taken: list[Bbox] = []
     for text in texts:
         box = text.get_window_extent()
-        if any(box.overlaps(other) for other in taken):
+        panel = text.axes.bbox
+        inside = panel.x0 <= box.x0 and panel.y0 <= box.y0 and box.x1 <= panel.x1
+        if not (inside and box.y1 <= panel.y1) or any(box.overlaps(other) for other in taken):
             text.set_visible(False)
         else:
             taken.append(box)

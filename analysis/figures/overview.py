@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.curvature import draw_eigenvalues
 from ridgeline.analysis.figures.frequency import draw_spectrum
-from ridgeline.analysis.figures.layout import headroom
+from ridgeline.analysis.figures.layout import headroom, thin
 from ridgeline.analysis.figures.lines import draw_curve
 from ridgeline.analysis.figures.style import PALETTE, pt, style
 from ridgeline.analysis.figures.surfaces import (
@@ -84,6 +84,8 @@ def overview(
                 -0.12, 1.1, letter, transform=axes.transAxes, fontweight="bold", fontsize=pt(10)
             )  # fmt: skip
         headroom(*(axes for axes in grid.flat if axes.get_legend() is not None))
+        for axes in (left, right):
+            thin(axes.texts)
         return figure
 
 
