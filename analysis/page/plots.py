@@ -16,7 +16,7 @@ from ridgeline.analysis.page.sources import Source
 #: the colours of matplotlib's figures, in hexadecimal
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494")
 _DIGITS = 6
-_EYE = {"x": 1.95, "y": -2.2, "z": 1.1}  # from where surfaces are seen at first
+_EYE = {"x": 2.1, "y": -2.35, "z": 1.2}  # from where surfaces are seen at first
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _scans(sources: Sequence[Source]) -> Iterator[Plot]:
             name = f"{source.name}, ε = {eps:g}"
             shared = {"x": _numbers(ds[one]), "y": _numbers(ds[two]), "colorscale": "Viridis"}
             labels = [_safe(ds[a].attrs.get("long_name", a)) for a in (one, two)]
-            bar = {"title": {"text": "log₁₀ loss"}, "thickness": 12}
+            bar = {"title": {"text": "log₁₀ loss", "side": "right"}, "thickness": 12}
             logs = _numbers(np.log10(heights))
             yield Plot(
                 f"{name}: surface to turn. Height and colour have one range for all scans.",
@@ -243,7 +243,7 @@ def _fourier(sources: Sequence[Source]) -> Iterator[Plot]:
         yield Plot(f"{source.name}: error rate by frequency, one range for all.", [
             {"type": "heatmap", "x": _numbers(ds["column"]), "y": _numbers(ds["row"]),
              "z": _numbers(ds["error"]), "zmin": 0, "zmax": 1, "colorscale": "Viridis",
-             "colorbar": {"title": {"text": "error"}, "thickness": 12}}
+             "colorbar": {"title": {"text": "error", "side": "right"}, "thickness": 12}}
         ], _square("horizontal frequency", "vertical frequency"))  # fmt: skip
     lines = [
         _line(s.result["cutoff"], s.result["pass_accuracy"].sel(filter=f), f"{s.name}: {f} pass",
