@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from ridgeline.analysis.figures import FIGURES, draw, draw_metrics
+from ridgeline.analysis.figures.overview import overview
 from ridgeline.analysis.figures.style import style
 from ridgeline.analysis.look import Look, venues
 from ridgeline.landscape.result import stamp
@@ -170,13 +171,13 @@ def test_nothing_overlaps_or_is_cut_in_figures_of_runs(against, look):
 
 def test_the_checks_see_faults(results):
     """A text on another, a text that is cut, a legend on a line: each is seen."""
-    figure, axes = plt.subplots(figsize=(3, 2))
+    figure, axes = plt.subplots(figsize=(3, 2), layout="constrained")
     axes.plot([0, 1], [0, 1], label="a line")
     assert overlaps(figure) == [] and cut(figure) == [] and hidden(figure) == 0
     axes.text(0.5, 0.5, "one two", rotation=30)
     axes.text(0.5, 0.5, "three four")
     assert overlaps(figure) == [("one two", "three four")]
-    axes.text(1.0, 0.1, "far to the right")
+    axes.text(1.0, 0.1, "far to the right").set_in_layout(False)
     assert cut(figure) == ["far to the right"]
     axes.legend(loc="center")
     assert hidden(figure) > 0
@@ -272,3 +273,28 @@ def test_what_a_closer_look_found_is_drawn():
     assert [t.get_text() for t in transfer.texts] == ["0.10", "0.20", "0.30", "0.40"]
     assert len(classes.containers) == 2
     assert len(draw({"plain": plain}).axes) == 1
+
+
+def test_a_network_has_one_colour_on_the_overview(results):
+    """Sees the colours of one panel given to other networks in the next."""
+    runs = {n: lines_of_runs() for n in ("PAS", "constant")}
+    accuracy = xr.Dataset(
+        {f"accuracy{w}": ("condition", [0.5]) for w in ("", "_low", "_high")},
+        {"condition": ["clean"]},
+    )
+    spectra = dict.fromkeys(("initial", "PAS"), results["spectrum"])
+    lines = {f"{n}, {b}": results["hessian"] for n in ("plain", "PAS") for b in ("clean", "ε = 1")}
+    surface = results["scan"]
+    page = overview(
+        runs, dict.fromkeys(("plain", "constant", "PAS"), accuracy), lines,
+        {"plain": surface, "PAS": surface}, 0.1, results["curve"], results["similarity"], spectra,
+    )  # fmt: skip
+    training, _, eigen, spectrum, *_ = page.axes
+    drawn = {line.get_label(): line.get_color() for line in training.lines}
+    found = {c.get_label(): (c.lines[0].get_color(), c.lines[0].get_linestyle())
+             for c in eigen.containers}  # fmt: skip
+    assert found["PAS, clean"] == (drawn["PAS"], "-")
+    assert found["PAS, ε = 1"] == (drawn["PAS"], "--")
+    assert found["plain, clean"][0] not in drawn.values()
+    shares = {c.get_label(): c.lines[0].get_color() for c in spectrum.containers}
+    assert shares["PAS"] == drawn["PAS"] and len({*drawn.values(), *shares.values()}) >= 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -55,20 +55,22 @@ def draw_hessian(results: Results, against: str = "rank") -> Figure:
     return figure
 
 
-def draw_eigenvalues(results: Results, axes: Axes | None = None) -> Figure:
+def draw_eigenvalues(
+    results: Results, axes: Axes | None = None, *, looks: Mapping[str, dict] | None = None
+) -> Figure:
     """Top eigenvalues against their rank, one line per spectrum, log scale where all are positive.
 
-    Residuals are error bars; pairs that did not converge are hollow.
+    Residuals are error bars; pairs that did not converge are hollow. `looks` fixes colours and
+    styles of lines by label.
     """
     axes = axes or subplots(figsize=(COLUMN, 2.4))[1]
     every = dict(spectra(results))
     positive = all((ds["eigenvalue"].fillna(1) > 0).all() for ds in every.values())
     largest = _largest([ds["eigenvalue"].values for ds in every.values()])
     for number, (label, ds) in enumerate(every.items()):
-        color = PALETTE[number % len(PALETTE)]
-        axes.errorbar(
-            ds["rank"], ds["eigenvalue"], ds["residual"], color=color, label=label, marker="o"
-        )
+        look = {"color": PALETTE[number % len(PALETTE)], **(looks or {}).get(label, {})}
+        color = look["color"]
+        axes.errorbar(ds["rank"], ds["eigenvalue"], ds["residual"], label=label, marker="o", **look)
         odd = ~ds["converged"].astype(bool).values & ds["eigenvalue"].notnull().values
         if odd.any():
             axes.plot(

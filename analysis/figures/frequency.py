@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -159,15 +160,17 @@ def draw_basis(results: Results) -> Figure:
     return figure
 
 
-def draw_shares(results: Results, axes: Axes | None = None) -> Figure:
+def draw_shares(
+    results: Results, axes: Axes | None = None, *, colors: Mapping[str, tuple] | None = None
+) -> Figure:
     """High-frequency share per layer with one standard error; dashes mark white noise.
 
     Crosses are the layer's own initial share, where known. Networks with the same layers share a
-    panel.
+    panel. `colors` fixes those of networks by label.
     """
     alike = alike_by(results, "layer")
     panels = panels_for(alike, axes, (COLUMN, 2.4))
-    colors = dict(zip(results, itertools.cycle(PALETTE), strict=False))
+    colors = dict(zip(results, itertools.cycle(PALETTE), strict=False)) | dict(colors or {})
     for place, group in zip(panels, alike, strict=True):
         first = next(iter(group.values()))
         at = np.arange(first.sizes["layer"])

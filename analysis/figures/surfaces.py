@@ -242,17 +242,21 @@ def draw_distance(results: Results, axes: Axes | None = None) -> Figure:
     return places[0].figure
 
 
-def draw_training(metrics: Mapping[str, list[dict]], axes: Axes | None = None) -> Figure:
+def draw_training(
+    metrics: Mapping[str, list[dict]], axes: Axes | None = None, *,
+    colors: Mapping[str, tuple] | None = None,
+) -> Figure:  # fmt: skip
     """Training loss per epoch of several runs, with the level of chance, ln of their classes.
 
     Runs of data sets with different numbers of classes have no such level in common. Crosses are
-    epochs whose network gives all images one class.
+    epochs whose network gives all images one class. `colors` fixes those of runs by label.
     """
     axes = axes or subplots(figsize=(COLUMN, 2.4))[1]
     for label, lines in metrics.items():
         (line,) = axes.plot(
-            [m["epoch"] for m in lines], [m["train_loss"] for m in lines], label=label
-        )
+            [m["epoch"] for m in lines], [m["train_loss"] for m in lines], label=label,
+            color=(colors or {}).get(label),
+        )  # fmt: skip
         flat = [m for m in lines if m.get("constant_classifier")]
         axes.plot([m["epoch"] for m in flat], [m["train_loss"] for m in flat], "x", ms=4,
                   color=line.get_color())  # fmt: skip
