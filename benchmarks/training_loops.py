@@ -42,7 +42,7 @@ from ridgeline.train.data.examples import Images
 from ridgeline.train.loop import _gradients
 from ridgeline.train.methods import METHODS, Setup, Step
 from ridgeline.train.optimizers import parse_optimizer
-from ridgeline.train.position import Position, Watch
+from ridgeline.train.position import Guard, Position
 
 EPS, STEP, ITERATIONS = 8 / 255, 2 / 255, 10
 transforms = import_torchvision("transforms")
@@ -56,7 +56,7 @@ def ours(network: nn.Module, images: Images, device: torch.device, chosen: Accel
     chosen.prepare(network)
     images = images.on(device)
     optim = parse_optimizer(SGD).build(network.parameters())
-    watch = Watch(list(network.state_dict().values()), device)
+    guard = Guard(list(network.state_dict().values()), device)
     position = Position()
 
     def step(places: Tensor, number: int) -> None:
@@ -68,9 +68,9 @@ def ours(network: nn.Module, images: Images, device: torch.device, chosen: Accel
             loss, hits = _gradients(method, batch, where, chosen, len(places))
         position.add(loss, hits, len(places))
         optim.step()
-        watch.note(loss, number)
-        if watch.due(number):
-            watch.failure()
+        guard.note(loss, number)
+        if guard.due(number):
+            guard.failure()
 
     return step
 
