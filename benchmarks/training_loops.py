@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--channels_last", action="store_true", help="time this layout too")
     parser.add_argument("--compile", action="store_true", help="time torch.compile too")
     options = parser.parse_args()
+    if options.steps < 2:
+        parser.error("--steps: at least 2, the first of which warms up")
     device = torch.device("cpu" if options.gpu is None else f"cuda:{options.gpu}")
     count = options.batch_size * options.steps
     if options.images:
