@@ -21,7 +21,7 @@ import xarray as xr
 from ridgeline.models import build_model
 from ridgeline.run.shared.launch import arguments, options_of
 from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
-from tests.commands import call
+from tests.commands import DEMO, call
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(p.stem for p in (ROOT / "run").glob("*.py") if "launch(main" in p.read_text())
@@ -405,9 +405,7 @@ def test_training_survives_kill_9(tmp_path, run_command, run_process):
 
 
 def test_demo_in_miniature(tmp_path, run_command):
-    line = ("demo", "--width", 1, "--train_size", 120, "--epoch_num", 2, "--iter_num", 2,
-            "--hessian_size", 30, "--scan_size", 15, "--scan_points", 3, "--curve_epochs", 1,
-            "--test_size", 20)  # fmt: skip
+    line = DEMO.split()
     out = run_command(*line, check=True).stdout
     assert "PGD-40 %" in out
     figures = {p.name for p in (tmp_path / "figures").iterdir()}
