@@ -82,6 +82,10 @@ def test_help_lists_every_option_with_type_default_and_one_line(command):
         assert option.type_name in lines[f"--{name}"]
         assert re.search(r"\S.* \[default: .+\]$", lines[f"--{name}"])
         assert option.about.note, name
+        for word in option.about.choices:
+            assert re.search(rf"\b{re.escape(word)}\b", lines[f"--{name}"]), (name, word)
+    inside = re.findall(r"<\w+ .*>|\bobject at\b|\btyping\.|\bAnnotated\b|\bNoneType\b", said)
+    assert not inside  # what Python calls a thing tells a user nothing
 
 
 def test_the_whole_chain(workspace, run_command):
