@@ -13,7 +13,6 @@ from ridgeline.train.attacks.norms import columns, row_norm, where, within
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.losses import Loss, margin, predicted
 
-
 #: how far beyond the boundary an image stays, in units of rounding of the largest logit
 _ROUNDINGS = 64
 
