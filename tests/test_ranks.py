@@ -252,7 +252,7 @@ def cut_hessian(name: str) -> None:
         alone(f"train_normal --model_type lenet {RUN} --model_name curved")
     logs = [Path(f".{name}_eps0.1_all.products{n}") for n in ("", ".1")]
     error = kill_the_second(
-        start(2, f"{CURVED} --out_file {name}"),
+        start(2, f"{CURVED} --out_file {name}.nc"),
         lambda: all(log.exists() and log.stat().st_size > 2**21 for log in logs),
     )
     said = [x for x in error.splitlines() if x.startswith("calc_hessian.py: ")]
@@ -261,27 +261,25 @@ def cut_hessian(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flipped", [None, "", ".1"])
+@pytest.mark.parametrize("flipped", [None, "", ".1"], ids=["whole", "first", "second"])
 def test_a_hessian_of_which_a_process_is_killed_is_taken_up(folder, flipped):
     """To the last bit of as many processes that were left alone; only one logs damaged products.
 
     Sees a process wait for ever for a sum that the other has read from its file.
     """
-    cut_hessian("cut")
+    name = f"flipped{flipped}"
+    cut_hessian(name)
     if flipped is not None:
-        log = Path(f".cut_eps0.1_all.products{flipped}")
+        log = Path(f".{name}_eps0.1_all.products{flipped}")
         content = bytearray(log.read_bytes())
         content[len(content) // 3] ^= 4
         log.write_bytes(content)
-    shared(2, f"{CURVED} --out_file cut")
-    if not Path("calm.nc").exists():
-        shared(2, f"{CURVED} --out_file calm")
-    ours, theirs = (load_result(f"{n}.nc").drop_vars("seconds") for n in ("calm", "cut"))
+    shared(2, f"{CURVED} --out_file {name}.nc")
+    if not Path("calm_hessian.nc").exists():
+        shared(2, f"{CURVED} --out_file calm_hessian")
+    ours, theirs = (load_result(f"{n}.nc").drop_vars("seconds") for n in ("calm_hessian", name))
     xr.testing.assert_equal(theirs, ours)
-    assert not list(Path().glob(".cut*"))
-    Path("cut.nc").unlink()
-    for path in Path().glob("cut_vec*"):
-        path.unlink()
+    assert not list(Path().glob(f".{name}_*"))
 
 
 @pytest.mark.slow
