@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.curvature import draw_eigenvalues
 from ridgeline.analysis.figures.frequency import draw_spectrum
+from ridgeline.analysis.figures.layout import headroom, thin
 from ridgeline.analysis.figures.lines import draw_curve
-from ridgeline.analysis.figures.style import PALETTE, headroom, style
+from ridgeline.analysis.figures.style import PALETTE, pt, style
 from ridgeline.analysis.figures.surfaces import (
     draw_similarity,
     draw_surface,
@@ -80,9 +81,11 @@ def overview(
             axes.set_title(title)
         for axes, letter in zip(grid.flat, "abcdefgh", strict=True):
             axes.text(
-                -0.12, 1.1, letter, transform=axes.transAxes, fontweight="bold", fontsize=10
+                -0.12, 1.1, letter, transform=axes.transAxes, fontweight="bold", fontsize=pt(10)
             )  # fmt: skip
         headroom(*(axes for axes in grid.flat if axes.get_legend() is not None))
+        for axes in (left, right):
+            thin(axes.texts)
         return figure
 
 
