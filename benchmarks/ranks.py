@@ -1,7 +1,8 @@
-"""Two processes of one thread against one: efficiency of torchrun for a scan and a Hessian.
+"""Two processes of one thread against one: efficiency of torchrun for scan, Hessian, training.
 
     python benchmarks/ranks.py scan
     python benchmarks/ranks.py hessian
+    python benchmarks/ranks.py training
 
 ResNet18 w=8 as it is initialised, 256 CIFAR-10-size images of noise, on the CPU. Every command is
 timed as a whole, with little and with much work; the difference of both leaves out the start.
@@ -28,6 +29,10 @@ QUESTIONS = {
              "--vec1_scan min=-1,max=1,step={n} --model_name {name}", 0.5, 0.03125),
     "hessian": ("calc_hessian --model2load net.ckpt --subset_size 256 --batch_size 128 --topk 0 "
                 "--trace_products {n} --out_file {name}", 3, 13),
+    "training": ("train_normal --dataset noise.npz --model_type resnet --width 8 --augment False "
+                 "--batch_size 128 --epoch_num {n} --eval_freq 1000 --out_folder . "
+                 "--model_name {name} "
+                 "--attack name=pgd,eps=8/255,step_size=2/255,iterations=10", 1, 5),
 }  # fmt: skip
 
 

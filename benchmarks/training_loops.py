@@ -42,7 +42,7 @@ from ridgeline.train.data.examples import Images
 from ridgeline.train.loop import _gradients
 from ridgeline.train.methods import METHODS, Setup, Step
 from ridgeline.train.optimizers import parse_optimizer
-from ridgeline.train.position import Position, Watch
+from ridgeline.train.position import Guard, Position
 
 EPS, STEP, ITERATIONS = 8 / 255, 2 / 255, 10
 transforms = import_torchvision("transforms")
@@ -56,7 +56,7 @@ def ours(network: nn.Module, images: Images, device: torch.device, chosen: Accel
     chosen.prepare(network)
     images = images.on(device)
     optim = parse_optimizer(SGD).build(network.parameters())
-    watch = Watch(list(network.state_dict().values()), device)
+    guard = Guard(list(network.state_dict().values()), device)
     position = Position()
 
     def step(places: Tensor, number: int) -> None:
@@ -68,9 +68,9 @@ def ours(network: nn.Module, images: Images, device: torch.device, chosen: Accel
             loss, hits = _gradients(method, batch, where, chosen, len(places))
         position.add(loss, hits, len(places))
         optim.step()
-        watch.note(loss, number)
-        if watch.due(number):
-            watch.failure()
+        guard.note(loss, number)
+        if guard.due(number):
+            guard.failure()
 
     return step
 
@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--channels_last", action="store_true", help="time this layout too")
     parser.add_argument("--compile", action="store_true", help="time torch.compile too")
     options = parser.parse_args()
+    if options.steps < 2:
+        parser.error("--steps: at least 2, the first of which warms up")
     device = torch.device("cpu" if options.gpu is None else f"cuda:{options.gpu}")
     count = options.batch_size * options.steps
     if options.images:

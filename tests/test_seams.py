@@ -66,6 +66,17 @@ def test_a_log_of_products_ends_at_its_limit_and_the_rest_is_computed_again(call
         assert log.products == 5
 
 
+def test_the_log_of_a_single_process_takes_those_of_more_along(tmp_path):
+    """Sees the logs of processes that are no longer there stay for good."""
+    matrix = Matrix(torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64)))
+    log = ProductLog(matrix, tmp_path / "p.products", {"a": 1})
+    log.matvec(torch.ones(5, dtype=torch.float64))
+    for name in ("p.products.1", "p.products.12", "p.products.old", "pp.products.1"):
+        (tmp_path / name).touch()
+    log.remove()
+    assert {p.name for p in tmp_path.iterdir()} == {"p.products.old", "pp.products.1"}
+
+
 def test_a_full_disk_ends_the_log_and_not_the_work(tmp_path, monkeypatch):
     """Sees a result lost for want of room for the log that was to save it."""
     matrix = Matrix(torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -127,3 +128,14 @@ def test_a_command_loads_torch_only_through_the_package(path):
         names |= {node.module} if isinstance(node, ast.ImportFrom) else set()
     early = {"torch", "torchvision", "scipy", "pandas", "matplotlib", "xarray", "numpy"}
     assert not early & {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_benchmarks_import_what_the_package_has(path):
+    """Sees a benchmark, which no test runs, name something that was moved."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "ridgeline":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                here = hasattr(module, alias.name)
+                assert here or importlib.util.find_spec(f"{node.module}.{alias.name}"), alias.name

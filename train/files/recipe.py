@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import hashlib
 import json
 import os
 import platform
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -158,10 +160,11 @@ def write_atomically(
     `verify` reads the temporary file back before it replaces what was there, and raises if it is
     not whole. Raises OSError that names `path` and the reason, for instance a full disk; the file
     that was there is then intact. Its mode is what the user's umask asks for, whatever the
-    writer chose.
+    writer chose. Temporary files of processes of this machine that were killed are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _drop_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         write(temporary)
         umask = os.umask(0)
@@ -176,3 +179,14 @@ def write_atomically(
         raise OSError(f"{path} cannot be written ({error}); what was there is kept") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _drop_leftovers(path: Path) -> None:
+    """Remove what processes of this machine left of `path` when they were killed."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.{socket.gethostname()}.*.tmp"):
+        try:
+            os.kill(int(old.name.split(".")[-2]), 0)
+        except ProcessLookupError:
+            old.unlink(missing_ok=True)
+        except (PermissionError, ValueError):
+            pass  # of another user, or of somebody else's making
