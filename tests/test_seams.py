@@ -228,9 +228,13 @@ def test_the_report_has_every_kind_of_result(every_result):
     assert set(sections) == kinds
     for kind, section in sections.items():
         assert "How to read this" in section
-        figures = section.count("<figure>")
+        figures = len(re.findall(r"<figure[ >]", section))
         assert figures >= 1
-        assert figures == section.count('class="plot"') + section.count('<img src="data:image/')
+        pictures = re.findall(r'<img( class="(?:large|narrow)")? src="data:image/', section)
+        assert figures == section.count('class="plot"') + pictures.count("") + pictures.count(
+            ' class="large"'
+        )
+        assert pictures.count(' class="large"') == pictures.count(' class="narrow"')
         results = section.count('<details class="result"')
         told = section.count('<pre class="command">ridgeline ')
         assert results >= 1 and told == (0 if kind == "metrics" else results)
