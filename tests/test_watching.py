@@ -250,6 +250,11 @@ def test_networks_are_put_side_by_side():
     assert axes.containers[0].lines[0].get_xydata().tolist() == [[0.8, 0.3]]
     with pytest.raises(InputError, match="name=fmn"):
         draw({"a": ds.drop_vars("smallest_budget")}, against="smallest")
+    recipe = json.dumps({"attack": "FMN(eps=0.1, order=%s, iterations=2)", "seed": 0})
+    inf, two = (ds.assign_attrs(recipe=recipe % order) for order in ("inf", "2.0"))
+    assert "l_2 budget" in draw({"a": two}, against="smallest").axes[0].get_ylabel()
+    with pytest.raises(InputError, match="several norms cannot be compared: a l_inf, b l_2"):
+        draw({"a": inf, "b": two}, against="smallest")
     with pytest.raises(InputError, match="clean and a robust"):
         draw({"a": ds.isel(eps=[1])}, against="clean")
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import xarray as xr
 from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.layout import legend_of, subplots
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results, pt
 from ridgeline.models.errors import InputError
+
+
+def order_of(ds: xr.Dataset) -> str:
+    """The norm of a result's attack, l_inf or l_2; "" where no recipe says it."""
+    found = re.search(r'"attack": "[^"]*\border=(inf|2)', ds.attrs.get("recipe", ""))
+    return f"l_{found[1]}" if found else ""
 
 
 def draw_smallest(results: Results) -> Figure:
@@ -20,6 +29,10 @@ def draw_smallest(results: Results) -> Figure:
         if "smallest_budget" not in ds:
             raise InputError(f"{label} holds no smallest perturbations: test_ensemble --attack "
                              "name=fmn,... finds them")  # fmt: skip
+    norms = {label: order_of(ds) for label, ds in results.items()}
+    if len(set(norms.values())) > 1:
+        said = ", ".join(f"{label} {norm}" for label, norm in norms.items())
+        raise InputError(f"smallest budgets in several norms cannot be compared: {said}")
     found = [ds["smallest_budget"].values for ds in results.values()]
     figure, axes = subplots(figsize=(max(COLUMN, 0.7 * len(found) + 1), 2.6))
     top = max((v[np.isfinite(v)].max(initial=0) for v in found), default=0) or 1
@@ -34,7 +47,8 @@ def draw_smallest(results: Results) -> Figure:
         axes.annotate(text, (number + 1, 1.01), xycoords=("data", "axes fraction"), ha="center",
                       fontsize=pt(5))  # fmt: skip
     axes.set_xticks(range(1, len(found) + 1), list(results), rotation=30, ha="right")
-    axes.set(ylabel="smallest budget that fools [0,1]", ylim=(0, None))
+    norm = next(iter(norms.values()))
+    axes.set(ylabel=f"smallest {norm} budget that fools [0,1]".replace("  ", " "), ylim=(0, None))
     return figure
 
 
@@ -70,13 +84,18 @@ def draw_groups(results: Results) -> Figure:
     for label, ds in results.items():
         if "group_accuracy" not in ds:
             raise InputError(f"{label} holds no groups of corruptions: run test_corruptions again")
+    if len({tuple(tuple(ds[n].values) for n in ("corruption", "severity")) for ds in
+            results.values()}) > 1:  # fmt: skip
+        raise InputError("these results hold other corruptions or severities, so means by group "
+                         "cannot be compared; without --against every cell is drawn")  # fmt: skip
     names = list(dict.fromkeys(str(g) for ds in results.values() for g in ds["group"].values))
     figure, axes = subplots(figsize=(min(PAGE, COLUMN + 0.5 * len(results)), 2.6))  # fmt: skip
     width = 0.8 / len(results)
     for number, (label, ds) in enumerate(results.items()):
         here = ds.reindex(group=names)
-        rows = [(float(ds["clean_accuracy"]), 0.0), *zip(here["group_accuracy"].values,
-                here["group_accuracy_se"].values, strict=True)]  # fmt: skip
+        clean = (float(ds["clean_accuracy"]), float(ds.get("clean_accuracy_se", np.nan)))
+        rows = [clean, *zip(here["group_accuracy"].values, here["group_accuracy_se"].values,
+                strict=True)]  # fmt: skip
         values, errors = np.array(rows).T
         places = np.arange(len(rows)) + (number - (len(results) - 1) / 2) * width
         axes.bar(places, values, width, yerr=1.96 * errors, label=label, capsize=1.5,

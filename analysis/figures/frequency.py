@@ -70,20 +70,23 @@ def draw_corruptions(
         raise unknown("--against for corruptions", against, ("severity", "groups"))
     if against == "groups":
         return draw_groups(results)
-    rows = max(ds.sizes["corruption"] for ds in results.values())
+    shown = {n: list(dict.fromkeys(v for ds in results.values() for v in ds[n].values.tolist()))
+             for n in ("corruption", "severity")}  # fmt: skip
+    rows = len(shown["corruption"])
     figure, grid = subplots(
         1, len(results), figsize=(1.7 * len(results) + 1.6, max(1.3, 0.19 * rows + 0.9)),
         squeeze=False, sharey=True,
     )  # fmt: skip
     for place, (label, ds) in zip(grid[0], results.items(), strict=True):
-        image = place.imshow(ds["accuracy"], vmin=0, vmax=1, cmap=SURFACE, aspect="auto")
+        cells = ds["accuracy"].reindex(shown)  # blank where a network was not tried
+        image = place.imshow(cells, vmin=0, vmax=1, cmap=SURFACE, aspect="auto")
         mean, error = float(ds["mean_accuracy"]), float(ds["mean_accuracy_se"])
         clean = float(ds["clean_accuracy"])
         place.set_title(
             f"{label}\nclean {clean:.3f}, mean {mean:.3f} ± {error:.3f}", fontsize=pt(7)
         )
-        place.set_xticks(range(ds.sizes["severity"]), ds["severity"].values)
-        place.set_yticks(range(ds.sizes["corruption"]), ds["corruption"].values)
+        place.set_xticks(range(len(shown["severity"])), shown["severity"])
+        place.set_yticks(range(rows), shown["corruption"])
         place.set_xlabel("severity")
     figure.colorbar(image, ax=grid, label="accuracy", shrink=0.8)
     return figure
