@@ -146,7 +146,7 @@ def fourier(ds: xr.Dataset) -> Iterator[str]:
 
 
 def generator(ds: xr.Dataset) -> Iterator[str]:
-    """Transfer, robustness and gap by epoch, and the reference."""
+    """Transfer, robustness and gap by epoch, and the reference, and whether that can tell."""
     for epoch, row in _rows(ds, "epoch"):
         yield (f"epoch {epoch:4d}  clean {row['clean']:.3f}  robust {row['robust']:.3f}  "
                f"transfer {row['transfer']:.3f}  strength {row['strength']:.2f}  "
@@ -155,6 +155,9 @@ def generator(ds: xr.Dataset) -> Iterator[str]:
            f"{float(ds['reference_strong']):.3f}; robust accuracy best {float(ds['best']):.3f}, "
            f"last {float(ds['last']):.3f}, first collapse at epoch "
            f"{float(ds['collapse_epoch']):g}")  # fmt: skip
+    if not float(ds["random"]) > float(ds["reference_strong"]):
+        yield ("WARNING, the strong attack hurts the reference no more than random signs do: it "
+               "tells nothing of transfer; name a reference that has learnt")  # fmt: skip
 
 
 def similarity(ds: xr.Dataset) -> Iterator[str]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ridgeline.analysis.reports import report
 from ridgeline.analysis.training.generator import best_per_cycle, collapse, speckle, study
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import load_result
@@ -256,6 +257,10 @@ def test_a_generator_that_is_the_strong_attack_on_the_reference_has_strength_one
     sign = np.sign(ds["perturbation"].values[0, 0, 0])
     assert abs((sign * weight.sign().numpy()).sum()) == 36
     assert float(ds["clean"][0]) == 1
+    assert "WARNING" not in report(ds.assign_attrs(kind="generator"))
+    assert "tells nothing of transfer" in report(
+        ds.assign(random=ds["reference_strong"]).assign_attrs(kind="generator")
+    )
 
 
 @pytest.mark.parametrize("augment", [None, CROP_AND_FLIP])

@@ -229,3 +229,10 @@ def test_augmentation_follows_the_data_set_and_not_the_spelling_of_its_path(
 
 
 TRAIN_TEST = ("train", "test")
+
+
+def test_a_spec_that_cannot_be_read_is_told_its_own_form():
+    with pytest.raises(InputError, match=r"write True, False, or crop=PIXELS"):
+        augmentation_of(
+            "crop", Images(torch.rand(4, 3, 8, 8), torch.arange(4), torch.arange(4), "x", 4)
+        )

@@ -18,13 +18,13 @@ from typing import Any
 from ridgeline.models.errors import InputError, unknown
 
 
-def parse_spec(text: str, what: str) -> dict[str, str]:
-    """Split `k=v,k=v` into a dict of strings; `what` names the option in error messages."""
+def parse_spec(text: str, what: str, form: str = "name=...,key=value,key=value") -> dict[str, str]:
+    """Split `k=v,k=v` into a dict of strings; error messages name the option `what` and its form."""
     spec: dict[str, str] = {}
     for part in text.split(","):
         key, equals, value = (s.strip() for s in part.partition("="))
         if not (key and equals and value):
-            raise InputError(f"{what}: cannot read {part!r}; write name=...,key=value,key=value")
+            raise InputError(f"{what}: cannot read {part!r}; write {form}")
         if key in spec:
             raise InputError(f"{what}: {key!r} is given twice")
         spec[key] = value

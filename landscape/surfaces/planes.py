@@ -80,10 +80,14 @@ def plane(problem: Problem, *directions: Point) -> Plane:
 def orthogonal(directions: Sequence[Point]) -> list[Point]:
     """The directions by Gram-Schmidt, in their order, each with the norm of what is left of it.
 
-    Raises InputError for one that lies in the span of those before it.
+    Raises InputError for one that lies in the span of those before it, or has no length.
     """
     found: list[Point] = []
     for number, direction in enumerate(directions, start=1):
+        if not norm(direction):
+            raise InputError(
+                f"direction {number} has no length: both its ends are the same weights"
+            )
         rest = direction
         for _ in range(2):  # twice is enough (Kahan and Parlett)
             for other in found:

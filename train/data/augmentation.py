@@ -193,7 +193,8 @@ def _parsed(text: str) -> Augmentation:
     what = "--augment"
     known = {f.name: f.type for f in fields(Augmentation)}
     values: dict[str, int | float | str | bool] = {}
-    for key, value in parse_spec(text, what).items():
+    form = "True, False, or crop=PIXELS,flip=1,rotate=DEGREES,cutout=PIXELS"
+    for key, value in parse_spec(text, what, form).items():
         if key not in known:
             raise unknown(f"key in {what}", key, known)
         if key == "border":
