@@ -32,7 +32,11 @@ def layers_of(network: nn.Module, kinds: Sequence[type[nn.Module]] = LAYERS) -> 
 
 
 def gram(features: Tensor) -> Tensor:
-    """Gram matrix (N, N) of features (N, ...) with the diagonal zeroed, in float64."""
+    """Gram matrix (N, N) of features (N, ...) with the diagonal zeroed, in float64.
+
+    >>> gram(torch.tensor([[1.0], [2.0]])).tolist()
+    [[0.0, 2.0], [2.0, 0.0]]
+    """
     flat = features.flatten(1).double()
     matrix = flat @ flat.T
     return matrix.fill_diagonal_(0)
@@ -79,6 +83,12 @@ def cka(
     unbiased estimate, so `cka` may dip below 0. `diagonal` (equal layers) is there if the layers
     agree, with `diagonal_se`, a jackknife over minibatches; `mean_diagonal` sums it up. A layer
     whose features are all equal, or not finite, has no CKA: it is NaN, and so is that mean.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> images = torch.rand(8, 1, 2, 2), torch.arange(8) % 3
+    >>> problem = Problem(network, images)
+    >>> round(float(cka(problem, problem)["mean_diagonal"]), 6)  # a network and itself
+    1.0
     """
     if second is None and first.attack is None:
         raise InputError("clean and adversarial features need an attack")

@@ -90,6 +90,10 @@ def dendrogram_of(matrix: np.ndarray, alike: bool) -> np.ndarray:
     """Average linkage (n - 1, 4), as scipy's, of a matrix of (dis)similarities (n, n).
 
     `alike`: larger is more alike; 1 - value is the distance then. InputError for missing entries.
+
+    >>> far = np.array([[0.0, 1.0, 5.0], [1.0, 0.0, 5.0], [5.0, 5.0, 0.0]])
+    >>> dendrogram_of(far, alike=False)[0, :3].tolist()  # networks 0 and 1, at distance 1
+    [0.0, 1.0, 1.0]
     """
     far = 1 - matrix if alike else matrix
     if not np.isfinite(far).all():
