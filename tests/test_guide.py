@@ -7,7 +7,11 @@ import shutil
 
 import pytest
 
+from ridgeline.models import check_model_type, is_external
+from ridgeline.train.attacks import parse_attack
+from ridgeline.train.schedules import parse_schedule
 from tests.commands import ROOT, tiny_set
+from tests.conftest import make_images, make_mlp
 from tests.documents import blocks, expanded, run_page, shortened
 
 DOCS = ROOT / "docs"
@@ -15,7 +19,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(
     str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if path.name != "papers.md"
 )
-#: README's Python blocks want a reader's own network; tests/test_notebook.py gives them one
+#: its Python blocks want a reader's own networks; tests/test_notebook.py gives them some
 OWN = ("how_to/notebook.md",)
 
 
@@ -36,9 +40,42 @@ def test_a_page_runs(page, toured):
 
 
 def test_the_readme_runs(toured):
+    own = {"network": make_mlp().float(), "loader": make_images(8)}
+    run_page(ROOT / "README.md", toured, own)
+    assert (toured / "eigenvalues.pdf").stat().st_size > 1000
+
+
+def test_the_readme_is_two_screens_with_one_picture_and_two_commands():
     text = (ROOT / "README.md").read_text()
-    if blocks(text) and "```sh" in text:
-        run_page(ROOT / "README.md", toured)
+    assert len(text.splitlines()) <= 70
+    assert len(re.findall(r"!\[", text)) == 1
+    [shell] = [block for block in blocks(text) if block.language == "sh"]
+    assert len(expanded(shell.text)) == 2
+
+
+@pytest.mark.parametrize("page", ["../README.md", *PAGES, "papers.md"])
+def test_no_code_is_left_out(page):
+    """Sees an indented block, or one in another language: no test would run it."""
+    text = (DOCS / page).read_text()
+    assert {block.language for block in blocks(text)} <= {"sh", "python", "text"}
+    rest = re.sub(r"^```\w.*?^```$", "", text, flags=re.S | re.M)
+    assert "```" not in rest
+    assert not re.search(r"(?:\A|\n)\s*\n {4,}\S", rest)
+
+
+def test_every_spec_of_the_page_of_commands_is_understood():
+    found = re.findall(r"^--(\w+) (\S+)", (DOCS / "commands.md").read_text(), re.M)
+    readers = {
+        "attack": parse_attack,
+        "attack_threshold_schedule": lambda s: parse_schedule(s, "it", budget=True),
+        "adv_budget_list": lambda s: [float(v) for v in s.split(",")],
+        "model_type": lambda s: (
+            is_external(s) or s.startswith("timm:") or check_model_type(s, (3, 32, 32))
+        ),  # timm need not be installed
+    }
+    assert {flag for flag, _ in found} == readers.keys()
+    for flag, spec in found:
+        readers[flag](spec)
 
 
 def test_every_question_has_command_figure_reading_wrong_one_and_limits():
