@@ -86,6 +86,29 @@ def test_every_question_has_command_figure_reading_wrong_one_and_limits():
             assert heading in text, (page.name, heading)
 
 
+def test_every_question_and_every_figure_of_the_gallery_has_its_lines():
+    text = (DOCS / "gallery.md").read_text()
+    assert re.findall(r"^## (.*)$", text, re.M) == [
+        (DOCS / f"questions/{name}.md").read_text().splitlines()[0].removeprefix("# ")
+        for name in ("sharp", "connected", "masked", "generator", "frequencies", "overfitted")
+    ]
+    for part in re.split(r"^(?=\*\*)", text, flags=re.M)[1:]:
+        assert "![" in part
+        assert "```sh" in part or re.search(r"The lines are on \[its\spage\]", part), part
+
+
+def test_values_of_the_page_on_sharpness_are_those_of_the_benchmark():
+    page, benchmark = (
+        re.findall(r"^\| `?(\w+)`? \| (.*) \|$", path.read_text(), re.M)
+        for path in (DOCS / "sharpness.md", ROOT / "BENCHMARKS.md")
+    )
+    rows = [(name, cells.split(" | ")) for name, cells in page if " ± " in cells]
+    assert len(rows) == 5
+    for name, cells in rows:
+        [measured] = [c for n, c in benchmark if n == name][:1]  # plain logits come first
+        assert {cell.replace("±", "+-") for cell in cells} <= set(measured.split(" | ")), name
+
+
 def test_pictures_are_small_and_every_one_is_shown():
     shown = set()
     for page in DOCS.rglob("*.md"):

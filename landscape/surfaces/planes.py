@@ -183,7 +183,9 @@ def trajectory_plane(
         combine([float(c) for c in vectors[:, k] / np.sqrt(v)], differences)
         for k, v in zip(order, top, strict=True)
     ]
-    for d, k in zip(directions, order, strict=True):  # a sign that does not hang on the library
+    for d, k in zip(
+        directions, order, strict=True
+    ):  # the same sign with every linear algebra library
         if vectors[np.abs(vectors[:, k]).argmax(), k] < 0:
             for name in d:
                 d[name] = -d[name]
