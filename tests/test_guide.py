@@ -82,6 +82,7 @@ def test_every_question_has_command_figure_reading_wrong_one_and_limits():
     for page in (DOCS / "questions").glob("*.md"):
         text = page.read_text()
         assert any(b.language == "sh" for b in blocks(text)), page.name
+        assert "![" in text, page.name
         for heading in ("## How to read it", "## What a wrong one looks like", "## Limits"):
             assert heading in text, (page.name, heading)
 
