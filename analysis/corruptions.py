@@ -47,20 +47,33 @@ def group_of(name: str) -> str | None:
 
 
 def names_of(text: Sequence[str]) -> list[str]:
-    """Corruptions by name: `common` (the benchmark's 15), `all` (19), one of GROUPS, or `cure`.
+    """Corruptions by name: `common` (the benchmark's 15), `all` (19), GROUPS, `cure`; each once.
 
     `cure` are the 17 of Gowda et al. 2024, figure 7: all but spatter and saturate.
     """
     known = library()
     every = known.get_corruption_names("all")
-    if len(text) == 1 and text[0] == "cure":
-        return [name for name in every if name not in ("spatter", "saturate")]
-    if len(text) == 1 and text[0] in ("common", "all", *GROUPS):
-        return known.get_corruption_names(text[0])
+    found: list[str] = []
     for name in text:
-        if name not in every:
+        if name == "cure":
+            found += [other for other in every if other not in ("spatter", "saturate")]
+        elif name in ("common", "all", *GROUPS):
+            found += known.get_corruption_names(name)
+        elif name in every:
+            found.append(name)
+        else:
             raise unknown("corruption", name, ["common", "cure", "all", *GROUPS, *every])
-    return list(text)
+    return list(dict.fromkeys(found))
+
+
+def check_corruptible(images: Images) -> None:
+    """Raise InputError for images below 32x32 or not of 1 or 3 channels."""
+    channels, height, width = images.image_shape
+    if min(height, width) < 32 or channels not in (1, 3):
+        raise InputError(
+            f"corruptions need images of 32x32 pixels or more with 1 or 3 channels, got "
+            f"{channels}x{height}x{width}"
+        )
 
 
 def corrupted(images: Images, name: str, severity: int, seed: int = 0) -> Images:
@@ -69,12 +82,8 @@ def corrupted(images: Images, name: str, severity: int, seed: int = 0) -> Images
     The severities are those of ImageNet-C at the images' own size, harsher on 32x32 pixels than
     the CIFAR-10-C files. Raises InputError for images below 32x32 or not of 1 or 3 channels.
     """
+    check_corruptible(images)
     channels, height, width = images.image_shape
-    if min(height, width) < 32 or channels not in (1, 3):
-        raise InputError(
-            f"corruptions need images of 32x32 pixels or more with 1 or 3 channels, got "
-            f"{channels}x{height}x{width}"
-        )
     pixels = images.loaded().pixels
     if pixels.dtype != torch.uint8:
         pixels = (pixels * 255).round().to(torch.uint8)
@@ -88,7 +97,11 @@ def corrupted(images: Images, name: str, severity: int, seed: int = 0) -> Images
             np.random.seed(int(draw))  # noqa: NPY002
             options = {"seed": int(draw)} if name in _SEEDED else {}
             picture = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-            result = corrupt(picture, severity=severity, corruption_name=name, **options)
+            try:
+                with np.errstate(invalid="raise" if name == "spatter" else "warn"):
+                    result = corrupt(picture, severity=severity, corruption_name=name, **options)
+            except FloatingPointError:  # no drop has fallen, and the package divides 0 by 0
+                result = picture
             found[n] = result[..., :channels]
     finally:
         np.random.set_state(state)  # noqa: NPY002
@@ -138,7 +151,7 @@ def corruption_scores(
             cell = problem.keep(f"{name} {severity}", partial(right, name, severity))
             hits[row, column] = cell["correct"].double()
     count = len(problem.images)
-    accuracy = hits.mean(2).numpy()
+    accuracy, clean_accuracy = hits.mean(2).numpy(), clean.evaluate().accuracy
     by_example = hits.mean((0, 1))
     own = [group_of(name) for name in names]
     groups = [g for g in GROUPS if g in own]
@@ -149,7 +162,8 @@ def corruption_scores(
             "accuracy": (("corruption", "severity"), accuracy),
             "accuracy_se": (
                 ("corruption", "severity"), error_of_share(accuracy, count)),
-            "clean_accuracy": clean.evaluate().accuracy,
+            "clean_accuracy": clean_accuracy,
+            "clean_accuracy_se": float(error_of_share(clean_accuracy, count)),
             "mean_accuracy": accuracy.mean(),
             "mean_accuracy_se": mean_and_error(by_example)[1],
             "group_accuracy": ("group", [h.mean().item() for h in by_group]),

@@ -42,12 +42,22 @@ def resumable(path: str | Path | None, recipe: Recipe) -> Iterator[Keep]:
     if path is None:
         yield at_once
         return
-    path = Path(path)
-    name, number = f".{path.name}.{digest(recipe)[:16]}.parts", processes()[0]
-    yield Parts(path.with_name(f"{name}.{number}" if number else name))
+    number, first = processes()[0], _parts_file(path, recipe)
+    yield Parts(first.with_name(f"{first.name}.{number}") if number else first)
     if number == 0:  # also those of processes that there were before
-        for left in path.parent.glob(f"{glob.escape(name)}*"):
-            left.unlink(missing_ok=True)
+        for file in left(path, recipe):
+            file.unlink(missing_ok=True)
+
+
+def left(path: str | Path, recipe: Recipe) -> list[Path]:
+    """The files of all processes with finished parts of the result of this recipe at `path`."""
+    first = _parts_file(path, recipe)
+    return sorted(first.parent.glob(f"{glob.escape(first.name)}*"))
+
+
+def _parts_file(path: str | Path, recipe: Recipe) -> Path:
+    path = Path(path)
+    return path.with_name(f".{path.name}.{digest(recipe)[:16]}.parts")
 
 
 class Parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ridgeline.analysis.reports import report
-from ridgeline.landscape.curvature.cells import cells_of, spectra
+from ridgeline.landscape.curvature.cells import cells_of, left_of, spectra
 from ridgeline.landscape.curvature.measures import CurvatureOptions, SpectrumOptions
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
@@ -45,7 +45,7 @@ def main(
 
     ds = computed(
         "hessian", path, recipe, lambda _, tick: spectra(cells, problem, tick), total=None,
-        begin=begin, saved=lambda: [cell.clear() for cell in cells], overwrite=machine.overwrite,
+        begin=begin, beside=lambda: left_of(cells), overwrite=machine.overwrite,
         hessian=curvature.title(any(under.budgets)), checkpoint=model2load,
         estimator=spectrum.estimator,
     )  # fmt: skip

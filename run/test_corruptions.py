@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from ridgeline.analysis.corruptions import CorruptionOptions, corruption_scores, names_of
+from ridgeline.analysis.corruptions import (
+    CorruptionOptions,
+    check_corruptible,
+    corruption_scores,
+    names_of,
+)
 from ridgeline.analysis.reports import report
 from ridgeline.run.shared import networks
 from ridgeline.run.shared import options as o
@@ -23,6 +28,7 @@ def main(
     names = names_of(options.corruptions)
     subject = networks.open_network(model2load, network)
     images = subject.images("test", subset_size)
+    check_corruptible(images)
     problem = subject.problem(images, None, machine)
     recipe = subject.recipe("test_corruptions", images, None, machine.seed, options)
 

@@ -68,7 +68,8 @@ def shortened(line: list[str], known: set[str]) -> list[str]:
     for flag, most in AT_MOST.items():
         if f"--{flag}" in words:
             place = words.index(f"--{flag}") + 1
-            words[place] = str(min(most, int(words[place])))
+            if words[place].isdigit():  # the width of a figure may be a word
+                words[place] = str(min(most, int(words[place])))
         elif flag in ALWAYS and flag in known:
             words += [f"--{flag}", str(most)]
     return words
@@ -82,9 +83,9 @@ def options(command: str) -> set[str]:
 def run_page(path: Path, folder: Path, own: dict[str, object] | None = None) -> None:
     """Run every command and every Python block of a page in a folder, in their order.
 
-    `own` are names that a reader brings to the Python blocks. A Python block with a title is
-    written to the file of that name instead. A shell block with a
-    title is a job for a cluster: its commands are read as their commands read them, and not run.
+    `own` are names that a reader brings to the Python blocks. A block of Python or TOML with a title
+    is written to the file of that name instead. A shell block with a title is a job for a cluster:
+    its commands are read as their commands read them, and not run.
     """
     names = dict(own or {})
     for block in blocks(path.read_text()):
@@ -98,7 +99,7 @@ def run_page(path: Path, folder: Path, own: dict[str, object] | None = None) -> 
                     continue
                 done = call(shortened(line, options(line[0])), folder)
                 assert done.returncode == 0, f"{path.name}: {' '.join(line)}: {done.stderr}"
-        elif block.language == "python" and block.title:
+        elif block.language in ("python", "toml") and block.title:
             (folder / block.title).write_text(block.text)
         elif block.language == "python":
             with contextlib.chdir(folder):

@@ -6,9 +6,13 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
 import ridgeline as rl
+from ridgeline.analysis.cka import cka
 from ridgeline.analysis.exact_checks import ANCHORS, Bench
+from ridgeline.analysis.frequency.filters import map_sizes
+from ridgeline.analysis.frequency.fourier import fourier_sensitivity, pass_curves
 from ridgeline.landscape.curvature.measures import SpectrumOptions
 from tests.commands import DEMO, MATMULS, ROOT, Precision, call, compared, run_chain
 from tests.conftest import make_conv_bn, make_images, make_mlp
@@ -50,18 +54,53 @@ ENTRIES = {
     "scan": lambda p: rl.scan(p, rl.random_plane(p), 3),
     "sharpness": lambda p: rl.sharpness(p, measures=["sam", "trace"], trace_products=2),
     "scattering": lambda p: rl.scattering(p, ["random"], [0.0, 0.1]),
+    "fourier_sensitivity": lambda p: fourier_sensitivity(p, 0.1),
+    "pass_curves": lambda p: pass_curves(p, [0.5]),
+    "map_sizes": lambda _: map_sizes(MODEL),
+}
+MODEL = {"model_type": "lenet", "image_shape": (1, 28, 28), "width": 1, "bias": True,
+         "num_classes": 10}  # fmt: skip
+#: the same of functions of two networks
+PAIRED = {
+    "connect": lambda p, q: rl.connect(p, q, epochs=1, batch_size=4),
+    "scan_curve": lambda p, q: rl.scan_curve(
+        p, rl.curve("bezier", [p.origin, p.origin, q.origin]), [0, 0.5, 1], {"train": p.images}
+    ),
+    "align": lambda p, q: rl.align(p, q),
+    "repaired": lambda p, q: repair(*(rl.Problem(plain(n), p.images) for n in (0, 1))),
+    "cka": lambda p, q: cka(p, q, minibatch=4),
 }
 
 
-@pytest.mark.parametrize("name", ENTRIES)
-def test_no_function_rounds_to_tf32_unasked(name):
-    """Sees an entry that a command does not go through, and matrix products beside convolutions."""
-    problem = rl.Problem(make_conv_bn(), make_images(6), batch_size=4,
-                         attack="name=fgsm,threshold=0.1")  # fmt: skip
-    with Precision() as noted:
-        ENTRIES[name](problem)
-    assert not noted.rounded
+def plain(seed: int) -> nn.Module:
+    """A network with a convolution and without BatchNorm."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4)).double()
+
+
+def repair(p: rl.Problem, q: rl.Problem) -> None:
+    rl.repaired(p, q.origin, [p.origin, q.origin], 0.5)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("name", [*ENTRIES, *PAIRED])
+def test_no_function_rounds_to_tf32_unasked(name, asked):
+    """Sees an entry that a command does not go through, and matrix products beside convolutions.
+
+    And one that does not heed who asks for TF32.
+    """
+    problem, other = (
+        rl.Problem(make_conv_bn(seed), make_images(6), batch_size=4,
+                   attack="name=fgsm,threshold=0.1") for seed in (0, 1)
+    )  # fmt: skip
+    torch.set_float32_matmul_precision("high" if asked else "highest")
+    try:
+        with Precision() as noted:
+            (ENTRIES[name](problem) if name in ENTRIES else PAIRED[name](problem, other))
+    finally:
+        torch.set_float32_matmul_precision("highest")
     assert "convolution" in noted.seen and noted.seen & MATMULS
+    assert noted.rounded == (noted.seen if asked else set())
 
 
 def test_a_setting_that_rounds_is_noted():

@@ -99,7 +99,9 @@ def other_values(group: type[Options], name: str) -> list:
     else:
         tried = [0.5, 3] if "float" in str(kind) else [3] if "int" in str(kind) else [("1",)]
     found = [v for v in tried if v != field.default and allowed(about, name, v)]
-    return found if about.choices else found[:1] + [v for v in found[1:] if not v]
+    found = found if about.choices else found[:1] + [v for v in found[1:] if not v]
+    nothing = field.default is not None and type(None) in typing.get_args(kind)
+    return [*found, None] if nothing else found
 
 
 def allowed(about: Opt, name: str, value) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from filelock import FileLock
 from PIL import Image
 
 from ridgeline.analysis.figures import draw
@@ -26,6 +27,7 @@ from ridgeline.landscape.result import (
     complete,
     empty_cells,
     load_result,
+    recipe_of,
     result_path,
     save_result,
     stamp,
@@ -35,7 +37,7 @@ from ridgeline.landscape.surfaces.curve import check_fixed
 from ridgeline.models import InputError, build_model
 from ridgeline.train.files.checkpoint import save_checkpoint
 from ridgeline.train.files.locks import release_all
-from ridgeline.train.files.recipe import file_digest, write_atomically
+from ridgeline.train.files.recipe import digest, file_digest, write_atomically
 from tests.conftest import ROOT
 
 FGSM = "name=fgsm,threshold=0.1,order=-1"
@@ -225,6 +227,52 @@ def test_parts_go_when_the_result_is_safe_and_stay_when_it_is_not(tmp_path):
             assert not list(tmp_path.iterdir())
     with resumable(None, {}) as keep:
         assert keep("a", lambda: {"v": 1}) == {"v": 1}
+
+
+def test_what_a_command_killed_in_its_last_moments_left_goes_with_the_next_call(
+    command, tmp_path, monkeypatch
+):
+    """Sees files for resuming, and the lock, stay for good beside a result that is whole."""
+
+    def stopped(cells):
+        raise KeyboardInterrupt
+
+    small_run(tmp_path)
+    line = ("calc_hessian", "--model2load", "a.ckpt", "--subset_size", 6, "--out_file", "r")
+    module = importlib.import_module("ridgeline.run.calc_hessian")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "left_of", stopped)  # asked when the result is on disk
+        assert command(*line).returncode == 130
+    recipe = recipe_of(load_result(tmp_path / "r.nc"))
+    (tmp_path / ".r.nc.lock").touch()
+    for process in ("", ".1"):
+        (tmp_path / f".r.nc.{digest(recipe)[:16]}.parts{process}").touch()
+    cell = recipe_of(load_result(tmp_path / ".r_eps0_all.part"))
+    (tmp_path / ".r_eps0_all.products.1").write_bytes(digest(cell).encode()[:32] + b"half")
+    foreign = tmp_path / ".r_eps0_all.products.2"
+    foreign.write_bytes(digest({}).encode()[:32])
+    before = (tmp_path / "r.nc").read_bytes()
+    with FileLock(tmp_path / ".r.nc.lock"):  # another command holds it: all may be in use
+        command(*line, check=True)
+        assert len(list(tmp_path.glob(".r*"))) == 6
+    command(*line, check=True)
+    assert list(tmp_path.glob(".r*")) == [foreign]
+    assert (tmp_path / "r.nc").read_bytes() == before
+
+
+def test_parts_of_processes_go_once_the_scan_is_whole(command, tmp_path, monkeypatch):
+    """Sees the cells of torchrun's processes stay when the first was killed before it removed."""
+    small_run(tmp_path)
+    line = ("scan_param", "--model2load", "a.ckpt", "--subset_size", 4, "--vec1_scan", "-1:1:2")
+    command(*line, check=True)
+    whole = tmp_path / "a_results.nc"
+    stem = f".{whole.name}.{digest(recipe_of(load_result(whole)))[:16]}."
+    for name in (f"{stem}1of2.nc", f"{stem}2of2.nc"):
+        (tmp_path / name).write_bytes(whole.read_bytes())
+    other = tmp_path / f".{whole.name}.{'0' * 16}.1of2.nc"
+    other.touch()
+    command(*line, check=True)
+    assert list(tmp_path.glob(".a_results*")) == [other]  # of another recipe: it stays
 
 
 @pytest.mark.parametrize("name", ["test_ensemble", "generate_adversary"])

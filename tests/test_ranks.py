@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import xarray as xr
@@ -239,6 +240,58 @@ def test_a_scan_of_which_a_process_is_killed_is_taken_up(folder):
     assert not Path("cut_results.nc").exists()
     shared(2, f"{line} --model_name cut")
     xr.testing.assert_equal(load_result("cut_results.nc"), load_result("calm_results.nc"))
+
+
+CURVED = (f"calc_hessian --model2load curved.ckpt --subset_size 23 --batch_size 8 {ATTACK} "
+          "--topk 3 --density_probes 1 --density_steps 40 --trace_products 80")  # fmt: skip
+
+
+def cut_hessian(name: str) -> None:
+    """A Hessian of two processes, one of which is killed when a part of the products is done."""
+    if not Path("curved.ckpt").exists():
+        alone(f"train_normal --model_type lenet {RUN} --model_name curved")
+    logs = [Path(f".{name}_eps0.1_all.products{n}") for n in ("", ".1")]
+    error = kill_the_second(
+        start(2, f"{CURVED} --out_file {name}.nc"),
+        lambda: all(log.exists() and log.stat().st_size > 2**21 for log in logs),
+    )
+    said = [x for x in error.splitlines() if x.startswith("calc_hessian.py: ")]
+    assert len(said) == 1 and "run the same command again to continue" in said[0], error
+    assert not Path(f"{name}.nc").exists() and all(log.exists() for log in logs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flipped", [None, "", ".1"], ids=["whole", "first", "second"])
+def test_a_hessian_of_which_a_process_is_killed_is_taken_up(folder, flipped):
+    """To the last bit of as many processes that were left alone; only one logs damaged products.
+
+    Sees a process wait for ever for a sum that the other has read from its file.
+    """
+    name = f"flipped{flipped}"
+    cut_hessian(name)
+    if flipped is not None:
+        log = Path(f".{name}_eps0.1_all.products{flipped}")
+        content = bytearray(log.read_bytes())
+        content[len(content) // 3] ^= 4
+        log.write_bytes(content)
+    shared(2, f"{CURVED} --out_file {name}.nc")
+    if not Path("calm_hessian.nc").exists():
+        shared(2, f"{CURVED} --out_file calm_hessian")
+    ours, theirs = (load_result(f"{n}.nc").drop_vars("seconds") for n in ("calm_hessian", name))
+    xr.testing.assert_equal(theirs, ours)
+    assert not list(Path().glob(f".{name}_*"))
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_the_hessian_of_two(folder):
+    """Sees the second process's files stay, or the products of a share taken for those of all."""
+    cut_hessian("half")
+    alone(f"{CURVED} --out_file half")
+    alone(f"{CURVED} --out_file straight")
+    assert not list(Path().glob(".half*"))
+    half, straight = (load_result(f"{n}.nc").drop_vars("seconds") for n in ("half", "straight"))
+    for name in ("eigenvalue", "trace", "mean_loss"):
+        np.testing.assert_allclose(half[name], straight[name], rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("attack", ["pgd,threshold=0.1,iter_num=3,random_start=True",

@@ -21,11 +21,12 @@ from ridgeline.models import build_model, code_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.network_check import check_network
 from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.files.recipe import file_digest
 from ridgeline.train.files.run_files import DONE, RunFiles
 from ridgeline.train.loop import fit
 from ridgeline.train.methods import Standard
 from ridgeline.train.optimizers import parse_optimizer
-from tests.commands import call
+from tests.commands import ROOT, call
 from tests.conftest import make_images
 
 TRAIN = ("train_normal --model_name r --out_folder o --width 1 --subset_size 20 --batch_size 10 "
@@ -63,6 +64,17 @@ def test_a_log_of_products_ends_at_its_limit_and_the_rest_is_computed_again(call
         assert held == (2 if calls == (2, 2, 1) else 3)
         assert log.replayed == (held if again else 0)
         assert log.products == 5
+
+
+def test_the_log_of_a_single_process_takes_those_of_more_along(tmp_path):
+    """Sees the logs of processes that are no longer there stay for good."""
+    matrix = Matrix(torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64)))
+    log = ProductLog(matrix, tmp_path / "p.products", {"a": 1})
+    log.matvec(torch.ones(5, dtype=torch.float64))
+    for name in ("p.products.1", "p.products.12", "p.products.old", "pp.products.1"):
+        (tmp_path / name).touch()
+    log.remove()
+    assert {p.name for p in tmp_path.iterdir()} == {"p.products.old", "pp.products.1"}
 
 
 def test_a_full_disk_ends_the_log_and_not_the_work(tmp_path, monkeypatch):
@@ -216,9 +228,13 @@ def test_the_report_has_every_kind_of_result(every_result):
     assert set(sections) == kinds
     for kind, section in sections.items():
         assert "How to read this" in section
-        figures = section.count("<figure>")
+        figures = len(re.findall(r"<figure[ >]", section))
         assert figures >= 1
-        assert figures == section.count('class="plot"') + section.count('<img src="data:image/')
+        pictures = re.findall(r'<img( class="(?:large|narrow)")? src="data:image/', section)
+        assert figures == section.count('class="plot"') + pictures.count("") + pictures.count(
+            ' class="large"'
+        )
+        assert pictures.count(' class="large"') == pictures.count(' class="narrow"')
         results = section.count('<details class="result"')
         told = section.count('<pre class="command">ridgeline ')
         assert results >= 1 and told == (0 if kind == "metrics" else results)
@@ -228,3 +244,19 @@ def test_the_report_has_every_kind_of_result(every_result):
     assert {t["type"] for p in plots for t in p["data"]} == {
         "scatter", "surface", "contour", "bar", "heatmap"
     }  # fmt: skip
+
+
+def test_every_figure_of_every_command_says_where_it_comes_from(every_result):
+    """Sees a command that draws without the call and the digests of its files."""
+    drawn = [p for p in every_result.rglob("*") if p.suffix in (".png", ".pdf", ".svg")]
+    commands = set()
+    for path in drawn:
+        data = path.read_bytes().decode("latin-1")
+        call, name, digest = re.search(
+            r"ridgeline (\w+)[^;]*; commit [^;]*; ([^;]+?) sha256=([0-9a-f]{64})", data
+        ).groups()
+        commands.add(call)
+        assert file_digest(next(every_result.rglob(name))) == digest
+    assert commands == {"plot", "figures", "scan_forgetting"}  # `demo`: tests/test_commands.py
+    used = [p.stem for p in [*(ROOT / "run").rglob("*.py")] if "save_figure(" in p.read_text()]
+    assert sorted(used) == ["demo_report", "drawing", "forgetting"]

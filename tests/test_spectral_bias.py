@@ -14,6 +14,7 @@ from ridgeline.analysis.frequency.filters import filter_spectrum, map_sizes
 from ridgeline.analysis.frequency.spectral_bias import accuracy_of, network_spectrum, spectral_bias
 from ridgeline.landscape.problem import Problem
 from ridgeline.models import InputError
+from ridgeline.train.statistics import error_of_share
 from tests.conftest import make_images
 
 FAST = ["gaussian_noise", "impulse_noise", "fog", "contrast"]
@@ -43,9 +44,35 @@ def test_corruptions_belong_to_seed_and_example(images, name):
 def test_the_benchmarks_lists():
     assert len(names_of(["common"])) == 15
     assert len(names_of(["all"])) == 19
-    assert names_of(["fog", "snow"]) == ["fog", "snow"]
+    assert names_of(["fog", "snow", "fog"]) == ["fog", "snow"]
+    assert names_of(["weather", "fog", "blur"]) == names_of(["weather"]) + names_of(["blur"])
     with pytest.raises(InputError, match="corruption"):
         names_of(["fogg"])
+
+
+def test_an_image_that_no_drop_hits_stays_as_it_is(recwarn):
+    """Sees 0 / 0 of the package cast to pixels, which every machine does as it likes."""
+    images = make_images(60, (3, 32, 32))
+    pixels = (images.pixels * 255).round().to(torch.uint8)
+    found = corrupted(images, "spatter", 1).pixels
+    assert not recwarn.list
+    assert (found == pixels).flatten(1).all(1).any()
+    assert not (found == 0).flatten(1).all(1).any()
+
+
+def test_networks_on_other_corruptions_are_not_compared_by_group():
+    """Sees bars over other corruptions stand beside each other, and rows left out of a heat map."""
+    problem = Problem(Bright(), make_images(40, (3, 32, 32), 2))
+    one, two = (corruption_scores(problem, names, [1]).assign_attrs(kind="corruptions")
+                for names in (["brightness"], ["brightness", "contrast"]))  # fmt: skip
+    with pytest.raises(InputError, match="other corruptions or severities"):
+        draw({"a": one, "b": two}, against="groups")
+    maps = [axes for axes in draw({"a": one, "b": two}).axes if axes.images]
+    assert [axes.images[0].get_array().shape for axes in maps] == [(2, 1)] * 2
+    assert np.isnan(maps[0].images[0].get_array().filled(np.nan)).sum() == 1
+    clean = float(two["clean_accuracy"])
+    assert float(two["clean_accuracy_se"]) == pytest.approx(error_of_share(clean, 40))
+    assert draw({"b": two}, against="groups").axes
 
 
 def test_small_images_are_refused():

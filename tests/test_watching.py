@@ -19,6 +19,7 @@ from ridgeline.analysis.training.metrics import best_epoch
 from ridgeline.analysis.training.overfitting import recovery
 from ridgeline.models import InputError
 from ridgeline.train.attacks import FGSM, PGD
+from ridgeline.train.attacks.single_step import NFGSM
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.run_files import RunFiles
@@ -108,6 +109,8 @@ def test_an_optimal_attack_has_no_gap_and_an_idle_one_all_of_it():
     idle = certificate(network, Idle(eps=eps), images, seed=0)
     only = (clean > 0) & (margins <= 0)
     assert idle["certificate_gap"] == only.double().mean().item() > 0
+    with pytest.raises(InputError, match="ball of its eps, which NFGSM"):
+        certificate(network, NFGSM(eps=eps), images, seed=0)  # it stands outside of it
     nothing = certificate(network, PGD(eps=0.0, iterations=2), images, seed=0)
     assert nothing["certificate_gap"] == 0
     assert nothing["certificate_own_loss"] == nothing["certificate_strong_loss"]
@@ -221,6 +224,10 @@ def test_a_command_watches_and_says_what_it_saw(tmp_path):
     refused = call(line.replace("--eval_freq 2", "--eval_freq 3"), tmp_path)
     assert refused.returncode == 2
     assert "eval_freq" in refused.stderr
+    leaving = f"{line.split(' --attack')[0]}2 --attack name=nfgsm,eps=0.1 --eval_attack {SPEC}"
+    refused = call(f"{leaving} --certify_size 7", tmp_path)
+    assert refused.returncode == 2 and "--certify_size holds the attack" in refused.stderr
+    assert not (tmp_path / "runs/run2").exists()
     lines = [json.loads(t) for t in (tmp_path / "runs/run/run.jsonl").read_text().splitlines()]
     assert ["certificate_gap" in m for m in lines] == [False, True, True]
     for against in ("gradients", "magnitudes", "certificate", "tradeoff", "final", "cost"):
@@ -243,6 +250,11 @@ def test_networks_are_put_side_by_side():
     assert axes.containers[0].lines[0].get_xydata().tolist() == [[0.8, 0.3]]
     with pytest.raises(InputError, match="name=fmn"):
         draw({"a": ds.drop_vars("smallest_budget")}, against="smallest")
+    recipe = json.dumps({"attack": "FMN(eps=0.1, order=%s, iterations=2)", "seed": 0})
+    inf, two = (ds.assign_attrs(recipe=recipe % order) for order in ("inf", "2.0"))
+    assert "l_2 budget" in draw({"a": two}, against="smallest").axes[0].get_ylabel()
+    with pytest.raises(InputError, match="several norms cannot be compared: a l_inf, b l_2"):
+        draw({"a": inf, "b": two}, against="smallest")
     with pytest.raises(InputError, match="clean and a robust"):
         draw({"a": ds.isel(eps=[1])}, against="clean")
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import PGD, Attack
 from ridgeline.train.data.examples import Data, Images
 from ridgeline.train.evaluation import Scores, attacked, evaluate
@@ -194,8 +195,10 @@ def certificate(
     The stronger ones are PGD of 50 steps with two restarts, and of 50 steps on the margin, which a
     saturated loss does not blind; per example the worse counts. `certificate_own_...` and
     `certificate_strong_...` are mean loss (nat) and accuracy. `certificate_gap` is the share of the
-    images that stand the own attack and fall to a stronger one, with its standard error.
+    images that stand the own attack and fall to a stronger one, with its standard error. Raises
+    InputError for an attack that leaves the ball of its eps: the stronger ones stay in it.
     """
+    check_certified(own)
     dtype = next(network.parameters()).dtype
     options = {"batch_size": _AT_ONCE, "seed": seed, "device": device, "dtype": dtype}
     with undisturbed(network):
@@ -216,6 +219,15 @@ def certificate(
         "certificate_gap": gap,
         "certificate_gap_se": float(error_of_share(gap, len(images))),
     }
+
+
+def check_certified(own: Attack) -> None:
+    """Raise InputError for an attack of training that no certificate can be had of."""
+    if own.reach > own.eps:
+        raise InputError(
+            "--certify_size holds the attack of training against stronger ones in the ball of its "
+            f"eps, which {own} leaves: leave it out"
+        )
 
 
 def stronger(own: Attack) -> tuple[PGD, PGD]:

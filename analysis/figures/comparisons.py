@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
+import re
+
 import numpy as np
+import xarray as xr
 from matplotlib.figure import Figure
 
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results
+from ridgeline.analysis.figures.layout import legend_of, subplots
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results, pt
 from ridgeline.models.errors import InputError
+
+
+def order_of(ds: xr.Dataset) -> str:
+    """The norm of a result's attack, l_inf or l_2; "" where no recipe says it."""
+    found = re.search(r'"attack": "[^"]*\border=(inf|2)', ds.attrs.get("recipe", ""))
+    return f"l_{found[1]}" if found else ""
 
 
 def draw_smallest(results: Results) -> Figure:
@@ -20,10 +29,12 @@ def draw_smallest(results: Results) -> Figure:
         if "smallest_budget" not in ds:
             raise InputError(f"{label} holds no smallest perturbations: test_ensemble --attack "
                              "name=fmn,... finds them")  # fmt: skip
+    norms = {label: order_of(ds) for label, ds in results.items()}
+    if len(set(norms.values())) > 1:
+        said = ", ".join(f"{label} {norm}" for label, norm in norms.items())
+        raise InputError(f"smallest budgets in several norms cannot be compared: {said}")
     found = [ds["smallest_budget"].values for ds in results.values()]
-    figure, axes = plt.subplots(
-        figsize=(max(COLUMN, 0.7 * len(found) + 1), 2.6), layout="constrained"
-    )
+    figure, axes = subplots(figsize=(max(COLUMN, 0.7 * len(found) + 1), 2.6))
     top = max((v[np.isfinite(v)].max(initial=0) for v in found), default=0) or 1
     drawn = [np.where(np.isfinite(v), v, top) for v in found]
     boxes = axes.boxplot(drawn, whis=(5, 95), showfliers=False, patch_artist=True,
@@ -34,9 +45,10 @@ def draw_smallest(results: Results) -> Figure:
         if lost := np.mean(~np.isfinite(values)):
             text += f"\nnone: {100 * lost:.0f} %"
         axes.annotate(text, (number + 1, 1.01), xycoords=("data", "axes fraction"), ha="center",
-                      fontsize=5)  # fmt: skip
+                      fontsize=pt(5))  # fmt: skip
     axes.set_xticks(range(1, len(found) + 1), list(results), rotation=30, ha="right")
-    axes.set(ylabel="smallest budget that fools [0,1]", ylim=(0, None))
+    norm = next(iter(norms.values()))
+    axes.set(ylabel=f"smallest {norm} budget that fools [0,1]".replace("  ", " "), ylim=(0, None))
     return figure
 
 
@@ -45,10 +57,11 @@ def draw_clean_robust(results: Results) -> Figure:
 
     With 95 % intervals; grey lines join equal harmonic means (NRR, Gowda et al. 2024).
     """
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.8), layout="constrained")
+    figure, axes = subplots(figsize=(COLUMN, 2.8))
     for number, (label, ds) in enumerate(results.items()):
         levels = ds.sortby("eps")
-        clean, robust = levels.isel(eps=0), levels.isel(eps=-1)
+        along = levels["eps"].dims[0]  # of the command's results, `condition`
+        clean, robust = levels.isel({along: 0}), levels.isel({along: -1})
         if float(clean["eps"]) or not float(robust["eps"]):
             raise InputError(f"{label} needs a clean and a robust accuracy: test_ensemble --attack")
         bars = {}
@@ -60,9 +73,9 @@ def draw_clean_robust(results: Results) -> Figure:
     x_range, y_range = axes.get_xlim(), axes.get_ylim()
     x, y = np.meshgrid(np.linspace(*x_range, 80).clip(1e-6), np.linspace(*y_range, 80).clip(1e-6))
     lines = axes.contour(x, y, 2 * x * y / (x + y), 6, colors="0.75", linewidths=0.6, zorder=0)
-    axes.clabel(lines, fontsize=5)
+    axes.clabel(lines, fontsize=pt(5))
     axes.set(xlabel="clean accuracy", ylabel="robust accuracy", xlim=x_range, ylim=y_range)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_of(figure, *axes.get_legend_handles_labels(), most=3)
     return figure
 
 
@@ -71,19 +84,23 @@ def draw_groups(results: Results) -> Figure:
     for label, ds in results.items():
         if "group_accuracy" not in ds:
             raise InputError(f"{label} holds no groups of corruptions: run test_corruptions again")
+    if len({tuple(tuple(ds[n].values) for n in ("corruption", "severity")) for ds in
+            results.values()}) > 1:  # fmt: skip
+        raise InputError("these results hold other corruptions or severities, so means by group "
+                         "cannot be compared; without --against every cell is drawn")  # fmt: skip
     names = list(dict.fromkeys(str(g) for ds in results.values() for g in ds["group"].values))
-    figure, axes = plt.subplots(figsize=(min(PAGE, COLUMN + 0.5 * len(results)), 2.6),
-                                layout="constrained")  # fmt: skip
+    figure, axes = subplots(figsize=(min(PAGE, COLUMN + 0.5 * len(results)), 2.6))  # fmt: skip
     width = 0.8 / len(results)
     for number, (label, ds) in enumerate(results.items()):
         here = ds.reindex(group=names)
-        rows = [(float(ds["clean_accuracy"]), 0.0), *zip(here["group_accuracy"].values,
-                here["group_accuracy_se"].values, strict=True)]  # fmt: skip
+        clean = (float(ds["clean_accuracy"]), float(ds.get("clean_accuracy_se", np.nan)))
+        rows = [clean, *zip(here["group_accuracy"].values, here["group_accuracy_se"].values,
+                strict=True)]  # fmt: skip
         values, errors = np.array(rows).T
         places = np.arange(len(rows)) + (number - (len(results) - 1) / 2) * width
         axes.bar(places, values, width, yerr=1.96 * errors, label=label, capsize=1.5,
                  color=PALETTE[number % len(PALETTE)], error_kw={"lw": 0.7})  # fmt: skip
     axes.set_xticks(range(len(names) + 1), ["clean", *names])
     axes.set(ylabel="accuracy", ylim=(0, 1))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    legend_of(figure, *axes.get_legend_handles_labels(), most=4)
     return figure

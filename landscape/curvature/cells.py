@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ridgeline.landscape.curvature.measures import (
     measure,
     operator_of,
 )
-from ridgeline.landscape.curvature.product_log import ProductLog
+from ridgeline.landscape.curvature.product_log import ProductLog, is_log_of
 from ridgeline.landscape.distributed import join, shard
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import held, save_result, stamp
@@ -53,7 +54,7 @@ class Cell:
         for target, wanted in (*self.vectors, *self.diagonals):
             check_checkpoint(target, wanted, overwrite)
         if held(self.part, self.recipe, overwrite) is None:
-            self.clear()
+            self.part.unlink(missing_ok=True)
 
     def done(self) -> xr.Dataset | None:
         """The numbers of this cell, if they were finished before."""
@@ -70,7 +71,7 @@ class Cell:
                 problem, frozen, self.curvature.operator, self.curvature.adversary,
                 self.parameters, self.curvature.compile, tick=tick, **options,
             )  # fmt: skip
-        log = ProductLog(operator, self.part.with_suffix(".products"), self.recipe)
+        log = ProductLog(operator, self._log, self.recipe)
         ds, vectors, diagonal = measure(log, self.spectrum, problem.seed)
         points = []
         for (target, wanted), vector in zip(self.vectors, vectors.T, strict=False):
@@ -88,9 +89,9 @@ class Cell:
         log.remove()
         return ds
 
-    def clear(self) -> None:
-        """Remove what was kept for resuming."""
-        self.part.unlink(missing_ok=True)
+    @property
+    def _log(self) -> Path:
+        return self.part.with_suffix(".products")
 
 
 def cells_of(
@@ -151,6 +152,19 @@ def spectra(cells: list[Cell], problem: Problem, tick: Callable[[int], None]) ->
             part = cell.compute(here, frozen, options, tick)
         parts.append(part)
     return _joined(parts, cells, images)
+
+
+def left_of(cells: list[Cell]) -> list[Path]:
+    """The files of all processes that keep the cells for resuming."""
+    logs: dict[str, list[Path]] = {}
+    for file in sorted(cells[0].part.parent.glob(".*.products*")):  # one look for all cells
+        logs.setdefault(file.name.rpartition(".products")[0], []).append(file)
+    found = []
+    for cell in cells:
+        with contextlib.suppress(InputError):  # of another recipe
+            found += [] if cell.done() is None else [cell.part]
+        found += [f for f in logs.get(cell.part.stem, ()) if is_log_of(f, cell.recipe)]
+    return found
 
 
 def check_sizes(topk: int, operator: str, images: Images, origin: Point, names: dict) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import shutil
 import zlib
 from pathlib import Path
@@ -13,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ridgeline.landscape.curvature.operators import Products
-from ridgeline.landscape.distributed import sharing
-from ridgeline.train.exchange import together
+from ridgeline.landscape.distributed import everywhere, sharing
+from ridgeline.train.exchange import leader, processes, together
 from ridgeline.train.files.recipe import Recipe, digest
 
 _LIMIT = 2**36  # bytes of a file
@@ -39,7 +40,7 @@ class ProductLog(Products):
         self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
         rank = dist.get_rank() if sharing() else 0
         self.path = Path(path) if rank == 0 else Path(f"{path}.{rank}")
-        self._header = digest(recipe).encode()[:32]
+        self._header = _header(recipe)
         self._bytes = 8 + operator.shape[0] * self.dtype.itemsize
         count = self._read()
         if limit is None:  # what the file has already is free to it
@@ -59,7 +60,7 @@ class ProductLog(Products):
         """The products (P, k) with vectors (P, k)."""
         checks = [zlib.crc32(_bytes(v)) for v in vectors.T]
         held = [self._held(self._done + n, check) for n, check in enumerate(checks)]
-        if all(h is not None for h in held):
+        if self._replays(all(h is not None for h in held), len(held)):
             self.replayed += len(held)
             products = torch.stack(held, dim=1).to(self.device)
         else:
@@ -72,9 +73,20 @@ class ProductLog(Products):
     def __getattr__(self, name: str):
         return getattr(self.operator, name)
 
+    def _replays(self, here: bool, count: int) -> bool:
+        """Whether `count` products are read: by all processes or by none, who add up new ones."""
+        return here if self._done + count > self._waiting else everywhere(here)
+
     def remove(self) -> None:
-        """Delete the file: the numbers it led to are safe elsewhere."""
+        """Delete the file: the numbers it led to are safe elsewhere.
+
+        Also those of more processes than there are now, in which an earlier try was killed.
+        """
         self.path.unlink(missing_ok=True)
+        if leader():
+            for number, file in _others(self.path):
+                if number >= processes()[1]:
+                    file.unlink(missing_ok=True)
 
     def _read(self) -> int:
         """Number of whole records in the file; a foreign file is begun anew."""
@@ -127,6 +139,23 @@ class ProductLog(Products):
                 dist.all_reduce(tensor, dist.ReduceOp.MIN)
             return int(tensor.item())
         return count
+
+
+def is_log_of(path: Path, recipe: Recipe) -> bool:
+    """Whether the file is a log of this recipe, of any process."""
+    header = _header(recipe)
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
+
+
+def _others(path: Path) -> list[tuple[int, Path]]:
+    """The logs of the processes but the first, with their numbers."""
+    files = path.parent.glob(f"{glob.escape(path.name)}.*")
+    return [(int(f.suffix[1:]), f) for f in files if f.suffix[1:].isdigit()]
+
+
+def _header(recipe: Recipe) -> bytes:
+    return digest(recipe).encode()[:32]
 
 
 def _crc(content: bytes) -> bytes:

@@ -12,12 +12,13 @@ import xarray as xr
 
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.result import claim, complete, load_result, save_result, stamp
-from ridgeline.landscape.resume import Keep, resumable
+from ridgeline.landscape.resume import Keep, left, resumable
 from ridgeline.landscape.surfaces.shards import merged
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError
 from ridgeline.train.exchange import leader, meet, processes
 from ridgeline.train.files.checkpoint import claim_checkpoint, save_checkpoint
+from ridgeline.train.files.locks import tidy
 from ridgeline.train.files.recipe import Recipe, digest
 from ridgeline.train.progress import progress
 
@@ -41,7 +42,7 @@ def computed(
     overwrite: bool = False,
     total: int | None = 0,
     begin: Callable[[], None] = lambda: None,
-    saved: Callable[[], None] = lambda: None,
+    beside: Callable[[], list[Path]] = list,
     large: Callable[[Path], None] | None = None,
     title: str | None = None,
     **notes: str,
@@ -49,13 +50,15 @@ def computed(
     """The result of a recipe: what its path already holds, or computed, stamped and saved.
 
     `total` examples make a progress bar called `title`, None one without an end. `begin` is called
-    before anything is computed, `saved` once the result is on disk. `large` writes what is not in
-    the memory to the beginning of the file (`save_result`). Without a path nothing is
-    kept. Raises InputError, before anything is computed, if something else stands at the path.
+    before anything is computed. `beside` names files that only resuming needs, which are removed
+    once the result is on disk. `large` writes what is not in the memory to the beginning of the
+    file (`save_result`). Without a path nothing is kept. Raises InputError, before anything is
+    computed, if something else stands at the path.
     Under torchrun one process writes.
     """
     found = None if path is None else claim(path, recipe, overwrite)
     if found is not None:
+        tidy(path, lambda: [*left(path, recipe), *beside()])
         return found
     begin()
     with resumable(path, recipe) as keep:
@@ -63,7 +66,8 @@ def computed(
             ds = stamp(compute(keep, bar.update), kind, recipe, **notes)
         if path is not None and leader():
             save_result(ds, path, large)
-            saved()
+            for file in beside():
+                file.unlink(missing_ok=True)
     return ds
 
 
@@ -81,6 +85,7 @@ def completed(
     """
     cells = claim(path, recipe, overwrite)
     if cells is not None and complete(cells):
+        tidy(path, lambda: _parts(path, recipe))
         return cells
     number, count = processes()
     held = [] if cells is None else [cells]

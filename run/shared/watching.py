@@ -8,7 +8,7 @@ from ridgeline.models import InputError
 from ridgeline.run.shared.options import Training
 from ridgeline.train.data.examples import Images
 from ridgeline.train.methods import Method, Step
-from ridgeline.train.watching import Watch, constant_line
+from ridgeline.train.watching import Watch, check_certified, constant_line
 
 _OPTIONS = ("eval_freq", "gradient_size", "certify_size")
 
@@ -18,10 +18,13 @@ def watch_of(training: Training, method: Method, images: Images) -> Watch:
     if method.judged is None and (training.gradient_size or training.certify_size):
         raise InputError("--gradient_size and --certify_size are for networks, not for a curve")
     last = max(method.setup.epochs - 1, 0)
-    if training.certify_size and not method.training_attack(Step(last, last, 0, training.seed)):
-        raise InputError(
-            f"--certify_size looks at the attack of training, and {method.label} has none"
-        )
+    if training.certify_size:
+        own = method.training_attack(Step(last, last, 0, training.seed))
+        if own is None:
+            raise InputError(
+                f"--certify_size looks at the attack of training, and {method.label} has none"
+            )
+        check_certified(own)
     return Watch(
         training.eval_freq,
         images.subset(training.gradient_size) if training.gradient_size else None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,7 +26,7 @@ def lock(output: str | Path) -> None:
     if path in _held or not leader():  # under torchrun the first process holds it
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    held = FileLock(_lock_file(path), timeout=0)
     try:
         held.acquire()
     except Timeout:
@@ -42,11 +44,38 @@ def holding() -> bool:
 def release_all() -> None:
     """Give every held output free and remove the lock files."""
     while _held:
-        _, held = _held.popitem()
-        if held.is_locked:
-            # while it is held: whoever opened this file meanwhile finds it unlinked and tries anew
-            Path(held.lock_file).unlink(missing_ok=True)
-            held.release()
+        _release(_held.popitem()[1])
+
+
+def tidy(output: str | Path, left: Callable[[], Iterable[Path]]) -> None:
+    """Remove what is `left` beside a finished output by a command killed in its last moments.
+
+    These are files for resuming, and the lock file. All stays if another command holds the output
+    (`left` is asked again once it is ours), or if the folder cannot be written: it does no harm.
+    """
+    path = Path(output).resolve()
+    if path in _held or not leader():
+        return
+    with contextlib.suppress(InputError, OSError):
+        if not _lock_file(path).exists() and not list(left()):
+            return
+        lock(path)
+        try:
+            for file in left():
+                file.unlink(missing_ok=True)
+        finally:
+            _release(_held.pop(path))
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _release(held: FileLock) -> None:
+    if held.is_locked:
+        # while it is held: whoever opened this file meanwhile finds it unlinked and tries anew
+        Path(held.lock_file).unlink(missing_ok=True)
+        held.release()
 
 
 atexit.register(release_all)

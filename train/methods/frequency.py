@@ -24,8 +24,10 @@ PENALTIES = {
 }
 
 
-#: where the penalty is more than zero
-_PENALISED = {"l2_reg": (), "l2_lambda": ()}
+#: where kernels are written in a basis, where there may be a penalty, where it is more than zero
+_IN_BASIS = {"basis_filter": ()}
+_REGULARISED = {"l2_reg": (), **_IN_BASIS}
+_PENALISED = {**_REGULARISED, "l2_lambda": ()}
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,13 @@ class FrequencyOptions(Options):
     init_scale: Annotated[
         str,
         Opt("coefficients at the start", choices={"same": "as the plain layer", "kaiming_uniform":
-            "", "kaiming_normal": "", "signal": "SD's"}),
+            "", "kaiming_normal": "", "signal": "SD's"}, only=_IN_BASIS),
     ] = "same"  # fmt: skip
     min_kernel_size: Annotated[
-        int, Opt("smallest kernel that is written in the basis", low=2)
+        int, Opt("smallest kernel that is written in the basis", low=2, only=_IN_BASIS)
     ] = 3  # fmt: skip
     l2_reg: Annotated[bool, Opt("penalise; False: the same network without")] = True
-    l2_lambda: Annotated[float, Opt("strength of the penalty", low=0, only={"l2_reg": ()})] = 0.01
+    l2_lambda: Annotated[float, Opt("strength of the penalty", low=0, only=_REGULARISED)] = 0.01
     reg_depth: Annotated[
         float, Opt("penalise the first floor(N/depth)+1 layers; 1: all", above=0, only=_PENALISED)
     ] = 3.0  # fmt: skip
