@@ -83,9 +83,9 @@ def options(command: str) -> set[str]:
 def run_page(path: Path, folder: Path, own: dict[str, object] | None = None) -> None:
     """Run every command and every Python block of a page in a folder, in their order.
 
-    `own` are names that a reader brings to the Python blocks. A block of Python or TOML with a title
-    is written to the file of that name instead. A shell block with a title is a job for a cluster:
-    its commands are read as their commands read them, and not run.
+    `own` are names that a reader brings to the Python blocks. A block of Python or TOML with a
+    title is written to the file of that name instead. A shell block with a title is a job for a
+    cluster: its commands are read as their commands read them, and not run.
     """
     names = dict(own or {})
     for block in blocks(path.read_text()):

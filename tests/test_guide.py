@@ -58,7 +58,9 @@ def test_no_code_is_left_out(page):
     """Sees an indented block, or one in another language: no test would run it."""
     text = (DOCS / page).read_text()
     for block in blocks(text):
-        assert block.language in {"sh", "python", "text"} or (block.language == "toml" and block.title)
+        assert block.language in {"sh", "python", "text"} or (
+            block.language == "toml" and block.title
+        )
     rest = re.sub(r"^```\w.*?^```$", "", text, flags=re.S | re.M)
     assert "```" not in rest
     assert not re.search(r"(?:\A|\n)\s*\n {4,}\S", rest)
