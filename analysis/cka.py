@@ -32,7 +32,11 @@ def layers_of(network: nn.Module, kinds: Sequence[type[nn.Module]] = LAYERS) -> 
 
 
 def gram(features: Tensor) -> Tensor:
-    """Gram matrix (N, N) of features (N, ...) with the diagonal zeroed, in float64."""
+    """Gram matrix (N, N) of features (N, ...) with the diagonal zeroed, in float64.
+
+    >>> gram(torch.tensor([[1.0], [2.0]])).tolist()
+    [[0.0, 2.0], [2.0, 0.0]]
+    """
     flat = features.flatten(1).double()
     matrix = flat @ flat.T
     return matrix.fill_diagonal_(0)
@@ -72,13 +76,32 @@ def cka(
 ) -> xr.Dataset:
     """Linear CKA of every layer with every other (Nguyen et al. 2021, eqs. 2 to 4).
 
-    Without `second`: the features of clean images (dim `layer_a`) and of what the problem's attack
-    makes of them (`layer_b`), as in Gowda et al. 2024, figure 3. With it: two networks on the same
-    images, each under its own attack if it has one. HSIC is averaged over minibatches of
-    `minibatch` examples (a last one below 4 is left out), which are in memory together; each is an
-    unbiased estimate, so `cka` may dip below 0. `diagonal` (equal layers) is there if the layers
-    agree, with `diagonal_se`, a jackknife over minibatches; `mean_diagonal` sums it up. A layer
-    whose features are all equal, or not finite, has no CKA: it is NaN, and so is that mean.
+    Without `second` it compares the features of clean images (dim `layer_a`) with those of the
+    same images under the problem's attack (`layer_b`), as in Gowda et al. 2024, figure 3. With
+    `second` it compares two networks on the same images, each under its own attack if it has one.
+
+    Args:
+        first: The problem.
+        second: The other problem, or None.
+        minibatch: Examples of one estimate of HSIC, in memory together. HSIC is the mean over
+            minibatches. A last one of fewer than 4 examples is left out.
+        kinds: Types of the layers that are compared.
+        tick: Called with the number of examples after every minibatch.
+
+    Returns:
+        `cka` over (`layer_a`, `layer_b`). Its estimate is unbiased, so it may be slightly below 0.
+        If both have the same layers, also `diagonal` (equal layers) with `diagonal_se`, a jackknife
+        over minibatches, and `mean_diagonal`. A layer whose features are all equal, or not finite,
+        gives NaN, and so does that mean.
+
+    Raises:
+        InputError: without an attack and without `second`, and for fewer than 4 examples.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> images = torch.rand(8, 1, 2, 2), torch.arange(8) % 3
+    >>> problem = Problem(network, images)
+    >>> round(float(cka(problem, problem)["mean_diagonal"]), 6)  # a network and itself
+    1.0
     """
     if second is None and first.attack is None:
         raise InputError("clean and adversarial features need an attack")

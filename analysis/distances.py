@@ -16,7 +16,11 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def is_parameter(name: str) -> bool:
-    """Whether a state-dict key is a weight rather than one of BatchNorm's statistics."""
+    """Whether a state-dict key is a weight rather than one of BatchNorm's statistics.
+
+    >>> is_parameter("bn1.weight"), is_parameter("bn1.running_mean")
+    (True, False)
+    """
     return name.rpartition(".")[2] not in _STATISTICS
 
 

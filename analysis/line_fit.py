@@ -13,6 +13,10 @@ def line(
     Through points x, y (n,), `weights` (n,) proportional to 1 / variance. The errors come from the
     residuals: NaN for fewer than three points. Intercept and slope are NaN for fewer than two, and
     all are for a y that is not finite.
+
+    >>> intercept, slope, *_ = line(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0]))
+    >>> float(intercept), float(slope)
+    (1.0, 2.0)
     """
     if len(x) < 2 or not np.isfinite(y).all():
         return (np.nan,) * 4

@@ -1,8 +1,9 @@
 """Signs that gradients are masked: that an attack fails although the network is not robust.
 
 The five are those of Athalye, Carlini and Wagner 2018 (section 3.1) and Carlini et al. 2019. A sign
-is no proof, and their absence none of robustness. Comparisons of two attacks are exact one-sided
-tests on the same examples (McNemar), so that chance alone warns at most once in a hundred.
+is no proof of masking. The absence of signs is no proof of robustness. Comparisons of two attacks
+are exact one-sided tests on the same examples (McNemar), so that chance alone warns at most once in
+a hundred.
 """
 
 from __future__ import annotations
@@ -41,10 +42,13 @@ QUERIES = 500
 def masking(problem: Problem) -> xr.Dataset:
     """The five signs of masked gradients for a problem's network and the budget of its attack.
 
-    Over `sign`: `masking_value`, a p-value for comparisons (`not_monotone` the smallest of its
-    three, `black_box`, `steps`), else the share of examples that are right from the start; and
-    `masking_warning`. Over `ladder`, the budgets tried: `ladder_accuracy` under PGD. PGD is the
-    problem's own attack where it is one, else 20 steps from a random start. Square has 500 queries.
+    PGD is the problem's own attack where that is PGD, else 20 steps from a random start. Square has
+    500 queries.
+
+    `masking_value` over `sign` is a p-value for the signs that compare two attacks
+    (`not_monotone`: the smallest of its three; `black_box`; `steps`). For `flat` and `unbounded` it
+    is a share of the examples that are right on clean images. `masking_warning` says which signs
+    are present. `ladder_accuracy` over `ladder` is the accuracy under PGD at the budgets tried.
     """
     eps, order = problem.attack.eps, problem.attack.order
     pgd = as_pgd(problem.attack)

@@ -55,7 +55,11 @@ class Similarity:
 
 
 def similarity(a: Tensor, b: Tensor) -> Similarity:
-    """Cosine and sign cosine of perturbations a, b (N, ...), example by example, in float64."""
+    """Cosine and sign cosine of perturbations a, b (N, ...), example by example, in float64.
+
+    >>> similarity(torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, -2.0]])).cosine.tolist()
+    [0.0]
+    """
     a, b = a.flatten(1).double(), b.flatten(1).double()
     zero = (a == 0).all(1) | (b == 0).all(1)
     return Similarity(_cosines(a, b), _cosines(a.sign(), b.sign()), zero)

@@ -26,6 +26,10 @@ def sign_null(clean: Tensor) -> dict[str, tuple[float, float]]:
     or down with probability 1/2, and stays where the way is blocked (0 and 1). Means are over the
     images, the standard deviation is that of one image, sqrt(mean variance). In D pixels that are
     not blocked: 0 and 1/sqrt(D); 1/2 and 1/(2 sqrt(D)); 0 and 0.
+
+    >>> grey = torch.full((1, 1, 2, 2), 0.5)  # no pixel is blocked: mean 0, sd 1 / sqrt(4)
+    >>> sign_null(grey)["sign_cosine"]
+    (0.0, 0.5)
     """
     flat = clean.flatten(1)
     pixels = flat.shape[1]

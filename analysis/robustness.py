@@ -130,22 +130,33 @@ def robustness(
 ) -> xr.Dataset:
     """Clean and adversarial scores of the mixture of networks (one problem per member).
 
-    Over `condition` (clean, and with an attack: adversarial, or eps=... for each of several
-    `budgets`) with its budget `eps`: `accuracy` with its 95 % Wilson interval, `loss` with its
-    standard error, `nrr`, the harmonic mean of clean and this accuracy (NaN for clean; Gowda et al.
-    2024, section 4); per example `losses` and `correct`. Wherever it is judged, the attack counts:
-    the recipe names it.
+    The recipe names the attack at every place where it is judged.
 
-    A minimum-norm attack (fmn, fab) searches once, whatever the number of budgets, and also gives
-    per example the `smallest_budget` that fools (infinite: none found), and from it the security
-    curve, `security` with its Wilson interval over `radius`.
+    Args:
+        problems: One problem for each member of the mixture.
+        budgets: Attack budgets in [0,1] units; None: the attack's own.
+        tick: Called with the number of examples after every batch.
+        closer: What else is measured.
 
-    `closer.trace` adds how the attack went. Over `condition`: `forward_passes`, `backward_passes`
-    per example; over `call`, the passes over whole batches, the mean cross-entropy `call_loss`, the
-    share `call_fooled` that was fooled by then and the mean l_2 norm `call_gradient`; and `success`
-    per example: did any image within the budget fool? Their worst iterates alone are in `correct`.
-    `closer.also` adds what `masking`, `convergence`, `transfer`, `calibration` and `by_class` give.
-    Raises InputError for an attack that leaves its ball.
+    Returns:
+        Over `condition` (clean; with an attack adversarial, or eps=... for each of several
+        budgets): the budget `eps`, `accuracy` with its 95 % Wilson interval, and `loss` with its
+        standard error. `nrr` is the harmonic mean of clean and this accuracy (NaN for clean; Gowda
+        et al. 2024, section 4). `losses` and `correct` are per example.
+
+        A minimum-norm attack (fmn, fab) searches once, whatever the number of budgets. It also
+        gives per example the `smallest_budget` that fools (infinite: none found), and `security`
+        with its Wilson interval over `radius`, the security curve.
+
+        `closer.trace` adds how the attack went: `forward_passes` and `backward_passes` per example
+        over `condition`. Over `call` (passes over whole batches) the mean cross-entropy
+        `call_loss`, the share `call_fooled` that was fooled by then, and the mean l_2 norm
+        `call_gradient`. `success` says per example if any image within the budget fooled; `correct`
+        is that of the worst iterate alone. `closer.also` adds what `masking`, `convergence`,
+        `transfer`, `calibration` and `by_class` give.
+
+    Raises:
+        InputError: for an attack that leaves its ball.
     """
     together = ensemble(problems)
     attack = together.attack

@@ -24,6 +24,11 @@ def jackknife(left_out: np.ndarray) -> np.ndarray:
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share: `hits` of `count` examples."""
+    """The 95 % Wilson interval of a share: `hits` of `count` examples.
+
+    >>> low, high = wilson(0, 10)  # none of 10: 0 to z^2 / (n + z^2) with z = 1.96
+    >>> low, round(float(high), 3), round(1.96**2 / (10 + 1.96**2), 3)
+    (0.0, 0.278, 0.278)
+    """
     interval = scipy.stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
     return interval.low, interval.high

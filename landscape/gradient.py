@@ -26,6 +26,12 @@ def loss_gradient(
     fixed: on the images an attack found at the Point this is the gradient of the adversarial loss
     (Danskin). The problem's attack is not run. The loss is the mean over all examples, so
     `batch_size` changes it by rounding alone.
+
+    >>> network = torch.nn.Linear(1, 1, bias=False)
+    >>> problem = Problem(network, (torch.ones(1, 1), torch.zeros(1, 1)), loss="squared_error")
+    >>> losses, gradient = loss_gradient(problem, {"weight": torch.tensor([[3.0]])})  # of w^2
+    >>> losses.tolist(), gradient.tolist()
+    ([9.0], [6.0])
     """
     point = problem.origin if point is None else point
     leaves = {n: t.detach().to(problem.device).requires_grad_() for n, t in point.items()}

@@ -48,6 +48,11 @@ class Problem:
 
     Raises InputError for a network that does not fit the data or cannot be measured
     (`check_network`), and for an attack on anything but images.
+
+    >>> network = nn.Linear(1, 1, bias=False)
+    >>> problem = Problem(network, (torch.ones(1, 1), torch.zeros(1, 1)), loss="squared_error")
+    >>> problem.evaluate({"weight": torch.tensor([[3.0]])}).loss  # of w^2
+    9.0
     """
 
     network: nn.Module

@@ -142,6 +142,9 @@ def build_model(
     Raises:
         InputError: for an unknown model type, one that does not take this shape, or a width below
             1.
+
+    >>> build_model("lenet", (1, 28, 28), width=1)(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
     check_model_type(model_type, image_shape)
     if normalize and len(normalize[0]) != image_shape[0]:

@@ -42,7 +42,12 @@ def analyse(kernels: Tensor) -> Tensor:
 
 
 def synthesise(coefficients: Tensor) -> Tensor:
-    """Kernels (..., K, K) of coefficients (..., i, j)."""
+    """Kernels (..., K, K) of coefficients (..., i, j).
+
+    >>> kernels = torch.rand(2, 1, 3, 3)
+    >>> torch.allclose(synthesise(analyse(kernels)), kernels, atol=1e-6)
+    True
+    """
     basis = dct_basis(coefficients.shape[-1]).to(coefficients)
     return torch.einsum("...ij,ijmn->...mn", coefficients, basis)
 

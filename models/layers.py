@@ -45,6 +45,10 @@ def add_normalization(network: nn.Module, mean: Sequence[float], std: Sequence[f
 
     Returns:
         The same network.
+
+    >>> network = add_normalization(nn.Identity(), [0.5], [0.25])
+    >>> network(torch.ones(1, 1, 1, 1)).item()  # (1 - 0.5) / 0.25
+    2.0
     """
     network.register_forward_pre_hook(Normalize(mean, std))
     return network

@@ -26,7 +26,7 @@ def main(
     options: PairOptions,
     out_file: o.OutFile = None,
 ) -> None:
-    """Four matrices over all pairs, drawn with dendrograms; resumes when killed."""
+    """Four matrices over all pairs, which plot draws with dendrograms; resumes when killed."""
     names = [Path(name).stem for name in model2load]
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError("--model2load needs 2 or more checkpoints, each with a name of its own")

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+from ridgeline.run.shared.launch import arguments
 from tests.commands import ROOT, call
 
 #: words that a shell gives for every command line, then a mark; environments are made already
 LISTING = """
 set -eu
 ridgeline() { printf '%s\\037' "$@"; printf '\\036\\n'; }
-torchrun() { shift 2; first=${1#*run/}; shift; ridgeline "${first%.py}" "$@"; }
+torchrun() {
+    while [[ $1 != *.py ]]; do shift; done
+    first=${1#*run/}; shift; ridgeline "${first%.py}" "$@"
+}
+srun() { "$@"; }
+scontrol() { echo first_node; }
+SLURM_JOB_NODELIST=nodes SLURM_JOB_ID=1 SLURM_ARRAY_TASK_ID=1
 make() { printf 'make\\037%s\\037\\036\\n' "$1"; }
 source() { :; }
 """
@@ -72,14 +80,19 @@ def options(command: str) -> set[str]:
     return set(re.findall(r"^  --(\w+)", call((command, "--help")).stdout, re.M))
 
 
-def run_page(path: Path, folder: Path) -> None:
+def run_page(path: Path, folder: Path, own: dict[str, object] | None = None) -> None:
     """Run every command and every Python block of a page in a folder, in their order.
 
-    A block with a title, of Python or TOML, is written to the file of that name instead.
+    `own` are names that a reader brings to the Python blocks. A block of Python or TOML with a
+    title is written to the file of that name instead. A shell block with a title is a job for a
+    cluster: its commands are read as their commands read them, and not run.
     """
-    names: dict[str, object] = {}
+    names = dict(own or {})
     for block in blocks(path.read_text()):
-        if block.language == "sh":
+        if block.language == "sh" and block.title:
+            for command, *words in expanded(block.text):
+                arguments(importlib.import_module(f"ridgeline.run.{command}").main, words)
+        elif block.language == "sh":
             for line in expanded(block.text):
                 if line[0] == "make":
                     assert re.search(rf"^{line[1]}:", (ROOT / "Makefile").read_text(), re.M), line

@@ -19,7 +19,7 @@ from ridgeline.models.errors import InputError, unknown
 
 
 def parse_spec(text: str, what: str, form: str = "name=...,key=value,key=value") -> dict[str, str]:
-    """Split `k=v,k=v` into a dict of strings; error messages name the option `what` and its form."""
+    """Split `k=v,k=v` into a dict of strings; errors name the option `what` and its `form`."""
     spec: dict[str, str] = {}
     for part in text.split(","):
         key, equals, value = (s.strip() for s in part.partition("="))

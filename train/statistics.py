@@ -30,6 +30,10 @@ def mean_and_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means over the first axis of samples (n, ...) and half widths of their 95 % t intervals.
 
     The half widths are NaN for a single sample.
+
+    >>> mean, half = mean_and_interval(np.array([1.0, 3.0]))  # t of 1 degree of freedom: 12.706
+    >>> float(mean), round(float(half), 3)
+    (2.0, 12.706)
     """
     count = len(samples)
     mean = samples.mean(0)

@@ -65,6 +65,10 @@ def filter_spectrum(
     (`sizes`, by weight) is smaller than the kernel, so that some taps are as they were initialised;
     layers are in the order of `sizes`, in which images meet them. `first_kernels` are the first
     layer's. Raises InputError if there is no kernel with K >= 3, or `initial` lacks one.
+
+    >>> constant = {"conv.weight": torch.ones(2, 1, 3, 3)}
+    >>> round(float(filter_spectrum(constant)["dc_share"][0]), 6)
+    1.0
     """
     kernels = convolutions(tensors)
     if not kernels:

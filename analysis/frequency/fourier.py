@@ -29,6 +29,9 @@ def plane_wave(height: int, width: int, row: int, column: int) -> Tensor:
     """The real image (H, W) of unit l_2 norm with frequency (row, column), DC at (H//2, W//2).
 
     Its shifted DFT is supported on that bin and its mirror image (Yin et al. 2019).
+
+    >>> plane_wave(2, 2, 1, 1).round(decimals=4).tolist()  # frequency 0: all pixels alike, norm 1
+    [[0.5, 0.5], [0.5, 0.5]]
     """
     spectrum = torch.zeros(height, width, dtype=torch.complex128)
     i, j = (row - height // 2) % height, (column - width // 2) % width

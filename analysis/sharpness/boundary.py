@@ -33,11 +33,23 @@ def boundary(
 ) -> xr.Dataset:
     """Mean loss at x + eps (a u + b s): u the attack's direction, s random signs, both of norm 1.
 
-    Pixels are clipped to [0,1]. `plane_loss` and `plane_accuracy` over (`a`, `b`), from -reach to
-    reach budgets. The attack's ball cuts the plane in |a| + |b| <= 1 for l_inf, where u holds signs
-    too, and in a^2 + b^2 <= 1 for l_2. `boundary_distance` over (`direction`, `example`) is the
-    smallest distance in budgets at which the prediction is wrong: 0 where it is wrong from the
-    start, infinite where none up to `farthest` is. Raises InputError without an attack.
+    Pixels are clipped to [0,1]. The attack's ball cuts the plane in |a| + |b| <= 1 for l_inf, where
+    u consists of signs too, and in a^2 + b^2 <= 1 for l_2.
+
+    Args:
+        problem: The problem, with an attack.
+        points: Places along each axis of the plane.
+        reach: The plane goes from -reach to reach, in budgets.
+        farthest: Largest distance at which the boundary is looked for, in budgets.
+        tick: Called with the number of examples after every batch.
+
+    Returns:
+        `plane_loss` and `plane_accuracy` over (`a`, `b`). `boundary_distance` over (`direction`,
+        `example`): the smallest distance, in budgets, at which the prediction is wrong. It is 0
+        where the prediction is wrong from the start, infinite where it is right up to `farthest`.
+
+    Raises:
+        InputError: without an attack.
     """
     attack = problem.attack
     if attack is None or attack.eps == 0:

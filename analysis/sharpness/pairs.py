@@ -43,13 +43,25 @@ def pairs(
 ) -> xr.Dataset:
     """Four matrices over `network_a` and `network_b`; `dendrogram_of` sorts them.
 
-    `distance`: Euclidean, of the parameters. `cosine`: mean over examples of the cosine of the two
-    networks' adversarial perturbations (NaN without an attack), with `cosine_se`. `barrier`: the
-    largest excess of the loss over the straight line between two networks' losses, on a straight
-    line of weights with BatchNorm's statistics of the first, in nats; not below 0; the robust loss
-    on images attacked anew where there is an attack. `cka`: mean over layers of the linear CKA of
-    equal layers, of clean images. Distance, barrier and CKA of different architectures are NaN.
-    Raises InputError for fewer than 2 networks.
+    Args:
+        problems: The networks by name, each with its attack if it has one.
+        places: Places between two networks at which the barrier is looked for.
+        minibatch: Examples of one estimate of CKA.
+        keep: Remembers finished pairs (`landscape.resume`).
+        tick: Called with the number of examples after every pair.
+
+    Returns:
+        `distance`: Euclidean distance of the parameters.
+        `cosine`: mean over examples of the cosine of the adversarial perturbations, with
+        `cosine_se`. NaN without an attack.
+        `barrier`: largest rise of the loss along the straight line of weights, above the straight
+        line between the two end losses. In nats, not below 0. BatchNorm keeps the statistics of
+        the first network. With an attack the loss is the robust one, attacked at every place.
+        `cka`: linear CKA of equal layers on clean images, mean over layers.
+        Distance, barrier and CKA are NaN for two different architectures.
+
+    Raises:
+        InputError: for fewer than 2 networks.
     """
     names = list(problems)
     if len(names) < 2:
@@ -90,6 +102,10 @@ def dendrogram_of(matrix: np.ndarray, alike: bool) -> np.ndarray:
     """Average linkage (n - 1, 4), as scipy's, of a matrix of (dis)similarities (n, n).
 
     `alike`: larger is more alike; 1 - value is the distance then. InputError for missing entries.
+
+    >>> far = np.array([[0.0, 1.0, 5.0], [1.0, 0.0, 5.0], [5.0, 5.0, 0.0]])
+    >>> dendrogram_of(far, alike=False)[0, :3].tolist()  # networks 0 and 1, at distance 1
+    [0.0, 1.0, 1.0]
     """
     far = 1 - matrix if alike else matrix
     if not np.isfinite(far).all():

@@ -54,11 +54,20 @@ def ranking(
 ) -> xr.Dataset:
     """Kendall's tau of every measure with the gap over networks, and its bootstrap interval.
 
-    `tau` (tau-b) with `tau_low` and `tau_high`, the 95 % percentile interval over samples of the
-    networks with replacement (samples where either side is constant are left out), over `loss`,
-    `logits` and `measure`. NaN where a network has no finite value. Beside them stand the `value`
-    of every `network` and its `gap` with `gap_se`. Raises InputError for results that do not fit
-    together.
+    Args:
+        results: Results of `calc_sharpness --held_out` by label.
+        gap: The loss whose gap is meant, clean or robust.
+        draws: Bootstrap samples: networks drawn with replacement.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        `tau` (tau-b) over `loss`, `logits` and `measure`, with the 95 % percentile interval
+        `tau_low` to `tau_high`. Samples in which one side is constant are left out. NaN where a
+        network has no finite value. Beside them the `value` of every `network`, and its `gap` with
+        `gap_se`.
+
+    Raises:
+        InputError: for results that do not fit together.
     """
     check_alike(results, gap)
     table = xr.concat(

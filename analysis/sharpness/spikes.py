@@ -26,11 +26,22 @@ def spikes(
 ) -> xr.Dataset:
     """The change of every class's accuracy along each of the top eigenvectors of the Hessian.
 
-    Weights move to both sides by sqrt(2 rise / lambda), where a quadratic loss would be higher by
-    `rise`. `spike_change` over (`spike`, `side`, `class`), NaN for classes without examples;
-    `spike_eigenvalue` and `spike_rise`, the true change of the loss, beside it. Under an attack
-    these are Hessian and accuracy on the adversarial images of the weights as they stand. NaN for
-    eigenvalues that are not positive.
+    The weights move by sqrt(2 rise / lambda) to both sides. A quadratic loss would rise by `rise`
+    there. With an attack, Hessian and accuracy are those of the adversarial images that the attack
+    finds at the weights. These images are kept while the weights move.
+
+    Args:
+        problem: The problem.
+        count: Number of eigenvectors.
+        rise: Rise of a quadratic loss, in nats.
+        tol: Relative residual of a converged eigenpair.
+        max_iter: Restarts of the Lanczos process.
+        tick: Called with the number of examples after every evaluation.
+
+    Returns:
+        `spike_change` over (`spike`, `side`, `class`), NaN for a class without examples. Beside it
+        `spike_eigenvalue`, and `spike_rise`, the true change of the loss. All are NaN for an
+        eigenvalue that is not positive.
     """
     frozen = problem.frozen()
     labels = frozen.data.labels.numpy()

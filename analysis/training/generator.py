@@ -64,20 +64,26 @@ def study(
 ) -> xr.Dataset:
     """Diagnostics D1 to D4 and D6 of APART (Li et al. 2020) over a run's networks by epoch.
 
-    `generator` is one attack, or by epoch what the run itself trained on: with its memory on
-    `train_images`, without on the problems' images, which it never saw. Then `step` is its step as
-    a share of eps, and with `block_noise` `noisy_train` the accuracy on `train_images` with its
-    noise at the block inputs too, as in training.
+    `generator` is one attack, or for each epoch the generator that the run itself trained on. The
+    latter uses its memory on `train_images`. It has none for the problems' images, which it never
+    saw. With it `step` is its step as a share of eps. With `block_noise` also `noisy_train`: the
+    accuracy on `train_images` with its noise at the block inputs, as in training.
 
-    Over `epoch`, on the problems' images: `transfer`, the accuracy of the fixed `reference` on what
-    `generator` finds against that epoch's network; `strength` = (R - T) / (R - T_strong), 0 if the
-    perturbations are no better than noise; `clean` and `robust` accuracy (under `strong`);
-    `own_train` and `strong_train`, accuracies on `train_images` under either attack, whose `gap`
-    says that the generator underfits; `alignment`, the mean cosine of the loss gradients by the
-    image at x and at x + U(-eps, eps), and `alignment_block` of those by the block inputs; of the
-    sign of the perturbations `autocorrelation` (lag 1; white noise 0), `high_share` (DFT power
-    above half the Nyquist frequency; white noise `white_high_share`, about 3/4) and `zero_share`.
-    Scalars: `random` = R (the reference under eps times random signs), `random_uniform`,
+    Over `epoch`, on the problems' images:
+
+    - `transfer`: accuracy T of the fixed `reference` on what the generator finds against the
+      network.
+    - `strength` = (R - T) / (R - T_strong): 0 if the perturbations are no better than noise.
+    - `clean` and `robust` accuracy (the latter under `strong`).
+    - `own_train`, `strong_train`: accuracies on `train_images` under either attack. A large `gap`
+      of the two says that the generator underfits.
+    - `alignment`: mean cosine of the loss gradients by the image at x and at x + U(-eps, eps).
+      `alignment_block`: the same by the block inputs.
+    - Of the sign of the perturbations: `autocorrelation` (lag 1; white noise 0), `high_share` (DFT
+      power above half the Nyquist frequency; white noise `white_high_share`, about 3/4),
+      `zero_share`.
+
+    Scalars: `random` = R, the reference under eps times random signs; `random_uniform`;
     `reference_strong` = T_strong. Every accuracy has its standard error `_se`. `perturbation`
     (epoch, tile, channel, row, column) and `image` are the first `tiles` examples. `collapse` says
     what became of `robust`, without the first `ignore` epochs.

@@ -82,15 +82,28 @@ def trajectory(
 ) -> xr.Dataset:
     """Curvature, distance from the start and robust flatness of a run's networks, over `epoch`.
 
-    Of the robust loss, adversarial images frozen: `lambda_max` with `residual` ||Hv - lambda v||,
-    `trace` with `trace_se`; `gradient_norm` of the robust and `clean_gradient_norm` of the clean
-    loss by the weights. `loss` and `accuracy` under the problem's attack. `distance` from the
-    initial weights (l_2) and `relative_distance`. `flatness`: the rise of the robust loss, attacked
-    anew, under filter-normalised random directions of length `radius`, mean over `directions` with
-    its standard error `flatness_se` (Stutz et al. 2021, average case); `sharpness`: its rise where
-    every tensor moves by `ascent` ||w|| up its own gradient (Wu et al. 2020), the worst case to
-    first order. The directions are the same at every epoch. All losses in nat. With weights `best`
-    also the `barrier` from them to the last epoch's; `along` (`metrics_along`) is put beside.
+    All losses are in nat. The directions are the same at every epoch.
+
+    Args:
+        epochs: The networks of a run by epoch, with their attack.
+        initial: The weights before the first step.
+        trace_products: Hessian products spent on each trace.
+        radius: Length of the directions of `flatness`, in filter norms.
+        ascent: Share of its own norm by which every tensor moves for `sharpness`.
+        directions: Number of random directions.
+        best: Weights of the best epoch, or None.
+        along: What `metrics_along` found in the metrics; it is put beside.
+        tick: Called with the number of examples after every evaluation.
+
+    Returns:
+        Of the robust loss with frozen adversarial images: `lambda_max` with its `residual` ||Hv -
+        lambda v||, `trace` with `trace_se`, and `gradient_norm` by the weights.
+        `clean_gradient_norm` is that of the clean loss. `loss` and `accuracy` are under the attack.
+        `distance` (l_2) and `relative_distance` are from the initial weights. `flatness` is the
+        mean rise of the robust loss, attacked again, along filter-normalised random directions,
+        with `flatness_se` over directions (Stutz et al. 2021, average case). `sharpness` is its
+        rise where every tensor moves up its own gradient (Wu et al. 2020): the worst case to first
+        order. With `best` also the `barrier` from there to the last epoch.
     """
     rows = []
     for epoch, problem in epochs.items():

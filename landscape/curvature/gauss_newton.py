@@ -50,6 +50,11 @@ class GaussNewton(Operator):
     References:
         Schraudolph 2002 (Gauss-Newton); Kunstner et al. 2019 (empirical against Monte-Carlo
         Fisher).
+
+    >>> x, y = torch.eye(2), torch.zeros(2, 1)
+    >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, y), loss="squared_error")
+    >>> (GaussNewton(problem) @ torch.tensor([1.0, 2.0])).tolist()  # (w1^2 + w2^2) / 2
+    [1.0, 2.0]
     """
 
     curved = False

@@ -57,6 +57,11 @@ def top_eigenpairs(
 
     References:
         Wu and Simon 2000 (thick-restart Lanczos).
+
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)
+    >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, y), loss="squared_error")
+    >>> top_eigenpairs(problem, k=2)["eigenvalue"].values.round(4).tolist()  # of diag(1, 9)
+    [9.0, 1.0]
     """
     return spectrum(problem, SpectrumOptions(k, which, tol, max_iter), **curvature)
 
@@ -84,6 +89,11 @@ def spectral_density(
 
     References:
         Ghorbani et al. 2019 (stochastic Lanczos quadrature).
+
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)
+    >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, y), loss="squared_error")
+    >>> round(float(spectral_density(problem)["moment"][0]), 4)  # (1 + 9) / 2
+    5.0
     """
     return spectrum(
         problem, SpectrumOptions(topk=0, density_probes=probes, density_steps=steps), **curvature
@@ -115,6 +125,11 @@ def trace(
 
     References:
         Hutchinson 1990; Meyer et al. 2021 (hutchpp); Epperly et al. 2024 (xtrace).
+
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)
+    >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, y), loss="squared_error")
+    >>> round(float(trace(problem)["trace"]), 4)  # of diag(1, 9)
+    10.0
     """
     wanted = SpectrumOptions(topk=0, trace_products=products, trace_estimator=estimator)
     return spectrum(problem, wanted, **curvature)
@@ -138,6 +153,12 @@ def spectrum(problem: Problem, wanted: SpectrumOptions, **curvature: Any) -> xr.
 
     Raises:
         InputError: for unknown or contradictory options, and a loss that is not finite.
+
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)
+    >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, y), loss="squared_error")
+    >>> ggn = spectrum(problem, SpectrumOptions(1), operator="ggn")  # linear: the Hessian
+    >>> round(float(ggn["eigenvalue"][0]), 4)
+    9.0
     """
     known = {f.name for f in fields(CurvatureOptions)} - {"precision"}
     for name in curvature:
@@ -184,6 +205,12 @@ def eigenvectors(problem: Problem, pairs: xr.Dataset) -> list[Point]:
     """The eigenvectors of `top_eigenpairs` as directions in weight space, the first rank first.
 
     Raises InputError for a result without eigenvectors, of several blocks or of another network.
+
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)
+    >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, y), loss="squared_error")
+    >>> [vector] = eigenvectors(problem, top_eigenpairs(problem))
+    >>> vector["weight"].abs().round(decimals=4).tolist()  # the second weight's axis
+    [[0.0, 1.0]]
     """
     if "eigenvector" not in pairs:
         raise InputError("the result holds no eigenvectors; rl.top_eigenpairs(problem, k) does")

@@ -50,6 +50,10 @@ def estimate_trace(
     win where few eigenvalues carry the trace; a matrix no larger than that is summed along its
     diagonal instead (`estimator` is then "exact", the error 0). Raises InputError for a budget
     below two estimates, and where xtrace breaks down.
+
+    >>> from ridgeline.landscape.curvature.operators import Matrix
+    >>> estimate_trace(Matrix(torch.diag(torch.tensor([1.0, 2.0, 3.0])))).mean
+    6.0
     """
     if estimator not in ESTIMATORS:
         raise unknown("trace estimator", estimator, ESTIMATORS)

@@ -86,6 +86,12 @@ def sharpness(
 
     Raises:
         InputError: for unknown names, options out of range, and a loss that is not finite.
+
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)
+    >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, y), loss="squared_error")
+    >>> found = sharpness(problem, ["lambda_max", "trace"], logits=["plain"])["value"]
+    >>> found.values.round(4).tolist()  # of w1^2 / 2 + 9 w2^2 / 2
+    [[[9.0, 10.0]]]
     """
     names = list(MEASURES if measures is None else measures)
     BatteryOptions(tuple(names), tuple(logits))  # which checks them

@@ -43,6 +43,9 @@ def parse_axis(text: str, what: str) -> Axis:
     Keys that are left out have defaults: -1, 1, 0.05; count 21. `rise=10` widens the axis until the
     loss at one of its ends is 10 times that of the centre. All but the first form take
     `adv_calc_freq`. Raises InputError.
+
+    >>> parse_axis("-1:1:3", "--vec1_scan").points.tolist()
+    [-1.0, 0.0, 1.0]
     """
     if "=" not in text:
         parts = text.split(":")
@@ -72,7 +75,11 @@ def parse_axis(text: str, what: str) -> Axis:
 
 
 def spaced(low: float, high: float, count: int, what: str) -> np.ndarray:
-    """`count` points from low to high, both included; 0 is exact. Raises InputError."""
+    """`count` points from low to high, both included; 0 is exact. Raises InputError.
+
+    >>> spaced(-1, 1, 5, "axis").tolist()
+    [-1.0, -0.5, 0.0, 0.5, 1.0]
+    """
     if not low < high or not 2 <= count <= _MOST_POINTS:
         raise InputError(
             f"{what}: needs min < max and 2 to {_MOST_POINTS:,} points, "

@@ -60,6 +60,15 @@ def scan_curve(
 
     References:
         Garipov et al. 2018.
+
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> images = torch.rand(6, 1, 2, 2), torch.arange(6) % 2
+    >>> problem = Problem(network, images)
+    >>> far = {name: value + 1 for name, value in problem.origin.items()}
+    >>> line = curve("poly_chain", [problem.origin, far])
+    >>> ds = scan_curve(problem, line, [0, 0.5, 1], {"train": problem.images})
+    >>> float(ds["barrier"].max()) <= 1e-6  # the loss of a linear network is convex
+    True
     """
     paths = _paths(path)
     t = np.asarray(t, dtype=float)

@@ -40,6 +40,12 @@ def random_plane(
 
     Raises:
         InputError: for an unknown normalisation, and for dimensions below 1.
+
+    >>> x, y = torch.ones(1, 1), torch.zeros(1, 1)
+    >>> problem = Problem(torch.nn.Linear(1, 1, bias=False), (x, y), loss="squared_error")
+    >>> away = random_plane(problem, 1)(1.0)["weight"] / problem.origin["weight"]
+    >>> sorted([away.item(), 2 - away.item()])  # one step is as long as the filter, to either side
+    [0.0, 2.0]
     """
     if dimensions < 1:
         raise InputError(f"a plane needs 1 or more dimensions, got {dimensions}")
@@ -56,6 +62,12 @@ def plane(problem: Problem, *directions: Point) -> Plane:
 
     Raises InputError for a direction of another network or of length 0, and for two that are
     parallel.
+
+    >>> x, y = torch.ones(1, 1), torch.zeros(1, 1)
+    >>> problem = Problem(torch.nn.Linear(1, 1, bias=False), (x, y), loss="squared_error")
+    >>> away = plane(problem, {"weight": torch.ones(1, 1)})(3.0)["weight"]
+    >>> round((away - problem.origin["weight"]).item(), 4)
+    3.0
     """
     if not directions:
         raise InputError("a plane needs one or more directions")
@@ -81,13 +93,15 @@ def orthogonal(directions: Sequence[Point]) -> list[Point]:
     """The directions by Gram-Schmidt, in their order, each with the norm of what is left of it.
 
     Raises InputError for one that lies in the span of those before it, or has no length.
+
+    >>> one, two = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([5.0, 2.0])}
+    >>> orthogonal([one, two])[1]["w"].tolist()
+    [0.0, 2.0]
     """
     found: list[Point] = []
     for number, direction in enumerate(directions, start=1):
         if not norm(direction):
-            raise InputError(
-                f"direction {number} has no length: both its ends are the same weights"
-            )
+            raise InputError(f"direction {number} has no length: its ends are the same weights")
         rest = direction
         for _ in range(2):  # twice is enough (Kahan and Parlett)
             for other in found:
@@ -114,6 +128,13 @@ def plane_through(problem: Problem, second: Point, third: Point) -> tuple[Plane,
 
     References:
         Garipov et al. 2018, appendix A.1.
+
+    >>> x, y = torch.ones(1, 2), torch.zeros(1, 1)
+    >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, y), loss="squared_error")
+    >>> away = lambda *move: {"weight": problem.origin["weight"] + torch.tensor([move])}
+    >>> _, placed = plane_through(problem, away(3.0, 0.0), away(3.0, 4.0))
+    >>> abs(placed["position"].values.round(4)).tolist()
+    [[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]]
     """
     first = problem.origin
     directions = orthogonal([subtract(second, first), subtract(third, first)])
@@ -143,6 +164,13 @@ def trajectory_plane(
 
     References:
         Li et al. 2018, section 7.2.
+
+    >>> x, y = torch.ones(1, 2), torch.zeros(1, 1)
+    >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, y), loss="squared_error")
+    >>> away = lambda *move: {"weight": problem.origin["weight"] + torch.tensor([move])}
+    >>> _, placed = trajectory_plane(problem, [away(4.0, 0.0), away(0.0, 3.0)])
+    >>> placed["explained"].values.round(4).tolist()  # 16 and 9 of 25
+    [0.64, 0.36]
     """
     differences = [subtract(p, problem.origin) for p in points]
     gram = np.array([[dot(a, b) for b in differences] for a in differences])
@@ -157,7 +185,9 @@ def trajectory_plane(
         combine([float(c) for c in vectors[:, k] / np.sqrt(v)], differences)
         for k, v in zip(order, top, strict=True)
     ]
-    for d, k in zip(directions, order, strict=True):  # a sign that does not hang on the library
+    for d, k in zip(
+        directions, order, strict=True
+    ):  # the same sign with every linear algebra library
         if vectors[np.abs(vectors[:, k]).argmax(), k] < 0:
             for name in d:
                 d[name] = -d[name]
@@ -173,6 +203,11 @@ def positions(plane: Plane, points: Sequence[Point]) -> xr.Dataset:
 
     `position` (checkpoint, axis) are the coordinates of the nearest point of the plane,
     `off_plane` (checkpoint,) its Euclidean distance, `from_origin` that of the plane's origin.
+
+    >>> origin, axis = {"w": torch.zeros(2)}, {"w": torch.tensor([1.0, 0.0])}
+    >>> placed = positions(Plane([origin, axis]), [{"w": torch.tensor([3.0, 4.0])}])
+    >>> placed["position"].values.tolist(), placed["off_plane"].values.tolist()
+    ([[3.0]], [4.0])
     """
     origin, *directions = plane.knots
     rows, off, far = [], [], []

@@ -71,6 +71,13 @@ def scan(
 
     References:
         Li et al. 2018.
+
+    >>> x, y = torch.ones(1, 1), torch.zeros(1, 1)
+    >>> problem = Problem(torch.nn.Linear(1, 1, bias=False), (x, y), loss="squared_error")
+    >>> at = [-problem.origin["weight"].item() + move for move in (0, 1, 2)]
+    >>> line = Plane([problem.origin, {"weight": torch.ones(1, 1)}])
+    >>> scan(problem, line, {"x1": at})["loss"].values.round(4).tolist()  # w^2 at w = 0, 1, 2
+    [[0.0, 1.0, 4.0]]
     """
     if adversary not in ADVERSARIES:
         raise unknown("adversary mode", adversary, ADVERSARIES)

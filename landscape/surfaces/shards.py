@@ -34,7 +34,11 @@ def of_process() -> Shard | None:
 
 
 def parse_shard(text: str) -> Shard:
-    """The shard that `2/8` names: the second of eight. Raises InputError."""
+    """The shard that `2/8` names: the second of eight. Raises InputError.
+
+    >>> str(parse_shard("2/8"))
+    '2of8'
+    """
     number, slash, count = text.partition("/")
     if not slash:
         raise InputError(f"--shard must be i/n, such as 2/8 for the second of eight, got {text!r}")
@@ -48,6 +52,9 @@ def share(items: Sequence[Item], shard: Shard, together: Callable[[Item], Hashab
     """The items of one shard: groups of items that belong `together` are dealt out in turn.
 
     Every item is in exactly one shard, whatever the number of shards.
+
+    >>> share([0, 1, 2, 3, 4, 5], Shard(1, 2), lambda item: item // 2)
+    [0, 1, 4, 5]
     """
     groups = list(dict.fromkeys(together(item) for item in items))
     own = set(groups[shard.number - 1 :: shard.count])

@@ -48,6 +48,10 @@ def random_direction(
 
     References:
         Li et al. 2018, section 4.
+
+    >>> weight = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
+    >>> random_direction({"w": weight}, seed=0)["w"].norm(dim=1)  # each filter's own norm
+    tensor([ 5.0000, 10.0000])
     """
     if normalization not in NORMALIZATIONS:
         raise unknown("direction normalisation", normalization, NORMALIZATIONS)
@@ -78,7 +82,11 @@ def _normalize(d: Tensor, weight: Tensor, normalization: str, one_dimensional: s
 
 
 def between(start: Point, end: Point) -> Point:
-    """The direction from one checkpoint to another: coordinate 0 is the start, 1 the end."""
+    """The direction from one checkpoint to another: coordinate 0 is the start, 1 the end.
+
+    >>> between({"w": torch.ones(1)}, {"w": torch.zeros(1)})
+    {'w': tensor([-1.])}
+    """
     return subtract(end, start)
 
 

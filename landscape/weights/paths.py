@@ -128,7 +128,11 @@ CURVES: dict[str, type[Path]] = {
 
 
 def curve(curve_type: str, knots: Sequence[Point]) -> Path:
-    """A connecting curve by name; InputError for an unknown one or fewer than 2 knots."""
+    """A connecting curve by name; InputError for an unknown one or fewer than 2 knots.
+
+    >>> curve("poly_chain", [{}, {}]).coefficients(0.25)
+    [0.75, 0.25]
+    """
     if curve_type not in CURVES:
         raise unknown("curve_type", curve_type, CURVES)
     if len(knots) < 2:
@@ -137,6 +141,11 @@ def curve(curve_type: str, knots: Sequence[Point]) -> Path:
 
 
 def straight(start: Point, end: Point, count: int) -> list[Point]:
-    """`count` knots at equal distances from start to end, both ends exact."""
+    """`count` knots at equal distances from start to end, both ends exact.
+
+    >>> knots = straight({"w": torch.zeros(1)}, {"w": torch.ones(1)}, 3)
+    >>> [knot["w"].item() for knot in knots]
+    [0.0, 0.5, 1.0]
+    """
     last = count - 1
     return [combine((1 - k / last, k / last), (start, end)) for k in range(count)]

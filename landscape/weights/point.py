@@ -17,7 +17,11 @@ Point = dict[str, Tensor]
 
 
 def point_of(network: nn.Module) -> Point:
-    """The network's parameters as a Point (a copy, without a graph)."""
+    """The network's parameters as a Point (a copy, without a graph).
+
+    >>> {name: tuple(t.shape) for name, t in point_of(nn.Linear(3, 2)).items()}
+    {'weight': (2, 3), 'bias': (2,)}
+    """
     return {name: p.detach().clone() for name, p in network.named_parameters()}
 
 
@@ -58,6 +62,9 @@ def combine(coefficients: Sequence[float | Tensor], points: Sequence[Point]) -> 
     """The linear combination sum_k coefficients[k] * points[k], differentiable in both.
 
     Terms with the plain number 0 are left out, so that an end of a path is the end bit for bit.
+
+    >>> combine((0.5, 2), ({"w": torch.ones(2)}, {"w": torch.ones(2)}))
+    {'w': tensor([2.5000, 2.5000])}
     """
     terms = [(c, p) for c, p in zip(coefficients, points, strict=True) if _counts(c)]
     if not terms:
@@ -80,37 +87,65 @@ def _scaled(coefficient: float | Tensor, tensor: Tensor) -> Tensor:
 
 
 def add(a: Point, b: Point, scale: float = 1.0) -> Point:
-    """A + scale * b."""
+    """A + scale * b.
+
+    >>> add({"w": torch.ones(1)}, {"w": torch.ones(1)}, 2.0)
+    {'w': tensor([3.])}
+    """
     return combine((1, scale), (a, b))
 
 
 def subtract(a: Point, b: Point) -> Point:
-    """A - b."""
+    """A - b.
+
+    >>> subtract({"w": torch.ones(1)}, {"w": torch.ones(1)})
+    {'w': tensor([0.])}
+    """
     return combine((1, -1), (a, b))
 
 
 def dot(a: Point, b: Point) -> float:
-    """Inner product over all parameters, accumulated in float64."""
+    """Inner product over all parameters, accumulated in float64.
+
+    >>> dot({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 4.0])})
+    11.0
+    """
     return sum(torch.dot(a[n].double().flatten(), b[n].double().flatten()).item() for n in a)
 
 
 def norm(a: Point) -> float:
-    """Euclidean norm over all parameters."""
+    """Euclidean norm over all parameters.
+
+    >>> norm({"w": torch.tensor([3.0]), "b": torch.tensor([4.0])})
+    5.0
+    """
     return dot(a, a) ** 0.5
 
 
 def cosine(a: Point, b: Point) -> float:
-    """Cosine of the angle between two directions; NaN if one is zero."""
+    """Cosine of the angle between two directions; NaN if one is zero.
+
+    >>> cosine({"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 2.0])})
+    0.0
+    """
     scale = norm(a) * norm(b)
     return dot(a, b) / scale if scale else float("nan")
 
 
 def flatten(a: Point) -> Tensor:
-    """One vector (P,) in the order of the Point."""
+    """One vector (P,) in the order of the Point.
+
+    >>> flatten({"w": torch.ones(1, 2), "b": torch.zeros(1)}).tolist()
+    [1.0, 1.0, 0.0]
+    """
     return torch.cat([tensor.flatten() for tensor in a.values()])
 
 
 def unflatten(vector: Tensor, like: Point) -> Point:
-    """The Point over the names and shapes of `like` that `flatten` turns into `vector` (P,)."""
+    """The Point over the names and shapes of `like` that `flatten` turns into `vector` (P,).
+
+    >>> unflatten(torch.tensor([1.0, 2.0]), {"w": torch.zeros(1, 2)})
+    {'w': tensor([[1., 2.]])}
+    """
     parts = vector.split([t.numel() for t in like.values()])
     return {n: part.view(t.shape) for part, (n, t) in zip(parts, like.items(), strict=True)}

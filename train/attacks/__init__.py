@@ -71,6 +71,9 @@ def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -
     Raises:
         InputError: for unknown names and keys, wrong types, unclear units (bare l_2 budgets above
             1 among them), negative budgets and l_inf radii above 1.
+
+    >>> parse_attack("name=pgd,threshold=8,iter_num=10,order=-1").eps == 8 / 255
+    True
     """
     spec = parse_spec(text, what)
     if spec.get("name") in _SHORT:

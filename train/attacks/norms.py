@@ -26,7 +26,12 @@ def check_order(order: float) -> float:
 
 
 def row_norm(d: Tensor, order: float) -> Tensor:
-    """Norm of every example's perturbation, shape (N,)."""
+    """Norm of every example's perturbation, shape (N,).
+
+    >>> d = torch.tensor([[3.0, -4.0]])
+    >>> row_norm(d, INF).tolist(), row_norm(d, L2).tolist()
+    ([4.0], [5.0])
+    """
     return torch.linalg.vector_norm(d.flatten(1), ord=order, dim=1)
 
 
@@ -49,6 +54,10 @@ def steepest(g: Tensor, order: float) -> Tensor:
 
     For l_2 the gradient is scaled by its largest entry first: the squares of a confident
     example's gradient would underflow and send the step nowhere.
+
+    >>> g = torch.tensor([[3.0, -4.0]])
+    >>> steepest(g, INF), steepest(g, L2)
+    (tensor([[ 1., -1.]]), tensor([[ 0.6000, -0.8000]]))
     """
     if order == INF:
         return g.sign()

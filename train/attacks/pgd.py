@@ -97,6 +97,11 @@ class PGD(Attack):
     `eot` above 1 is for networks that draw random numbers when they predict: losses and gradients
     are means over that many passes (expectation over transformation, Athalye et al. 2018). The
     network's draws belong to seed and batch, so batches are then of a fixed size.
+
+    >>> predict = lambda x: torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1)  # 0: light
+    >>> grey = torch.full((1, 1, 1, 2), 0.5)
+    >>> PGD(eps=0.25, order=-1, iterations=5)(predict, grey, torch.tensor([0])).tolist()
+    [[[[0.25, 0.25]]]]
     """
 
     iterations: int

@@ -30,6 +30,11 @@ class FGSM(Attack):
     `step_size` defaults to eps; with `random_start` use 1.25 eps as Wong et al. 2020. The result
     is the end of the step even where the loss fell: that is the attack whose training collapses.
     `eot`: the gradient is a mean over that many passes (as in PGD).
+
+    >>> predict = lambda x: torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1)  # 0: light
+    >>> grey = torch.full((1, 1, 1, 2), 0.5)
+    >>> FGSM(eps=0.25, order=INF)(predict, grey, torch.tensor([0])).tolist()
+    [[[[0.25, 0.25]]]]
     """
 
     step_size: float | None = None

@@ -92,6 +92,9 @@ def load_images(
     Raises:
         InputError: for an unknown name, missing or malformed data, and a set that is neither there
             nor can be downloaded.
+
+    >>> len(load_images("mnist5k", "test").subset(12))
+    12
     """
     check_dataset(dataset)
     if subset not in PARTS:

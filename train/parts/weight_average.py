@@ -17,7 +17,13 @@ AVERAGES = {
 
 
 def move_towards(target: Iterable[Tensor], source: Iterable[Tensor], share: float) -> None:
-    """Target <- (1 - share) target + share source, in place; integer tensors are copied."""
+    """Target <- (1 - share) target + share source, in place; integer tensors are copied.
+
+    >>> target = torch.zeros(2)
+    >>> move_towards([target], [torch.ones(2)], 0.25)
+    >>> target.tolist()
+    [0.25, 0.25]
+    """
     pairs = [(t, s.detach()) for t, s in zip(target, source, strict=True)]
     real = [(t, s) for t, s in pairs if t.is_floating_point()]
     with torch.no_grad():

@@ -69,6 +69,10 @@ def parse_schedule(
 
     `beside` is the unit of the command's --attack. Raises InputError for an unknown name or key,
     unclear units and negative budgets.
+
+    >>> schedule = parse_schedule("name=linear,start_v=0,slope=0.1", "--adv_budget_list")
+    >>> schedule(2)
+    0.2
     """
     return build_named(
         SCHEDULES,
@@ -87,6 +91,10 @@ def parse_rate(text: str | None, lr: float, epochs: int) -> Schedule:
     What a spec leaves out comes from the run: where it starts or peaks (start_v, up_v) from `lr`,
     its length (epochs, cycle_freq) from `epochs`. Raises InputError as `parse_schedule` does, and
     for a rate that becomes negative or infinite.
+
+    >>> rate = parse_rate("name=drops,power=0.1,at=0.5", lr=1.0, epochs=10)
+    >>> rate(4), rate(5)
+    (1.0, 0.1)
     """
     if text is None:
         return Constant(start_v=lr)
