@@ -103,7 +103,9 @@ def cka(
     )
     if names[0] == names[1]:
         ds["diagonal"] = ("layer", np.diag(values))
-        ds["diagonal_se"] = ("layer", jackknife(_without_each(parts)))
+        several = len(found) > 1  # one minibatch alone tells nothing of chance
+        error = jackknife(_without_each(parts)) if several else np.full(len(values), np.nan)
+        ds["diagonal_se"] = ("layer", error)
         ds["mean_diagonal"] = float(np.diag(values).mean())
         ds = ds.assign_coords(layer=names[0])
     return ds

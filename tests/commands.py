@@ -210,6 +210,13 @@ class Precision(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+#: the demo in miniature
+DEMO = (
+    "demo --width 1 --train_size 120 --epoch_num 2 --iter_num 2 --hessian_size 30 --scan_size 15 "
+    "--scan_points 3 --curve_epochs 1 --test_size 20"
+)
+
+
 def run_chain(folder: Path, modes=(), gpu=None) -> dict[str, set[str]]:
     """Run every command in a folder; by command line, what `Precision` noted."""
     tiny_set(folder)

@@ -21,7 +21,7 @@ import xarray as xr
 from ridgeline.models import build_model
 from ridgeline.run.shared.launch import arguments, options_of
 from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
-from tests.commands import call
+from tests.commands import DEMO, call
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(p.stem for p in (ROOT / "run").glob("*.py") if "launch(main" in p.read_text())
@@ -82,6 +82,10 @@ def test_help_lists_every_option_with_type_default_and_one_line(command):
         assert option.type_name in lines[f"--{name}"]
         assert re.search(r"\S.* \[default: .+\]$", lines[f"--{name}"])
         assert option.about.note, name
+        for word in option.about.choices:
+            assert re.search(rf"\b{re.escape(word)}\b", lines[f"--{name}"]), (name, word)
+    inside = re.findall(r"<\w+ .*>|\bobject at\b|\btyping\.|\bAnnotated\b|\bNoneType\b", said)
+    assert not inside  # what Python calls a thing tells a user nothing
 
 
 def test_the_whole_chain(workspace, run_command):
@@ -405,9 +409,7 @@ def test_training_survives_kill_9(tmp_path, run_command, run_process):
 
 
 def test_demo_in_miniature(tmp_path, run_command):
-    line = ("demo", "--width", 1, "--train_size", 120, "--epoch_num", 2, "--iter_num", 2,
-            "--hessian_size", 30, "--scan_size", 15, "--scan_points", 3, "--curve_epochs", 1,
-            "--test_size", 20)  # fmt: skip
+    line = DEMO.split()
     out = run_command(*line, check=True).stdout
     assert "PGD-40 %" in out
     figures = {p.name for p in (tmp_path / "figures").iterdir()}

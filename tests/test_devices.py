@@ -14,7 +14,7 @@ from ridgeline.analysis.exact_checks import ANCHORS, Bench
 from ridgeline.analysis.frequency.filters import map_sizes
 from ridgeline.analysis.frequency.fourier import fourier_sensitivity, pass_curves
 from ridgeline.landscape.curvature.measures import SpectrumOptions
-from tests.commands import MATMULS, ROOT, Precision, call, compared, run_chain
+from tests.commands import DEMO, MATMULS, ROOT, Precision, call, compared, run_chain
 from tests.conftest import make_conv_bn, make_images, make_mlp
 from tests.fake_device import DEVICE, Accelerator, OnDevice
 
@@ -24,6 +24,18 @@ def test_every_command_computes_on_the_device_with_the_numbers_of_the_cpu(every_
     reference = every_result
     run_chain(tmp_path, (Accelerator,), DEVICE)
     assert compared(reference, tmp_path, weights=(1e-3, 1e-4), numbers=(1e-2, 1e-4)) > 40
+
+
+def test_the_demo_computes_on_the_device_with_the_numbers_of_the_cpu(tmp_path, monkeypatch):
+    """Sees the same of the one command that is a chain of others."""
+    (tmp_path / "cpu").mkdir(), (tmp_path / "device").mkdir()
+    assert call(DEMO, tmp_path / "cpu").returncode == 0
+    monkeypatch.setattr("ridgeline.run.shared.networks.device_of", lambda _: DEVICE)
+    with Accelerator():
+        done = call(DEMO, tmp_path / "device")
+    assert done.returncode == 0, done.stderr
+    numbers = {"weights": (1e-3, 1e-4), "numbers": (1e-2, 1e-4)}
+    assert compared(tmp_path / "cpu", tmp_path / "device", **numbers) > 15
 
 
 def test_no_command_rounds_to_tf32_unasked(chain_noted):

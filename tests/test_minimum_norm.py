@@ -91,6 +91,22 @@ def test_fab_reaches_the_closed_form_of_linear_networks(targets, order):
     assert ratio.max() <= 1 + 1e-3
 
 
+@pytest.mark.parametrize("order", [math.inf, 2])
+@pytest.mark.parametrize("kind", [FAB, FMN])
+def test_what_fools_in_float32_fools_in_float64_too(kind, order):
+    """Sees bisections end within rounding of the boundary, where another batch size decides."""
+    torch.manual_seed(1)
+    network = make_mlp(hidden=30).float()
+    x = torch.rand(300, 1, 6, 6)
+    y = network(x).argmax(1)
+    more = {"restarts": 1} if kind is FAB else {}
+    found = kind(eps=1, order=order, iterations=20, **more).smallest(network, x, y)
+    some = found.budget.isfinite()
+    assert some.double().mean() > 0.9
+    exact = network.double()(found.images[some].double())
+    assert (exact.argmax(1) != y[some]).all()
+
+
 def test_what_is_wrong_needs_no_budget_and_what_never_falls_has_an_infinite_one():
     network, x = linear(4), images(12)
     right = network(x).argmax(1)

@@ -26,9 +26,10 @@ class Opt:
     """What an option means: `Annotated[float, Opt("share that is forgotten", low=0, high=1)]`.
 
     `low` and `high` are allowed values, `above` is not. `choices` are the allowed words, or a
-    mapping of them to their meaning. `decides` False marks a setting of memory or device: results
-    do not depend on it, and no recipe holds it. `only` names options of the same group and their
-    values at which this one has an effect; no values stand for any but None, 0 and False.
+    mapping of them to their meaning in words (a registry: to anything else, which is not said).
+    `decides` False marks a setting of memory or device: results do not depend on it, and no recipe
+    holds it. `only` names options of the same group and their values at which this one has an
+    effect; no values stand for any but None, 0 and False.
     """
 
     help: str
@@ -45,7 +46,9 @@ class Opt:
         """The help line, with choices, range and unit."""
         parts = [self.help]
         if isinstance(self.choices, Mapping):
-            parts += [": ", "; ".join(f"{k} ({v})" if v else k for k, v in self.choices.items())]
+            said = {k: v if isinstance(v, str) else "" for k, v in self.choices.items()}
+            mark = "; " if any(said.values()) else ", "
+            parts += [": ", mark.join(f"{k} ({v})" if v else k for k, v in said.items())]
         elif self.choices:
             parts += [": ", ", ".join(self.choices)]
         if self.high is not None:

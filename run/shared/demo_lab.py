@@ -26,6 +26,7 @@ from ridgeline.landscape.weights.directions import random_direction
 from ridgeline.landscape.weights.paths import Plane, straight
 from ridgeline.models import InputError
 from ridgeline.run.shared import networks
+from ridgeline.run.shared import options as o
 from ridgeline.run.shared.command import Complete, Compute, Tick, completed, computed
 from ridgeline.train.attacks import PGD
 from ridgeline.train.data.datasets import load_images
@@ -63,6 +64,7 @@ class DemoOptions(Options):
     curve_epochs: Annotated[int, Opt("epochs of curve training", low=1)] = 8
     test_size: Annotated[int, Opt("test images under PGD-40", low=1)] = 500
     seed: Annotated[int, Opt("seed of everything random")] = 0
+    gpu: o.Gpu = None
     overwrite: Annotated[bool, Opt("compute everything anew", decides=False)] = False
 
     def check(self) -> None:
@@ -85,6 +87,7 @@ class Lab:
             "model_type": "lenet", "width": demo.width, "bias": True, "normalize": None,
             "num_classes": self.train.num_classes, "image_shape": self.train.image_shape,
         }  # fmt: skip
+        self.device = networks.device_of(demo.gpu)
         self.began = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -107,7 +110,7 @@ class Lab:
         return fit(
             method, self.train, self.test.subset(min(100, len(self.test))), epochs=epochs,
             batch_size=50, optimizer=parse_optimizer("name=adam,lr=1e-3"), seed=seed, files=files,
-            resume=resume,
+            resume=resume, device=self.device,
         )  # fmt: skip
 
     def result(self, name: str, kind: str, compute: Compute, total: int | None = 0) -> xr.Dataset:
@@ -138,7 +141,8 @@ class Lab:
         """The trained network `name` on a fixed subset of the training images."""
         network = networks.fresh_network(self.model, 0)
         load_checkpoint(self.folder / f"{name}.ckpt").load_into(network)
-        return Problem(network, self.train.subset(min(size, len(self.train))))
+        images = self.train.subset(min(size, len(self.train)))
+        return Problem(network, images, device=self.device)
 
     def run(self) -> None:
         """Train, measure, draw, report.
@@ -201,7 +205,7 @@ class Lab:
             eps_min=0, eps_max=1.5 * demo.eps, max=demo.eps, ckpt_list=Cycle((0, demo.epoch_num))
         )
         self.say("training: plain")
-        plain = Standard(networks.fresh_network(self.model, demo.seed))
+        plain = Standard(networks.fresh_network(self.model, demo.seed), Setup(device=self.device))
         self.fit("plain", plain, min(6, demo.epoch_num), demo.seed)
         metrics = {}
         half = max(1, demo.epoch_num // 2)  # long enough to see that nothing moves
@@ -212,7 +216,8 @@ class Lab:
         ):
             self.say(f"training: PGD-{demo.iter_num}, eps {demo.eps:g}, {name}")
             method = Adversarial(
-                networks.fresh_network(self.model, seed), Setup(attack=self.attack, epochs=epochs),
+                networks.fresh_network(self.model, seed),
+                Setup(attack=self.attack, epochs=epochs, device=self.device),
                 AdversarialOptions(attack_threshold_schedule=schedule),
             )  # fmt: skip
             metrics[name] = self.fit(name, method, epochs, seed)
@@ -249,7 +254,9 @@ class Lab:
         ends = [self.problem(n, self.demo.scan_size).origin for n in ("PAS", "PAS_2")]
         problem = self.problem("PAS", self.demo.scan_size).under(self.attack)
         knots = straight(*ends, 3)
-        method = CurveTraining(problem.network, knots, (1, 0, 1), "bezier", self.attack)
+        method = CurveTraining(
+            problem.network, knots, (1, 0, 1), "bezier", self.attack, device=self.device
+        )
         self.fit("curve", method, self.demo.curve_epochs, self.demo.seed)
         load_checkpoint(self.folder / "curve.ckpt").load_into(method.network)
         subsets = {

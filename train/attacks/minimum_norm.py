@@ -13,6 +13,9 @@ from ridgeline.train.attacks.norms import columns, row_norm, where, within
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.losses import Loss, margin, predicted
 
+#: how far beyond the boundary an image stays, in units of rounding of the largest logit
+_ROUNDINGS = 64
+
 
 class Smallest(NamedTuple):
     """Per example: the nearest image that was found to fool, and its distance `budget` (N,).
@@ -82,12 +85,21 @@ def smallest_of(several: Sequence[Smallest]) -> Smallest:
     return Smallest(images, budget)
 
 
+def _surely(predict: Predict, x: Tensor, y: Tensor) -> Tensor:
+    """Whether the network is wrong by more than rounding of its logits may turn (N,)."""
+    with torch.no_grad():
+        logits = predict(x)
+    rounding = _ROUNDINGS * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+    return margin(logits, y) > rounding
+
+
 def closer(
     predict: Predict, x: Tensor, y: Tensor, found: Smallest, order: float, steps: int
 ) -> Smallest:
     """Move every image found towards x as long as it fools, by `steps` bisections of the segment.
 
-    They begin at 15/16 of the way: a search ends near the boundary.
+    They begin at 15/16 of the way: a search ends near the boundary. An image stays so far beyond it
+    that it fools in another batch size or precision too, where logits are rounded otherwise.
     """
     high = torch.ones_like(found.budget)
     low = 15 / 16 * high
@@ -96,7 +108,7 @@ def closer(
     for _ in range(steps):
         middle = (low + high) / 2
         between = x + columns(middle, x) * way
-        fools = judged(predict, between, y)[0] & some
+        fools = _surely(predict, between, y) & some
         images = where(fools, between, images)
         low, high = torch.where(fools, low, middle), torch.where(fools, middle, high)
     return Smallest(images, torch.where(some, row_norm(images - x, order), found.budget))
