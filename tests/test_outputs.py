@@ -157,6 +157,17 @@ def test_the_second_writer_is_refused_and_a_reader_is_not(tmp_path):
     assert {p.name for p in tmp_path.glob("*.nc")} == {"whole.nc"}
 
 
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
+    """Sees an output that nobody may write again, or its lock file stay for good."""
+    code = ("import os, signal; from ridgeline.train.files.locks import lock; "
+            "lock('r.nc'); os.kill(os.getpid(), signal.SIGKILL)")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".r.nc.lock"]
+    assert claim(tmp_path / "r.nc", {}, overwrite=False) is None
+    release_all()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_whole_result_is_read_where_nothing_can_be_written(tmp_path):
     """Only this sees a finished result of the same recipe refused for its read-only folder."""
     save_result(grid({"seed": 1}, True), tmp_path / "r.nc")
