@@ -68,11 +68,12 @@ class CloserLook(Options):
             raise InputError(f"--attack: {attack} leaves the ball of its eps and cannot judge; "
                              "use pgd, apgd or autoattack")  # fmt: skip
 
-    def check_networks(self, problems: Sequence[Problem]) -> None:
-        """Raise InputError for `randomised` where no network draws random numbers."""
+    def checked(self, problems: Sequence[Problem]) -> Sequence[Problem]:
+        """The problems; InputError for `randomised` where no network draws random numbers."""
         if self.randomised and not any(draws_numbers(p.network, p.data) for p in problems):
             raise InputError("--randomised: two passes over the same images give the same outputs; "
                              "leave it out for networks that draw no random numbers")  # fmt: skip
+        return problems
 
     def _check_randomised(self, attack: Attack | None) -> None:
         if attack is not None and not hasattr(attack, "eot"):
@@ -150,7 +151,7 @@ def robustness(
     attack = together.attack
     closer = closer or CloserLook()
     closer.check_judge(attack, len(problems))
-    closer.check_networks(problems)
+    closer.checked(problems)
     names, levels, found, smallest = ["clean"], [0.0], [], None
     scores = [together.under(None).evaluate(tick=tick)]
     if attack is not None:

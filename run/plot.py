@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
-from ridgeline.analysis.reports import unfinished
-from ridgeline.analysis.training.metrics import read_metrics
-from ridgeline.landscape.result import load_result
-from ridgeline.models import InputError
+from ridgeline.analysis.look import Look
+from ridgeline.run.shared.drawing import Drawing
 from ridgeline.run.shared.launch import launch
-from ridgeline.run.shared.origin import origin
 from ridgeline.train.files.recipe import check_new
 
 
@@ -27,33 +23,16 @@ def main(
         "generator, tradeoff, final, cost, penalty; CURE's: updated, ...",
     ] = None,
     view: Annotated[str | None, "a surface as contour (None), or as space: in 3-D"] = None,
+    look: Look,
     overwrite: Annotated[bool, "replace an existing figure"] = False,
 ) -> None:
-    """One figure from one or several results."""
-    from ridgeline.analysis.figures import draw, draw_metrics
-    from ridgeline.analysis.figures.style import figure_files, save_figure, style
-
-    paths = [Path(r) for r in result if r]
-    if not paths or (label and len(label) != len(paths)):
-        raise InputError("--result needs at least one file and --label one label per file")
-    names = list(label) or [p.stem for p in paths]
-    if len(set(names)) != len(names):
-        raise InputError(f"--label: every file needs a label of its own, got {', '.join(names)}")
-    target = Path(out_file) if out_file else paths[0].with_suffix("")
-    for path in figure_files(target):
+    """One figure from one or several results; nothing is computed again."""
+    drawing = Drawing(result, label, against, view, look, out_file)
+    for path in drawing.targets:
         check_new(path, overwrite)
-    if all(p.suffix == ".jsonl" for p in paths):
-        if view is not None:
-            raise InputError("metrics cannot be drawn with --view: it is for surfaces (.nc)")
-        metrics = {n: read_metrics(p) for n, p in zip(names, paths, strict=True)}
-        figure = draw_metrics(metrics, against)
-    else:
-        options = {k: v for k, v in (("against", against), ("view", view)) if v is not None}
-        results = {n: load_result(p) for n, p in zip(names, paths, strict=True)}
-        figure = draw(results, **options)
-        print("".join(f"{line}\n" for line in unfinished(results)), end="")
-    with style():
-        print("wrote " + " and ".join(map(str, save_figure(figure, target, origin(paths)))))
+    figure, notes = drawing.figure()
+    print("".join(f"{line}\n" for line in notes), end="")
+    print(drawing.save(figure))
 
 
 if __name__ == "__main__":

@@ -38,8 +38,7 @@ def main(
     closer.check_judge(attacker, len(model2load))
     subjects = open_all(model2load, network, "lenet", closer.randomised)
     images = subjects[0].images("test", subset_size)
-    problems = [subject.problem(images, attacker, machine) for subject in subjects]
-    closer.check_networks(problems)
+    problems = closer.checked([s.problem(images, attacker, machine) for s in subjects])
     recipe = subjects[0].recipe(
         "test_ensemble", images, attacker, machine.seed, closer, budgets=budgets,
         checkpoint=[subject.checkpoint.sha256 for subject in subjects],

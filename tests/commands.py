@@ -133,6 +133,7 @@ CHAIN = (
     "test_corruptions --model2load runs/at.ckpt --subset_size 2 --corruptions gaussian_noise "
     "--severities 1,5",
     "plot --result runs/at.jsonl",
+    "figures",
     "export --result runs/at_results.nc --out_file runs/at_table.csv",
     "report --model2load runs/at.ckpt,runs/swa.ckpt --out_file runs/report.html --result "
     "runs/total.nc,runs/at_results.nc,runs/curve_scan.nc,runs/at_2_trajectory.nc,runs/at_cka.nc,"
@@ -151,6 +152,14 @@ def tiny_set(folder: Path) -> None:
         arrays[f"{part}_images"] = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
         arrays[f"{part}_labels"] = np.arange(count) % 10
     np.savez(folder / "tiny.npz", **arrays)
+
+
+def manifest(folder: Path) -> None:
+    """figures.toml: two figures of what the chain computes."""
+    (folder / "figures.toml").write_text(
+        'style = "icml2024"\n[[figure]]\nresult = "runs/total.nc"\nout_file = "paper/a"\n'
+        '[[figure]]\nresult = ["runs/r_at.nc", "runs/r_swa.nc"]\nout_file = "paper/b.svg"\n'
+    )
 
 
 class Done(NamedTuple):
@@ -220,6 +229,7 @@ DEMO = (
 def run_chain(folder: Path, modes=(), gpu=None) -> dict[str, set[str]]:
     """Run every command in a folder; by command line, what `Precision` noted."""
     tiny_set(folder)
+    manifest(folder)
     noted = {}
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         if gpu is not None:

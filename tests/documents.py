@@ -60,7 +60,8 @@ def shortened(line: list[str], known: set[str]) -> list[str]:
     for flag, most in AT_MOST.items():
         if f"--{flag}" in words:
             place = words.index(f"--{flag}") + 1
-            words[place] = str(min(most, int(words[place])))
+            if words[place].isdigit():  # the width of a figure may be a word
+                words[place] = str(min(most, int(words[place])))
         elif flag in ALWAYS and flag in known:
             words += [f"--{flag}", str(most)]
     return words
@@ -74,7 +75,7 @@ def options(command: str) -> set[str]:
 def run_page(path: Path, folder: Path) -> None:
     """Run every command and every Python block of a page in a folder, in their order.
 
-    A Python block with a title is written to the file of that name instead.
+    A block with a title, of Python or TOML, is written to the file of that name instead.
     """
     names: dict[str, object] = {}
     for block in blocks(path.read_text()):
@@ -85,7 +86,7 @@ def run_page(path: Path, folder: Path) -> None:
                     continue
                 done = call(shortened(line, options(line[0])), folder)
                 assert done.returncode == 0, f"{path.name}: {' '.join(line)}: {done.stderr}"
-        elif block.language == "python" and block.title:
+        elif block.language in ("python", "toml") and block.title:
             (folder / block.title).write_text(block.text)
         elif block.language == "python":
             with contextlib.chdir(folder):

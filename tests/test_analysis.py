@@ -301,6 +301,9 @@ def test_no_legend_of_a_panel_hides_what_is_drawn():
               for axes in figure.axes if axes.get_legend() is not None]  # fmt: skip
     assert len(panels) == 9
     assert {n: found for n, axes in enumerate(panels) if (found := hidden(axes))} == {}
+    letters = [t.get_text() for axes in page.axes for t in axes.texts
+               if t.get_visible() and t.get_fontweight() == "bold"]  # fmt: skip
+    assert "".join(letters) == "abcdefgh"
     plt.close("all")
 
 

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from PIL import Image
 
 from ridgeline.models import build_model
 from ridgeline.run.shared.launch import arguments, options_of
 from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint
+from ridgeline.train.files.recipe import file_digest
 from tests.commands import DEMO, call
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -423,6 +425,17 @@ def test_demo_in_miniature(tmp_path, run_command):
     figures = {p.name for p in (tmp_path / "figures").iterdir()}
     for name in ("overview", "eigenvalues", "surface", "curve", "similarity", "spectrum"):
         assert {f"{name}.png", f"{name}.pdf"} <= figures
+    kept = {p.name: file_digest(p) for p in (tmp_path / "runs/demo").glob("*.*")}
+    drawn_from = {}
+    for path in (tmp_path / "figures").glob("*.png"):
+        call, _, *files = Image.open(path).text["Description"].split("; ")
+        assert call.startswith("ridgeline demo --")
+        drawn_from[path.stem] = dict(f.split(" sha256=") for f in files)
+    assert all(kept[n] == d for held in drawn_from.values() for n, d in held.items())
+    assert len(drawn_from["eigenvalues"]) == 6 and len(drawn_from["training"]) == 3
+    assert {n for n in kept if n.endswith(".nc")} == {
+        n for n in drawn_from["overview"] if n.endswith(".nc")
+    }  # fmt: skip
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs/demo").iterdir()}
     again = run_command(*line, check=True).stdout
     assert again.splitlines()[-9:-1] == out.splitlines()[-9:-1]

@@ -13,7 +13,7 @@ from ridgeline.landscape.curvature.eigenpairs import top_eigenpairs
 from ridgeline.landscape.curvature.operators import Hessian
 from ridgeline.landscape.problem import Problem
 from ridgeline.models import build_model
-from tests.commands import CHAIN, Precision, call, compared, tiny_set
+from tests.commands import CHAIN, Precision, call, compared, manifest, tiny_set
 from tests.conftest import make_images
 
 pytestmark = [
@@ -28,6 +28,7 @@ def folder(tmp_path_factory):
     """Where the commands find what those before them wrote."""
     folder = tmp_path_factory.mktemp("cuda")
     tiny_set(folder)
+    manifest(folder)
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import html
 import io
 import json
 import re
@@ -16,7 +17,10 @@ import pytest
 import torch
 import xarray as xr
 
+from ridgeline.analysis.frequency.filters import filter_spectrum
 from ridgeline.analysis.page.methods import citations, methods
+from ridgeline.analysis.page.pictures import pictures
+from ridgeline.analysis.page.plots import plots
 from ridgeline.analysis.page.render import page
 from ridgeline.analysis.page.sources import Source, read_sources
 from ridgeline.analysis.page.verdict import COLUMNS, verdict
@@ -227,7 +231,7 @@ def test_a_kind_without_section_and_a_file_twice_are_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["s.nc"]
 
 
-#: scrolls to every plot, sorts by the second column with the keyboard's key, notes all complaints
+#: scrolls to every plot, sorts by the second column with the keyboard's key, prints, notes all
 PROBE = """<script>
 const said = []; window.onerror = (m) => { said.push(String(m)); };
 console.error = (...m) => { said.push(m.join(" ")); };
@@ -236,52 +240,141 @@ document.addEventListener("securitypolicyviolation", (e) => said.push(e.violated
 FOLLOW = """<script>
 (async function () {
   const wait = (ms) => new Promise((done) => setTimeout(done, ms));
-  for (const node of document.querySelectorAll(".plot")) {
+  const all = (what) => Array.from(document.querySelectorAll(what));
+  for (const node of all(".plot")) {
     node.scrollIntoView();
     for (let n = 0; n < 100 && !node.querySelector(".svg-container"); n += 1) { await wait(50); }
     node.dataset.seen = node.querySelector(".svg-container") ? "1" : "0";
   }
-  const button = document.querySelectorAll("table.sortable th button")[2];
+  const button = all("table.sortable th button")[2];
   button.focus();
   const focus = document.activeElement === button;
-  const names = () => Array.from(document.querySelectorAll("#main table")[0].tBodies[0].rows)
+  const names = () => Array.from(all("#main table")[0].tBodies[0].rows)
     .map((row) => row.cells[0].textContent);
   button.click(); const up = names(); button.click(); const down = names();
-  const seen = Array.from(document.querySelectorAll(".plot")).map((n) => n.dataset.seen);
-  const wide = document.documentElement.scrollWidth > window.innerWidth;
-  document.body.innerHTML = ""; document.body.dataset.probe =
-    JSON.stringify({ said, seen, focus, up, down, wide });
+  const seen = all(".plot").map((n) => n.dataset.seen);
+  const sheet = document.documentElement;
+  const wide = sheet.scrollWidth > window.innerWidth;
+  const box = (node) => node.getBoundingClientRect();
+  const size = (node) => [box(node).width, box(node).height];
+  const images = all("figure img").map(size);
+  const sizes = () => all(".plot .svg-container").map((n) => size(n).map(Math.round));
+  const screen = sizes();
+  window.dispatchEvent(new Event("beforeprint")); await wait(500);
+  const paper = sizes();
+  const shut = all("details").filter((d) => !d.open).map((d) => d.parentNode.tagName);
+  window.dispatchEvent(new Event("afterprint")); await wait(500);
+  const back = sizes();
+  document.body.innerHTML = ""; document.body.dataset.probe = JSON.stringify(
+    { said, seen, focus, up, down, wide, images, screen, paper, shut, back,
+      inner: window.innerWidth });
 }());
 </script>"""
+#: a phone: a page in a window that browsers without a screen do not make so narrow
+PHONE = """<!DOCTYPE html><iframe width="390" height="844" srcdoc="{page}"></iframe><script>
+setInterval(() => {{ const found = document.querySelector("iframe").contentDocument.body;
+  if (found && found.dataset.probe) {{ document.body.dataset.probe = found.dataset.probe; }}
+}}, 50);
+</script>"""
+BROWSER = ["chromium", "--headless=new", "--no-sandbox", "--use-angle=swiftshader",
+           "--enable-unsafe-swiftshader", "--virtual-time-budget=60000"]  # fmt: skip
+needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-@pytest.mark.parametrize("width", [1280, 500])
-def test_it_runs_in_a_browser(tmp_path, width):
+def whole_page(folder) -> str:
+    """A page with bars, eigenvalues, a surface, its contours, and pictures of two spectra."""
     names = ("c", "a", "b")
-    files = [checkpoint(tmp_path, n, seed=i) for i, n in enumerate(names)]
+    files = [checkpoint(folder, n, seed=i) for i, n in enumerate(names)]
     subjects, _ = read_sources(files, [])
-    results = [accuracy(tmp_path, f"r{s.name}", s.sha256, v) for s, v in
+    results = [accuracy(folder, f"r{s.name}", s.sha256, v) for s, v in
                zip(subjects[:2], (0.25, 0.75), strict=True)]  # fmt: skip
     axes = {"eps": [0.1], "x1": [-1.0, 0.0, 1.0], "x2": [0.0, 1.0]}
     ds = xr.Dataset({n: (tuple(axes), np.arange(1.0, 7).reshape(1, 3, 2))
                      for n in ("loss", "loss_se")}, axes)  # fmt: skip
-    save_result(stamp(ds, "scan", {"checkpoint": subjects[0].sha256}), tmp_path / "s.nc")
-    results += [str(tmp_path / "s.nc"), curvature(tmp_path, "h", subjects[0].sha256)]
-    text = page("t", *read_sources(files, results))
+    save_result(stamp(ds, "scan", {"checkpoint": subjects[0].sha256}), folder / "s.nc")
+    results += [str(folder / "s.nc"), curvature(folder, "h", subjects[0].sha256)]
+    for name in ("f1", "f2"):
+        weights = torch.linspace(-1, 1, 64 * 3 * 9).reshape(64, 3, 3, 3)
+        spectrum = filter_spectrum({f"layer{n}.weight": weights for n in range(5)})
+        save_result(stamp(spectrum, "spectrum", {}), folder / f"{name}.nc")
+        results.append(str(folder / f"{name}.nc"))
+    return page("t", *read_sources(files, results))
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 500, 390])
+def test_it_runs_in_a_browser(tmp_path, width):
+    text = whole_page(tmp_path)
     text = text.replace("<head>", f"<head>{PROBE}", 1).replace("</body>", f"{FOLLOW}</body>")
+    if width < 500:
+        text = PHONE.format(page=html.escape(text))
     (tmp_path / "page.html").write_text(text)
     done = subprocess.run(
-        ["chromium", "--headless=new", "--no-sandbox", "--use-angle=swiftshader",
-         "--enable-unsafe-swiftshader", f"--user-data-dir={tmp_path / 'user'}",
-         f"--window-size={width},900", "--virtual-time-budget=60000", "--dump-dom",
-         (tmp_path / "page.html").as_uri()],
+        [*BROWSER, f"--user-data-dir={tmp_path / 'user'}", f"--window-size={width},900",
+         "--dump-dom", (tmp_path / "page.html").as_uri()],
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip
-    probe = re.search(r'data-probe="([^"]*)"', done.stdout)
+    probe = re.search(r'<body data-probe="([^"]*)"', done.stdout)
     assert probe, done.stderr[-2000:]
-    told = json.loads(probe[1].replace("&quot;", '"').replace("&gt;", ">"))
-    assert told["said"] == []
+    told = json.loads(html.unescape(probe[1]))
+    assert told["said"] == [] and told["inner"] == width
     assert told["seen"] == ["1"] * 4  # bars, eigenvalues, surface, contours
     assert told["focus"] and not told["wide"]
     assert told["up"] == ["c", "a", "b"] and told["down"] == ["a", "c", "b"]  # a dash is last
+    # a wide picture gives way to a narrow one on a phone, and fills it
+    shown = [w for w, _ in told["images"] if w]
+    assert len(told["images"]) == 3 and len(shown) == 2  # shares; filters, wide and narrow
+    assert all(0.85 * width < w < width for w in shown) == (width < 640)
+    assert all(w < width for w in shown)
+    # drawn for paper, and then as before
+    assert told["paper"] == [[640, 300]] * 4 and told["back"] == told["screen"]
+    assert set(told["shut"]) == {"TD"}  # commands of dashes would stretch the verdict
+
+
+@needs_browser
+def test_on_paper_nothing_is_missing_or_wider_than_the_page(tmp_path):
+    """Sees a plot that was drawn for a screen, which paper cuts, and a page of the phone's."""
+    (tmp_path / "page.html").write_text(whole_page(tmp_path))
+    subprocess.run(
+        [*BROWSER, f"--user-data-dir={tmp_path / 'user'}", "--no-pdf-header-footer",
+         f"--print-to-pdf={tmp_path / 'page.pdf'}", (tmp_path / "page.html").as_uri()],
+        capture_output=True, timeout=240, check=True,
+    )  # fmt: skip
+    data = (tmp_path / "page.pdf").read_bytes()
+    assert data.startswith(b"%PDF") and 3 <= len(re.findall(rb"/Type /Page\b(?!s)", data)) <= 12
+
+
+def test_results_of_a_kind_share_a_picture_or_a_range(tmp_path):
+    """Sees spectra in pictures of their own axes, and matrices whose colours differ in meaning."""
+    whole_page(tmp_path)
+    sources = read_sources([], [str(tmp_path / f"f{n}.nc") for n in (1, 2)])[1]
+    found = list(pictures("spectrum", sources))
+    assert [p.caption for p in found] == ["f1, f2.", "First filters of every network."]
+    assert [bool(p.narrow) for p in found] == [False, True] and found[1].wide
+    for name, value in (("m1", 0.2), ("m2", 0.9)):
+        square = (("layer_a", "layer_b"), [[1.0, value], [value, 1.0]])
+        names = {"layer_a": ["x", "y"], "layer_b": ["x", "y"]}
+        save_result(stamp(xr.Dataset({"cka": square}, names), "cka", {}), tmp_path / f"{name}.nc")
+    sources = read_sources([], [str(tmp_path / f"m{n}.nc") for n in (1, 2)])[1]
+    assert [(p.data[0]["zmin"], p.data[0]["zmax"]) for p in plots("cka", sources)] == [(0.2, 1)] * 2
+    taus = {n: (("loss", "logits", "measure"), np.full((1, 1, 2), v))
+            for n, v in (("tau_low", -0.5), ("tau", 0.1), ("tau_high", 0.5))}  # fmt: skip
+    names = {"loss": ["clean"], "logits": ["plain"], "measure": ["sam", "trace"]}
+    alone = stamp(xr.Dataset(taus, names), "ranking", {})
+    made = pictures("ranking", [Source(n, tmp_path / n, "00", alone) for n in ("a", "b")])
+    assert [(p.caption, bool(p.link)) for p in made] == [("a.", True), ("b.", True)]
+
+
+def test_what_a_closer_look_found_is_on_the_page(tmp_path):
+    subjects, _ = read_sources([checkpoint(tmp_path)], [])
+    plain = accuracy(tmp_path, "r", subjects[0].sha256, 0.5)
+    _, sources = read_sources([], [plain])
+    assert list(pictures("robustness", sources)) == []
+    signs = (
+        sources[0]
+        .result.assign(masking_value=("sign", [0.5]), masking_warning=("sign", [True]))
+        .assign_coords(sign=["flat"])
+    )
+    made = [Source("looked at", tmp_path / "x", "00", signs), *sources]
+    (found,) = pictures("robustness", made)
+    assert found.caption == "looked at." and found.link.startswith("data:image/svg")

@@ -21,11 +21,12 @@ from ridgeline.models import build_model, code_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.network_check import check_network
 from ridgeline.train.files.checkpoint import load_checkpoint
+from ridgeline.train.files.recipe import file_digest
 from ridgeline.train.files.run_files import DONE, RunFiles
 from ridgeline.train.loop import fit
 from ridgeline.train.methods import Standard
 from ridgeline.train.optimizers import parse_optimizer
-from tests.commands import call
+from tests.commands import ROOT, call
 from tests.conftest import make_images
 
 TRAIN = ("train_normal --model_name r --out_folder o --width 1 --subset_size 20 --batch_size 10 "
@@ -239,3 +240,19 @@ def test_the_report_has_every_kind_of_result(every_result):
     assert {t["type"] for p in plots for t in p["data"]} == {
         "scatter", "surface", "contour", "bar", "heatmap"
     }  # fmt: skip
+
+
+def test_every_figure_of_every_command_says_where_it_comes_from(every_result):
+    """Sees a command that draws without the call and the digests of its files."""
+    drawn = [p for p in every_result.rglob("*") if p.suffix in (".png", ".pdf", ".svg")]
+    commands = set()
+    for path in drawn:
+        data = path.read_bytes().decode("latin-1")
+        call, name, digest = re.search(
+            r"ridgeline (\w+)[^;]*; commit [^;]*; ([^;]+?) sha256=([0-9a-f]{64})", data
+        ).groups()
+        commands.add(call)
+        assert file_digest(next(every_result.rglob(name))) == digest
+    assert commands == {"plot", "figures", "scan_forgetting"}  # `demo`: tests/test_commands.py
+    used = [p.stem for p in [*(ROOT / "run").rglob("*.py")] if "save_figure(" in p.read_text()]
+    assert sorted(used) == ["demo_report", "drawing", "forgetting"]

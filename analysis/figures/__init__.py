@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 
+import matplotlib as mpl
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -17,12 +18,15 @@ from ridgeline.analysis.figures.frequency import (
     draw_spectrum,
 )
 from ridgeline.analysis.figures.generator import draw_generator
+from ridgeline.analysis.figures.layout import make_room
 from ridgeline.analysis.figures.lines import draw_curve
 from ridgeline.analysis.figures.pairs import draw_pairs, draw_ranking
+from ridgeline.analysis.figures.robustness import draw_robustness
 from ridgeline.analysis.figures.runs import RUN_FIGURES
 from ridgeline.analysis.figures.scattering import draw_scattering
 from ridgeline.analysis.figures.sharpness import draw_sharpness
-from ridgeline.analysis.figures.style import Results, style
+from ridgeline.analysis.figures.style import Results
+from ridgeline.analysis.figures.style import style as settings_of
 from ridgeline.analysis.figures.surfaces import (
     draw_distance,
     draw_scan,
@@ -32,10 +36,10 @@ from ridgeline.analysis.figures.surfaces import (
 from ridgeline.analysis.figures.training import (
     draw_cka,
     draw_overfitting,
-    draw_robustness,
     draw_trajectory,
     draw_weights,
 )
+from ridgeline.analysis.look import Look
 from ridgeline.landscape.result import recipe_of
 from ridgeline.models.errors import InputError, unknown
 
@@ -63,11 +67,29 @@ FIGURES: dict[str, Callable[..., Figure]] = {
 }
 
 
-def draw(results: xr.Dataset | Results, **options) -> Figure:
-    """Draw a result, or several of one kind by label, together.
+def draw(
+    results: xr.Dataset | Results,
+    *,
+    style: str | None = None,
+    width: str | float | None = None,
+    font_size: float | None = None,
+    **options,
+) -> Figure:
+    """Draw a result, or several of one kind by label, together. Nothing is computed again.
 
-    `options` go to the drawing. InputError if the kinds differ or have no figure, and for an option
-    that the drawing does not know.
+    Args:
+        results: A result, or results of one kind by label.
+        style: Fonts, sizes of text and widths of a venue, as `neurips2024`; None: the house's.
+        width: Of the figure: `column`, `full` or inches; None: of a style its column, else its own.
+        font_size: In points.
+        **options: What the drawing takes besides, as `against` or `view`.
+
+    Returns:
+        The figure, which is not shown.
+
+    Raises:
+        InputError: If the kinds differ or have no figure, for an option that the drawing does not
+            know, and for a look that means nothing.
     """
     if isinstance(results, xr.Dataset):
         results = {_label(results): results}
@@ -86,19 +108,39 @@ def draw(results: xr.Dataset | Results, **options) -> Figure:
     foreign = options.keys() - inspect.signature(FIGURES[kind]).parameters.keys()
     if foreign:
         raise InputError(f"results of kind {kind!r} cannot be drawn with --{foreign.pop()}")
-    with style():
-        return FIGURES[kind](results, **options)
+    return _drawn(lambda: FIGURES[kind](results, **options), Look(style, width, font_size))
 
 
-def draw_metrics(metrics: Mapping[str, Sequence[dict]], against: str | None = None) -> Figure:
+def draw_metrics(
+    metrics: Mapping[str, Sequence[dict]],
+    against: str | None = None,
+    *,
+    style: str | None = None,
+    width: str | float | None = None,
+    font_size: float | None = None,
+) -> Figure:
     """Draw the metrics of runs by label: their loss, or what `against` names.
 
-    One of RUN_FIGURES, or a measure per tensor, as CURE's. InputError for another.
+    One of RUN_FIGURES, or a measure per tensor, as CURE's. InputError for another. The look is that
+    of `draw`.
     """
-    with style():
+
+    def figure() -> Figure:
         if against in RUN_FIGURES:
             return RUN_FIGURES[against](metrics)
         return draw_weights(metrics, against) if against else draw_training(metrics)
+
+    return _drawn(figure, Look(style, width, font_size))
+
+
+def _drawn(figure: Callable[[], Figure], look: Look) -> Figure:
+    """A figure in its look, which does not depend on the settings it is written under later."""
+    with settings_of(look):
+        drawn = figure()
+        make_room(drawn)
+        for axes in drawn.axes if look.settings else ():
+            axes.tick_params(labelfontfamily=mpl.rcParams["font.family"])
+        return drawn
 
 
 def _label(result: xr.Dataset) -> str:

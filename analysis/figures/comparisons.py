@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results
+from ridgeline.analysis.figures.layout import legend_of, subplots
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results, pt
 from ridgeline.models.errors import InputError
 
 
@@ -21,9 +21,7 @@ def draw_smallest(results: Results) -> Figure:
             raise InputError(f"{label} holds no smallest perturbations: test_ensemble --attack "
                              "name=fmn,... finds them")  # fmt: skip
     found = [ds["smallest_budget"].values for ds in results.values()]
-    figure, axes = plt.subplots(
-        figsize=(max(COLUMN, 0.7 * len(found) + 1), 2.6), layout="constrained"
-    )
+    figure, axes = subplots(figsize=(max(COLUMN, 0.7 * len(found) + 1), 2.6))
     top = max((v[np.isfinite(v)].max(initial=0) for v in found), default=0) or 1
     drawn = [np.where(np.isfinite(v), v, top) for v in found]
     boxes = axes.boxplot(drawn, whis=(5, 95), showfliers=False, patch_artist=True,
@@ -34,7 +32,7 @@ def draw_smallest(results: Results) -> Figure:
         if lost := np.mean(~np.isfinite(values)):
             text += f"\nnone: {100 * lost:.0f} %"
         axes.annotate(text, (number + 1, 1.01), xycoords=("data", "axes fraction"), ha="center",
-                      fontsize=5)  # fmt: skip
+                      fontsize=pt(5))  # fmt: skip
     axes.set_xticks(range(1, len(found) + 1), list(results), rotation=30, ha="right")
     axes.set(ylabel="smallest budget that fools [0,1]", ylim=(0, None))
     return figure
@@ -45,10 +43,11 @@ def draw_clean_robust(results: Results) -> Figure:
 
     With 95 % intervals; grey lines join equal harmonic means (NRR, Gowda et al. 2024).
     """
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.8), layout="constrained")
+    figure, axes = subplots(figsize=(COLUMN, 2.8))
     for number, (label, ds) in enumerate(results.items()):
         levels = ds.sortby("eps")
-        clean, robust = levels.isel(eps=0), levels.isel(eps=-1)
+        along = levels["eps"].dims[0]  # of the command's results, `condition`
+        clean, robust = levels.isel({along: 0}), levels.isel({along: -1})
         if float(clean["eps"]) or not float(robust["eps"]):
             raise InputError(f"{label} needs a clean and a robust accuracy: test_ensemble --attack")
         bars = {}
@@ -60,9 +59,9 @@ def draw_clean_robust(results: Results) -> Figure:
     x_range, y_range = axes.get_xlim(), axes.get_ylim()
     x, y = np.meshgrid(np.linspace(*x_range, 80).clip(1e-6), np.linspace(*y_range, 80).clip(1e-6))
     lines = axes.contour(x, y, 2 * x * y / (x + y), 6, colors="0.75", linewidths=0.6, zorder=0)
-    axes.clabel(lines, fontsize=5)
+    axes.clabel(lines, fontsize=pt(5))
     axes.set(xlabel="clean accuracy", ylabel="robust accuracy", xlim=x_range, ylim=y_range)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_of(figure, *axes.get_legend_handles_labels(), most=3)
     return figure
 
 
@@ -72,8 +71,7 @@ def draw_groups(results: Results) -> Figure:
         if "group_accuracy" not in ds:
             raise InputError(f"{label} holds no groups of corruptions: run test_corruptions again")
     names = list(dict.fromkeys(str(g) for ds in results.values() for g in ds["group"].values))
-    figure, axes = plt.subplots(figsize=(min(PAGE, COLUMN + 0.5 * len(results)), 2.6),
-                                layout="constrained")  # fmt: skip
+    figure, axes = subplots(figsize=(min(PAGE, COLUMN + 0.5 * len(results)), 2.6))  # fmt: skip
     width = 0.8 / len(results)
     for number, (label, ds) in enumerate(results.items()):
         here = ds.reindex(group=names)
@@ -85,5 +83,5 @@ def draw_groups(results: Results) -> Figure:
                  color=PALETTE[number % len(PALETTE)], error_kw={"lw": 0.7})  # fmt: skip
     axes.set_xticks(range(len(names) + 1), ["clean", *names])
     axes.set(ylabel="accuracy", ylim=(0, 1))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    legend_of(figure, *axes.get_legend_handles_labels(), most=4)
     return figure

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results, headroom
+from ridgeline.analysis.figures.layout import headroom, legend, subplots
+from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results
 from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.models.errors import InputError, unknown
 
@@ -47,29 +47,30 @@ def draw_hessian(results: Results, against: str = "rank") -> Figure:
     panels = [n for n in ("eigenvalue", "density") if any(n in ds for ds in results.values())]
     if not panels:
         raise InputError("the results hold neither eigenvalues nor a density")
-    figure, grid = plt.subplots(
-        1, len(panels), figsize=(COLUMN * len(panels), 2.6), layout="constrained", squeeze=False
-    )
+    figure, grid = subplots(1, len(panels), figsize=(COLUMN * len(panels), 2.6), squeeze=False)
     for axes, name in zip(grid.flat, panels, strict=True):
         drawing = draw_eigenvalues if name == "eigenvalue" else draw_density
         drawing({k: ds for k, ds in results.items() if name in ds}, axes)
+    headroom(*(axes for axes in grid.flat if axes.get_legend() is not None))
     return figure
 
 
-def draw_eigenvalues(results: Results, axes: Axes | None = None) -> Figure:
+def draw_eigenvalues(
+    results: Results, axes: Axes | None = None, *, looks: Mapping[str, dict] | None = None
+) -> Figure:
     """Top eigenvalues against their rank, one line per spectrum, log scale where all are positive.
 
-    Residuals are error bars; pairs that did not converge are hollow.
+    Residuals are error bars; pairs that did not converge are hollow. `looks` fixes colours and
+    styles of lines by label.
     """
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    axes = axes or subplots(figsize=(COLUMN, 2.4))[1]
     every = dict(spectra(results))
     positive = all((ds["eigenvalue"].fillna(1) > 0).all() for ds in every.values())
     largest = _largest([ds["eigenvalue"].values for ds in every.values()])
     for number, (label, ds) in enumerate(every.items()):
-        color = PALETTE[number % len(PALETTE)]
-        axes.errorbar(
-            ds["rank"], ds["eigenvalue"], ds["residual"], color=color, label=label, marker="o"
-        )
+        look = {"color": PALETTE[number % len(PALETTE)], **(looks or {}).get(label, {})}
+        color = look["color"]
+        axes.errorbar(ds["rank"], ds["eigenvalue"], ds["residual"], label=label, marker="o", **look)
         odd = ~ds["converged"].astype(bool).values & ds["eigenvalue"].notnull().values
         if odd.any():
             axes.plot(
@@ -87,7 +88,7 @@ def draw_eigenvalues(results: Results, axes: Axes | None = None) -> Figure:
     axes.set(xlabel="rank", ylabel="Hessian eigenvalue")
     ranks = max((ds["rank"].values for ds in every.values()), key=len)
     axes.set_xticks(ranks if len(ranks) <= 10 else ranks[4::5])
-    axes.legend(ncols=2 if len(every) > 3 else 1, loc="upper right")
+    legend(axes)
     return axes.figure
 
 
@@ -96,7 +97,7 @@ def draw_density(results: Results, axes: Axes | None = None) -> Figure:
 
     The caption states the width of the Gaussians, which decides the look.
     """
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    axes = axes or subplots(figsize=(COLUMN, 2.4))[1]
     every = dict(spectra(results))
     top = _largest([ds["density"].values for ds in every.values()])
     for number, (label, ds) in enumerate(every.items()):
@@ -114,7 +115,7 @@ def draw_density(results: Results, axes: Axes | None = None) -> Figure:
             )  # fmt: skip
     axes.set(yscale="log", xlabel="eigenvalue", ylabel="spectral density")
     axes.set_ylim(_FLOOR, top * 10)
-    axes.legend(loc="upper right")
+    legend(axes)
     return axes.figure
 
 
@@ -140,8 +141,8 @@ def draw_eigenvalue_curves(results: Results, against: str) -> Figure:
         merged = xr.concat([ds for _, ds in points], dim="point", combine_attrs="drop")
         epochs = np.array([epoch for epoch, _ in points])
         series[run] = (epochs, merged["eigenvalue"], merged["converged"])
-    figure, grid = plt.subplots(
-        1, len(series), figsize=(max(COLUMN, 2.2 * len(series)), 2.4), layout="constrained",
+    figure, grid = subplots(
+        1, len(series), figsize=(max(COLUMN, 2.2 * len(series)), 2.4),
         squeeze=False, sharex=True, sharey=True,
     )  # fmt: skip
     tables = []
@@ -162,13 +163,12 @@ def draw_eigenvalue_curves(results: Results, against: str) -> Figure:
         if against == "epoch":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[0, 0].set_ylabel(f"top {table.shape[1]} Hessian eigenvalues")
-    grid[0, 0].legend()
     largest = _largest(tables)
     if all((table[np.isfinite(table)] > 0).all() for table in tables):
         grid[0, 0].set_yscale("log")
     else:
         grid[0, 0].set_yscale("symlog", linthresh=largest * 1e-3 or 1.0)
-    headroom(grid[0, 0])
+    legend(grid[0, 0])
     return figure
 
 

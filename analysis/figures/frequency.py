@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from ridgeline.analysis.figures.comparisons import draw_groups
+from ridgeline.analysis.figures.layout import alike_by, legend, panels_for, sized, subplots, unpile
 from ridgeline.analysis.figures.magnitudes import draw_magnitudes, draw_radii, draw_rings
-from ridgeline.analysis.figures.style import COLUMN, PALETTE, SURFACE, Results, headroom
+from ridgeline.analysis.figures.style import COLUMN, PALETTE, SURFACE, Results, pt
 from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.models.dct import dct_basis
 from ridgeline.models.errors import InputError, unknown
@@ -29,8 +34,8 @@ def draw_fourier(results: Results, axes: Axes | None = None, *, against: str = "
     if against == "radius":
         return draw_rings(results, axes)
     del axes
-    figure, grid = plt.subplots(
-        1, len(results) + 1, figsize=(2.3 * len(results) + 3.2, 2.4), layout="constrained",
+    figure, grid = subplots(
+        1, len(results) + 1, figsize=(2.3 * len(results) + 3.2, 2.4),
         squeeze=False,
     )  # fmt: skip
     *maps, curves = grid[0]
@@ -52,8 +57,7 @@ def draw_fourier(results: Results, axes: Axes | None = None, *, against: str = "
     figure.colorbar(image, ax=maps, label="error rate", shrink=0.8)
     curves.set(xlabel="share of frequencies kept", ylabel="accuracy", ylim=(0, 1))
     curves.set_yticks(np.linspace(0, 1, 6))
-    curves.legend(fontsize=6)
-    headroom(curves)
+    legend(curves)
     return figure
 
 
@@ -67,15 +71,17 @@ def draw_corruptions(
     if against == "groups":
         return draw_groups(results)
     rows = max(ds.sizes["corruption"] for ds in results.values())
-    figure, grid = plt.subplots(
-        1, len(results), figsize=(1.7 * len(results) + 1.6, 0.19 * rows + 0.9), squeeze=False,
-        layout="constrained", sharey=True,
+    figure, grid = subplots(
+        1, len(results), figsize=(1.7 * len(results) + 1.6, max(1.3, 0.19 * rows + 0.9)),
+        squeeze=False, sharey=True,
     )  # fmt: skip
     for place, (label, ds) in zip(grid[0], results.items(), strict=True):
         image = place.imshow(ds["accuracy"], vmin=0, vmax=1, cmap=SURFACE, aspect="auto")
         mean, error = float(ds["mean_accuracy"]), float(ds["mean_accuracy_se"])
         clean = float(ds["clean_accuracy"])
-        place.set_title(f"{label}\nclean {clean:.3f}, mean {mean:.3f} ± {error:.3f}", fontsize=7)
+        place.set_title(
+            f"{label}\nclean {clean:.3f}, mean {mean:.3f} ± {error:.3f}", fontsize=pt(7)
+        )
         place.set_xticks(range(ds.sizes["severity"]), ds["severity"].values)
         place.set_yticks(range(ds.sizes["corruption"]), ds["corruption"].values)
         place.set_xlabel("severity")
@@ -85,7 +91,8 @@ def draw_corruptions(
 
 def draw_spectral_bias(results: Results, axes: Axes | None = None) -> Figure:
     """Robust accuracy over spectral bias, one labelled point per network, rank correlation."""
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")[1]
+    axes = axes or subplots(figsize=(COLUMN, 2.6))[1]
+    names: list[Text] = []
     for label, ds in results.items():
         rho = (
             f"ρ = {float(ds['rho']):.2f} [{float(ds['rho_low']):.2f}, {float(ds['rho_high']):.2f}]"
@@ -94,19 +101,21 @@ def draw_spectral_bias(results: Results, axes: Axes | None = None) -> Figure:
                       label=f"{label}: {rho}" if len(results) > 1 else rho)  # fmt: skip
         for name in ds["network"].values:
             row = ds.sel(network=name)
-            axes.annotate(str(name), (float(row["bias"]), float(row["accuracy"])), fontsize=6,
-                          xytext=(3, 3), textcoords="offset points")  # fmt: skip
+            place = (float(row["bias"]), float(row["accuracy"]))
+            names.append(axes.annotate(str(name), place, fontsize=pt(6), xytext=(3, 3),
+                                       textcoords="offset points"))  # fmt: skip
         axes.set(xlabel=ds["bias"].attrs["long_name"], ylabel="robust accuracy")
-    axes.legend()
+    legend(axes)
+    unpile(names)
     return axes.figure
 
 
 def draw_kernels(results: Results, most: int = 16) -> Figure:
     """The first layer's kernels, a row per network; symmetric colours, RGB for 3 channels."""
     count = min(most, *(ds.sizes["filter"] for ds in results.values()))
-    figure, grid = plt.subplots(
-        len(results), count, figsize=(0.42 * count + 1, 0.55 * len(results) + 0.2), squeeze=False,
-        layout="constrained",
+    figure, grid = subplots(
+        len(results), count, figsize=(0.42 * count + 1, 0.55 * len(results) + 0.2), least=0.1,
+        squeeze=False,
     )  # fmt: skip
     for line, (label, ds) in zip(grid, results.items(), strict=True):
         kernels = ds["first_kernels"].values[:count]
@@ -138,10 +147,10 @@ def draw_spectrum(results: Results, axes: Axes | None = None, *, against: str = 
 def draw_basis(results: Results) -> Figure:
     """All basis images of every kernel size in the results (Lukasik et al. 2023, figure 2)."""
     sizes = sorted({int(k) for ds in results.values() for k in ds["kernel_size"].values})
-    figure = plt.figure(figsize=(2.1 * len(sizes), 2.3), layout="constrained")
+    figure = plt.figure(figsize=sized(2.1 * len(sizes), 2.3), layout="constrained")
     parts = np.atleast_1d(figure.subfigures(1, len(sizes)))
     for size, part in zip(sizes, parts, strict=True):
-        part.suptitle(f"K = {size}", fontsize=8)
+        part.suptitle(f"K = {size}", fontsize=pt(8))
         basis = dct_basis(size)
         for i, j in np.ndindex(size, size):
             place = part.add_subplot(size, size, j * size + i + 1)  # i to the right, j downwards
@@ -151,33 +160,35 @@ def draw_basis(results: Results) -> Figure:
     return figure
 
 
-def draw_shares(results: Results, axes: Axes | None = None) -> Figure:
+def draw_shares(
+    results: Results, axes: Axes | None = None, *, colors: Mapping[str, tuple] | None = None
+) -> Figure:
     """High-frequency share per layer with one standard error; dashes mark white noise.
 
-    Crosses are the layer's own initial share, where known.
+    Crosses are the layer's own initial share, where known. Networks with the same layers share a
+    panel. `colors` fixes those of networks by label.
     """
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
-    first = next(iter(results.values()))
-    places = np.arange(first.sizes["layer"])
-    for number, (label, ds) in enumerate(results.items()):
-        shift = (number - (len(results) - 1) / 2) * 0.08
-        axes.errorbar(
-            np.arange(ds.sizes["layer"]) + shift, ds["high_share"], ds["high_share_se"],
-            marker="o", ls="-" if ds.sizes["layer"] > 2 else "none", label=label, capsize=2,
-            color=PALETTE[number % len(PALETTE)],
-        )  # fmt: skip
-        if "initial_high_share" in ds:
-            axes.plot(np.arange(ds.sizes["layer"]) + shift, ds["initial_high_share"], "x",
-                      color=PALETTE[number % len(PALETTE)])  # fmt: skip
-    axes.hlines(
-        first["white_high_share"], places - 0.35, places + 0.35, colors="0.5", ls="--", lw=0.8,
-        label="white noise",
-    )  # fmt: skip
-    axes.set_xticks(places, [str(n).removesuffix(".weight") for n in first["layer"].values],
-                    rotation=0 if len(places) < 6 else 90)  # fmt: skip
-    axes.set(xlabel="layer", ylabel="high-frequency share")
-    axes.legend()
-    return axes.figure
+    alike = alike_by(results, "layer")
+    panels = panels_for(alike, axes, (COLUMN, 2.4))
+    colors = dict(zip(results, itertools.cycle(PALETTE), strict=False)) | dict(colors or {})
+    for place, group in zip(panels, alike, strict=True):
+        first = next(iter(group.values()))
+        at = np.arange(first.sizes["layer"])
+        for number, (label, ds) in enumerate(group.items()):
+            shift = (number - (len(group) - 1) / 2) * 0.08
+            place.errorbar(
+                at + shift, ds["high_share"], ds["high_share_se"], marker="o",
+                ls="-" if len(at) > 2 else "none", label=label, capsize=2, color=colors[label],
+            )  # fmt: skip
+            if "initial_high_share" in ds:
+                place.plot(at + shift, ds["initial_high_share"], "x", color=colors[label])
+        place.hlines(first["white_high_share"], at - 0.35, at + 0.35, colors="0.5", ls="--", lw=0.8,
+                     label="white noise")  # fmt: skip
+        place.set_xticks(at, [str(n).removesuffix(".weight") for n in first["layer"].values],
+                         rotation=0 if len(at) < 6 else 90)  # fmt: skip
+        place.set(xlabel="layer", ylabel="high-frequency share")
+    legend(*panels)
+    return panels[0].figure
 
 
 def draw_course(results: Results) -> Figure:
@@ -186,7 +197,7 @@ def draw_course(results: Results) -> Figure:
     Raises InputError for a result whose checkpoint records no epoch.
     """
     runs = runs_by_epoch(results)
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")
+    figure, axes = subplots(figsize=(COLUMN, 2.4))
     for number, (run, points) in enumerate(runs.items()):
         color = PALETTE[number % len(PALETTE)]
         epochs = [epoch for epoch, _ in points]
@@ -195,16 +206,16 @@ def draw_course(results: Results) -> Figure:
         axes.plot(epochs, table.mean(1), "o-", color=color, label=run)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="high-frequency share")
-    axes.legend()
+    legend(axes)
     return figure
 
 
 def draw_filters(results: Results) -> Figure:
     """Energy share per spatial frequency and layer, DC at the top left, log colours."""
     layers = max(ds.sizes["layer"] for ds in results.values())
-    figure, grid = plt.subplots(
-        len(results), layers, figsize=(1.3 * layers + 1, 1.4 * len(results)), squeeze=False,
-        layout="constrained",
+    figure, grid = subplots(
+        len(results), layers, figsize=(1.3 * layers + 1, 1.4 * len(results)), least=1.2,
+        squeeze=False,
     )  # fmt: skip
     energy = np.concatenate([ds["energy"].values.ravel() for ds in results.values()])
     energy = energy[np.isfinite(energy) & (energy > 0)]
@@ -216,12 +227,12 @@ def draw_filters(results: Results) -> Figure:
             size = int(ds["kernel_size"].sel(layer=layer))
             values = ds["energy"].sel(layer=layer).values[:size, :size].T
             image = place.imshow(values, cmap=SURFACE, norm=norm)
-            place.set_title(f"{label}: {str(layer).removesuffix('.weight')}", fontsize=6)
+            place.set_title(f"{label}: {str(layer).removesuffix('.weight')}", fontsize=pt(6))
             place.set_xticks([])
             place.set_yticks([])
         for place in row[ds.sizes["layer"] :]:
             place.axis("off")
-    figure.supxlabel("horizontal frequency", fontsize=7)
-    figure.supylabel("vertical frequency", fontsize=7)
+    figure.supxlabel("horizontal frequency", fontsize=pt(7))
+    figure.supylabel("vertical frequency", fontsize=pt(7))
     figure.colorbar(image, ax=grid, label="energy share", shrink=0.8)
     return figure

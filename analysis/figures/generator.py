@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.style import PAGE, PALETTE, Results
+from ridgeline.analysis.figures.layout import legend_of, subplots
+from ridgeline.analysis.figures.style import PAGE, PALETTE, Results, pt
 from ridgeline.models.errors import InputError, unknown
 
 AGAINST = ("epoch", "images")
@@ -24,7 +24,7 @@ def draw_generator(results: Results, axes: Axes | None = None, *, against: str =
 
 def draw_course(results: Results) -> Figure:
     """Transfer to the reference, robust accuracy, gap of own and strong attack, alignment."""
-    figure, grid = plt.subplots(1, 4, figsize=(PAGE * 1.45, 2.3), layout="constrained")
+    figure, grid = subplots(1, 4, figsize=(PAGE * 1.45, 2.3))
     transfer, robust, gap, aligned = grid
     first = next(iter(results.values()))
     for name, text, look in (
@@ -60,8 +60,7 @@ def draw_course(results: Results) -> Figure:
     robust.set_ylabel("accuracy")
     gap.set_ylabel("difference of accuracies")
     aligned.set_ylabel("cosine")
-    transfer.figure.legend(*transfer.get_legend_handles_labels(), loc="outside lower center",
-                           ncols=len(results) + 2)  # fmt: skip
+    legend_of(figure, *transfer.get_legend_handles_labels(), most=len(results) + 2)  # fmt: skip
     return figure
 
 
@@ -79,9 +78,9 @@ def draw_pictures(results: Results, epochs: int = 4) -> Figure:
                  f"high freq. {float(here['high_share']):.2f}")  # fmt: skip
         rows.append((title, 0.5 + here["perturbation"].values / (2 * eps)))
     tiles = ds.sizes["tile"]
-    figure, grid = plt.subplots(
-        len(rows), tiles, figsize=(0.9 * tiles + 1.1, 0.95 * len(rows)), squeeze=False,
-        layout="constrained",
+    figure, grid = subplots(
+        len(rows), tiles, figsize=(0.9 * tiles + 1.1, 0.95 * len(rows)), least=0.1,
+        squeeze=False,
     )  # fmt: skip
     for line, (title, pictures) in zip(grid, rows, strict=True):
         for place, picture in zip(line, pictures, strict=True):
@@ -90,7 +89,7 @@ def draw_pictures(results: Results, epochs: int = 4) -> Figure:
             image = place.imshow(shown, cmap="gray", vmin=0, vmax=1)
             place.set_xticks([])
             place.set_yticks([])
-        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=6)
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=pt(6))
     bar = figure.colorbar(image, ax=grid, shrink=0.6, ticks=[0, 0.5, 1])
     bar.ax.set_yticklabels([f"{-eps:.3g}", "0", f"{eps:.3g}"])
     bar.set_label("perturbation")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results, headroom
+from ridgeline.analysis.figures.layout import legend, subplots
+from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results
 
 
 def mark_missing(axes: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
@@ -36,7 +36,7 @@ def loss_label(results: Results) -> str:
 
 def draw_lines(results: Results, axes: Axes | None = None) -> Figure:
     """Loss along one direction with a band of one standard error; accuracy dashed, on the right."""
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")[1]
+    axes = axes or subplots(figsize=(COLUMN, 2.6))[1]
     right, number = None, 0
     for label, ds in results.items():
         axis = ds["loss"].dims[1]
@@ -58,7 +58,7 @@ def draw_lines(results: Results, axes: Axes | None = None) -> Figure:
     if right is not None:
         right.set(ylabel="accuracy [%] (dashed)", ylim=(0, 100))
         right.spines["right"].set_visible(True)
-    legend_below(axes)
+    legend(axes)
     return axes.figure
 
 
@@ -67,7 +67,7 @@ def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
 
     Dots are the ends; where the barrier is above 0 a bar shows where it is and how high.
     """
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.8), layout="constrained")[1]
+    axes = axes or subplots(figsize=(COLUMN, 2.8))[1]
     number = 0
     for label, ds in results.items():
         for eps in ds["eps"].values if "eps" in ds.dims else [None]:
@@ -82,7 +82,7 @@ def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
                 ends = level["loss"].sel(path="curve", subset=subset).isel(t=[0, -1])
                 axes.plot(ends["t"], ends, "o", color=color)
     axes.set(xlabel="t along the path", ylabel=loss_label(results))
-    legend_below(axes)
+    legend(axes)
     return axes.figure
 
 
@@ -99,17 +99,3 @@ def _draw_path(axes: Axes, here: xr.Dataset, line: str, color: tuple, what: str)
         at = float(here["barrier_at"])
         top = float(here["loss"].sel(t=at))
         axes.plot([at, at], [top - barrier, top], ":", color=color, lw=0.8)
-
-
-def legend_below(axes: Axes) -> None:
-    """The legend under the axes, or above the lines of a panel; nothing if nothing has a name."""
-    handles, labels = axes.get_legend_handles_labels()
-    if not handles:
-        return
-    figure = axes.figure
-    if len(figure.axes) > 2:  # panels of a larger figure have no room below
-        axes.legend(handles, labels)
-        headroom(axes)
-        return
-    short = max(map(len, labels)) * len(handles) < 60
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) if short else 1)

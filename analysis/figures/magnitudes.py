@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results
+from ridgeline.analysis.figures.layout import fitting, legend, sized, subplots
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, pt
 from ridgeline.analysis.frequency.profiles import (
     network_magnitudes,
     radial_profile,
@@ -38,9 +39,9 @@ def draw_magnitudes(results: Results) -> Figure:
     values = values[np.isfinite(values)]
     if not values.size:
         raise InputError("the spectra hold no magnitudes to draw: all filters are zero")
-    columns = min(_WIDE, max(len(maps) for maps in panels.values()))
+    columns = fitting(min(_WIDE, max(len(maps) for maps in panels.values())), 1.25, 1.2)
     rows = {label: math.ceil(len(maps) / columns) for label, maps in panels.items()}
-    figure = plt.figure(figsize=(1.25 * columns + 1, 1.45 * sum(rows.values())),
+    figure = plt.figure(figsize=sized(1.25 * columns + 1, 1.45 * sum(rows.values())),
                         layout="constrained")  # fmt: skip
     grid = figure.subplots(sum(rows.values()), columns, squeeze=False)
     first = 0
@@ -50,17 +51,17 @@ def draw_magnitudes(results: Results) -> Figure:
         here[0].set_ylabel(label)
         for place, (title, m) in zip(here, maps, strict=False):
             image = place.imshow(m.T, cmap=SURFACE, vmin=0, vmax=values.max())
-            place.set_title(title, fontsize=6)
+            place.set_title(title, fontsize=pt(6))
             place.set(xticks=[], yticks=[])
             if len(m) <= 3:
                 for (i, j), value in np.ndenumerate(m):
                     light = value < 0.6 * values.max()
-                    place.text(i, j, f"{value:.2f}", ha="center", va="center", fontsize=5,
+                    place.text(i, j, f"{value:.2f}", ha="center", va="center", fontsize=pt(5),
                                color="white" if light else "black")  # fmt: skip
         for place in here[len(maps) :]:
             place.axis("off")
-    figure.supxlabel("horizontal frequency", fontsize=7)
-    figure.supylabel("vertical frequency", fontsize=7)
+    figure.supxlabel("horizontal frequency", fontsize=pt(7))
+    figure.supylabel("vertical frequency", fontsize=pt(7))
     figure.colorbar(image, ax=grid, label="mean |DCT| (flat: 1)", shrink=0.8)
     return figure
 
@@ -83,7 +84,7 @@ def _maps(ds: xr.Dataset) -> list[tuple[str, np.ndarray]]:
 
 def draw_radii(results: Results) -> Figure:
     """Mean |DCT| of networks over sqrt(i^2 + j^2), a line per kernel size; a flat spectrum is 1."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")
+    figure, axes = subplots(figsize=(COLUMN, 2.4))
     for number, (label, ds) in enumerate(results.items()):
         whole = network_magnitudes(ds).sel(average="layers")
         for size, look in zip(whole["kernel"].values, ("o-", "s--", "^:", "v-."), strict=False):
@@ -94,20 +95,20 @@ def draw_radii(results: Results) -> Figure:
                       color=PALETTE[number % len(PALETTE)])  # fmt: skip
     axes.axhline(1, color="0.6", lw=0.8, ls="--")
     axes.set(xlabel="radial frequency √(i² + j²)", ylabel="mean |DCT| (flat: 1)", ylim=(0, None))
-    axes.legend()
+    legend(axes)
     return figure
 
 
 def draw_rings(results: Results, axes: Axes | None = None) -> Figure:
     """Error rate under plane waves over their distance from DC, the clean error dotted."""
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    axes = axes or subplots(figsize=(COLUMN, 2.4))[1]
     for number, (label, ds) in enumerate(results.items()):
         color = PALETTE[number % len(PALETTE)]
         at, mean = radial_profile(ds["error"].values, ds["row"].values, ds["column"].values)
         axes.plot(at, mean, "o-", color=color, label=label)
         axes.axhline(float(ds["clean_error"]), color=color, lw=0.8, ls=":")
     axes.set(xlabel="radial frequency (cycles per image)", ylabel="error rate", ylim=(0, None))
-    axes.legend()
+    legend(axes)
     return axes.figure
 
 
@@ -123,8 +124,8 @@ def draw_penalty(metrics: Mapping[str, list[dict]]) -> Figure:
             raise InputError(f"{label}: the metrics hold no penalty; train_frequency writes it")
     shares = {label: _shares(lines) for label, lines in metrics.items()}
     drawn = {label: table for label, table in shares.items() if table}
-    figure, grid = plt.subplots(1, 1 + len(drawn), figsize=(PAGE / 2 * (1 + len(drawn)), 2.4),
-                                layout="constrained", squeeze=False)  # fmt: skip
+    figure, grid = subplots(1, 1 + len(drawn), figsize=(PAGE / 2 * (1 + len(drawn)), 2.4),
+                            squeeze=False)  # fmt: skip
     loss, *panels = grid[0]
     for number, (label, lines) in enumerate(metrics.items()):
         color, epochs = PALETTE[number % len(PALETTE)], [line["epoch"] for line in lines]
@@ -133,7 +134,6 @@ def draw_penalty(metrics: Mapping[str, list[dict]]) -> Figure:
         loss.plot(epochs, np.array([line["train_loss"] for line in lines]) - terms, ":",
                   color=color)  # fmt: skip
     loss.set(xlabel="epoch", ylabel="penalty; rest of the loss dotted", ylim=(0, None))
-    loss.legend()
     for place, (label, table) in zip(panels, drawn.items(), strict=True):
         lines = metrics[label]
         epochs, penalised = [line["epoch"] for line in lines], lines[-1].get("penalised_layers", 0)
@@ -143,10 +143,10 @@ def draw_penalty(metrics: Mapping[str, list[dict]]) -> Figure:
                        lw=0.9, label=layer if number in (0, len(table) - 1) else None)  # fmt: skip
         place.set(title=f"{label}: {penalised} of {len(table)} layers penalised", xlabel="epoch",
                   ylabel="high-frequency share", ylim=(0, None))  # fmt: skip
-        place.legend(fontsize=6)
         place.sharey(panels[0])
     for place in grid[0]:
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(*grid[0])
     return figure
 
 

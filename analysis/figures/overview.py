@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.curvature import draw_eigenvalues
-from ridgeline.analysis.figures.frequency import draw_spectrum
+from ridgeline.analysis.figures.frequency import draw_shares
+from ridgeline.analysis.figures.layout import headroom, thin
 from ridgeline.analysis.figures.lines import draw_curve
-from ridgeline.analysis.figures.style import PALETTE, headroom, style
+from ridgeline.analysis.figures.style import PALETTE, pt, style
 from ridgeline.analysis.figures.surfaces import (
     draw_similarity,
     draw_surface,
@@ -56,19 +57,24 @@ def overview(
     similarity: xr.Dataset,
     spectra: Mapping[str, xr.Dataset],
 ) -> Figure:
-    """Training, accuracy, eigenvalues, two surfaces, curve, similarity and spectra on one page."""
+    """Training, accuracy, eigenvalues, two surfaces, curve, similarity and spectra on one page.
+
+    A network has one colour in all panels of lines.
+    """
     with style():
         figure, grid = plt.subplots(2, 4, figsize=(13.5, 6.2), layout="constrained")
         (training, bars, eigen, spectrum), (left, right, path, cosines) = grid
-        draw_training(metrics, training)
+        colors = dict(zip(dict.fromkeys([*accuracy, *metrics, *spectra]), PALETTE, strict=False))
+        draw_training(metrics, training, colors=colors)
         draw_accuracy(accuracy, bars)
-        draw_eigenvalues(eigenvalues, eigen)
-        draw_spectrum(spectra, spectrum)
+        draw_eigenvalues(eigenvalues, eigen, looks=_looks(eigenvalues, colors))
+        draw_shares(spectra, spectrum, colors=colors)
         norm = surface_norm([ds["loss"].sel(eps=eps) for ds in surfaces.values()])
         for axes, (label, ds) in zip((left, right), surfaces.items(), strict=True):
             draw_surface(ds, axes, eps=eps, norm=norm, title=f"{label}, ε = {eps:g}")
         draw_curve({"": curve}, path)
         draw_similarity({"": similarity}, cosines)
+        levels = [list(axes.texts) for axes in (left, right)]
         titles = {
             training: "training under attack",
             bars: "accuracy",
@@ -80,10 +86,24 @@ def overview(
             axes.set_title(title)
         for axes, letter in zip(grid.flat, "abcdefgh", strict=True):
             axes.text(
-                -0.12, 1.1, letter, transform=axes.transAxes, fontweight="bold", fontsize=10
+                -0.12, 1.1, letter, transform=axes.transAxes, fontweight="bold", fontsize=pt(10)
             )  # fmt: skip
         headroom(*(axes for axes in grid.flat if axes.get_legend() is not None))
+        for texts in levels:
+            thin(texts)
         return figure
+
+
+def _looks(lines: Iterable[str], colors: Mapping[str, tuple]) -> dict[str, dict]:
+    """For lines called `network, budget` the network's colour, and a style by budget."""
+    found: dict[str, dict] = {}
+    for label in lines:
+        network = label.partition(", ")[0]
+        before = sum(other.partition(", ")[0] == network for other in found)
+        found[label] = {"ls": ("-", "--", ":")[before % 3]}
+        if network in colors:
+            found[label]["color"] = colors[network]
+    return found
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

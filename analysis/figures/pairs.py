@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import scipy  # its parts are loaded when used
 from matplotlib.figure import Figure
 
+from ridgeline.analysis.figures.layout import legend_of, subplots
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results
 from ridgeline.analysis.sharpness.pairs import MATRICES, dendrogram_of
 from ridgeline.models.errors import InputError
@@ -28,8 +28,8 @@ def draw_pairs(results: Results) -> Figure:
     if not shown:
         raise InputError("no measure has a number for every pair")
     labels = [str(n) for n in ds["network_a"].values]
-    figure, grid = plt.subplots(
-        2, len(shown), figsize=(max(COLUMN, 1.9 * len(shown)), 3.0), layout="constrained",
+    figure, grid = subplots(
+        2, len(shown), figsize=(max(COLUMN, 1.9 * len(shown)), 3.0),
         squeeze=False, height_ratios=[1, 3],
     )  # fmt: skip
     for name, (top, bottom) in zip(shown, grid.T, strict=True):
@@ -55,9 +55,9 @@ def draw_ranking(results: Results) -> Figure:
         raise InputError("a ranking is drawn one result at a time")
     (ds,) = results.values()
     names, ways = ([str(v) for v in ds[d].values] for d in ("measure", "logits"))
-    figure, grid = plt.subplots(
+    figure, grid = subplots(
         1, len(ways), figsize=(COLUMN * 1.2 if len(ways) == 1 else PAGE, 0.9 + 0.22 * len(names)),
-        layout="constrained", squeeze=False, sharex=True, sharey=True,
+        squeeze=False, sharex=True, sharey=True,
     )  # fmt: skip
     for axes, way in zip(grid.flat, ways, strict=True):
         for n, loss in enumerate(ds["loss"].values):
@@ -73,5 +73,5 @@ def draw_ranking(results: Results) -> Figure:
         axes.grid(axis="y", lw=0.3, color="0.85")
     grid[0, 0].set_yticks(range(len(names)), [n.replace("_", " ") for n in names])
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    legend_of(figure, handles, labels, "upper", 2)
     return figure

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ridgeline.analysis.figures.layout import legend_of, subplots
 from ridgeline.analysis.figures.magnitudes import draw_penalty
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, pt
 from ridgeline.analysis.training.overfitting import best_and_last, course, networks_in
 from ridgeline.models.errors import InputError
 
@@ -27,9 +27,7 @@ def draw_gradients(metrics: Metrics) -> Figure:
     Robust: under the attack of the evaluation solid, under the budget of the epoch dotted.
     """
     _needs(metrics, "gradient_norm_clean", "--gradient_size")
-    figure, (clean, robust) = plt.subplots(
-        1, 2, figsize=(PAGE, 2.4), layout="constrained", sharey=True
-    )
+    figure, (clean, robust) = subplots(1, 2, figsize=(PAGE, 2.4), sharey=True)
     for label, lines, look in _looks(metrics):
         _line(clean, lines, "gradient_norm_clean", label=label, **look)
         _line(robust, lines, "gradient_norm_target", label=label, **look)
@@ -54,8 +52,8 @@ def draw_magnitudes(metrics: Metrics) -> Figure:
     stages = [n for n in shared if re.search(r"layer\d\.1\.conv2\.weight$", n)]
     places = np.unique(np.linspace(0, len(shared) - 1, 4).round().astype(int))
     chosen = stages or [shared[n] for n in places]
-    figure, grid = plt.subplots(1, len(chosen), figsize=(1.9 * len(chosen), 2.4), squeeze=False,
-                                layout="constrained", sharey=True)  # fmt: skip
+    figure, grid = subplots(1, len(chosen), figsize=(1.9 * len(chosen), 2.4), squeeze=False,
+                            sharey=True)  # fmt: skip
     for place, name in zip(grid[0], chosen, strict=True):
         for label, lines, look in _looks(metrics):
             some = [m for m in lines if "gradient_magnitude" in m]
@@ -72,7 +70,7 @@ def draw_certificate(metrics: Metrics) -> Figure:
     The gap has its 95 % band.
     """
     _needs(metrics, "certificate_gap", "--certify_size")
-    figure, (accuracy, gap) = plt.subplots(1, 2, figsize=(PAGE, 2.4), layout="constrained")
+    figure, (accuracy, gap) = subplots(1, 2, figsize=(PAGE, 2.4))
     for label, lines, look in _looks(metrics):
         _line(accuracy, lines, "certificate_own_accuracy", label=label, **look)
         _line(accuracy, lines, "certificate_strong_accuracy", **{**look, "ls": "--"})
@@ -92,7 +90,7 @@ def draw_trace(metrics: Metrics) -> Figure:
     Of a block's noise, relative to the size of what it disturbs, a line per block.
     """
     _needs(metrics, "generator_step", "train_apart (apart, fgsm or fgsm_plus)")
-    figure, grid = plt.subplots(2, 3, figsize=(PAGE, 4.2), layout="constrained")
+    figure, grid = subplots(2, 3, figsize=(PAGE, 4.2))
     scales, blocks, bounds, gain, agreement, slope = grid.flat
     for label, lines, look in _looks(metrics):
         faint = {**look, "ls": ":", "lw": 0.8}
@@ -121,7 +119,7 @@ def draw_tradeoff(metrics: Metrics) -> Figure:
 
     Every network that a run carries is a path of its own, the last epoch its filled end.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.8), layout="constrained")
+    figure, axes = subplots(figsize=(COLUMN, 2.8))
     for number, (name, lines, network) in enumerate(_networks(metrics)):
         look, at = _look(number), course(lines, network)
         ends = best_and_last(lines, network)
@@ -132,7 +130,7 @@ def draw_tradeoff(metrics: Metrics) -> Figure:
         axes.plot(ends["clean_best"], ends["best"], "*", color=look["color"], ms=9, mec="white",
                   mew=0.5)  # fmt: skip
     axes.set(xlabel="clean test accuracy", ylabel="robust test accuracy")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_of(figure, *axes.get_legend_handles_labels(), most=3)
     return figure
 
 
@@ -140,29 +138,29 @@ def draw_final(metrics: Metrics) -> Figure:
     """Clean and robust test accuracy after the last epoch as bars: block studies."""
     rows = _networks(metrics)
     width = max(COLUMN, 0.6 * len(rows) + 1)
-    figure, axes = plt.subplots(figsize=(width, 2.6), layout="constrained")
+    figure, axes = subplots(figsize=(width, 2.6))
     for shift, what in ((-0.2, "clean"), (0.2, "robust")):
         column = "clean_last" if what == "clean" else "last"
         values = [best_and_last(lines, network)[column] for _, lines, network in rows]
         bars = axes.bar(np.arange(len(rows)) + shift, values, 0.4, label=what,
                         color=PALETTE[0 if what == "clean" else 1])  # fmt: skip
-        axes.bar_label(bars, [f"{100 * v:.1f}" for v in values], fontsize=5, padding=1)
+        axes.bar_label(bars, [f"{100 * v:.1f}" for v in values], fontsize=pt(5), padding=1)
     axes.set_xticks(range(len(rows)), [name for name, _, _ in rows], rotation=45, ha="right")
     axes.set(ylabel="test accuracy, last epoch", ylim=(0, 1))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    legend_of(figure, *axes.get_legend_handles_labels(), where="upper", most=2)
     return figure
 
 
 def draw_cost(metrics: Metrics) -> Figure:
     """Robust test accuracy against the time spent on training, without that of evaluations."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")
+    figure, axes = subplots(figsize=(COLUMN, 2.6))
     for number, (name, lines, network) in enumerate(_networks(metrics)):
         spent = np.cumsum([m["seconds"] - m.get("eval_seconds", 0.0) for m in lines])
         robust = course(lines, network)["robust"]
         alive = np.isfinite(robust)
         axes.plot(spent[alive], robust[alive], marker="o", label=name, **_look(number))
     axes.set(xlabel="training time [s]", ylabel="robust test accuracy", xlim=(0, None))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_of(figure, *axes.get_legend_handles_labels(), most=3)
     return figure
 
 
@@ -221,5 +219,5 @@ def _finish(figure: Figure, *panels: Axes) -> Figure:
     for place in panels:
         place.set_xlabel("epoch")
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    legend_of(figure, *panels[0].get_legend_handles_labels())
     return figure

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ridgeline.analysis.figures.layout import legend, legend_of, subplots
 from ridgeline.analysis.figures.lines import mark_missing
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results
 from ridgeline.analysis.perturbation_pairs import MEASURES
@@ -47,11 +47,11 @@ def draw_scattering(
     if axes is not None:
         _draw_similarity(columns[-1][1], axes, measure, colors)
         axes.set_xlabel(_distance_label())
-        axes.legend()
+        legend(axes)
         return axes.figure
     width = COLUMN if len(columns) < 2 else PAGE / 2 * len(columns)
-    figure, grid = plt.subplots(
-        2, len(columns), figsize=(width, 5.0), layout="constrained", squeeze=False,
+    figure, grid = subplots(
+        2, len(columns), figsize=(width, 5.0), squeeze=False,
         sharex=True, sharey="row",
     )  # fmt: skip
     for (label, ds), (top, bottom) in zip(columns, grid.T, strict=True):
@@ -63,9 +63,9 @@ def draw_scattering(
     grid[0, 0].set_ylabel(_SHORT[measure])
     grid[1, 0].set_ylabel("change of the gradient" + f" [{unit}]" * bool(unit))
     for handles, place in zip(_legends(grid, colors), ("upper", "lower"), strict=True):
-        figure.legend(
-            handles.values(), handles, loc=f"outside {place} center",
-            ncols=2 if len(columns) < 2 else 4, columnspacing=1.2, handlelength=2.2,
+        legend_of(
+            figure, list(handles.values()), list(handles), place, 2 if len(columns) < 2 else 4,
+            columnspacing=1.2, handlelength=2.2,
         )  # fmt: skip
     return figure
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Polygon
 
+from ridgeline.analysis.figures.layout import legend_of, subplots
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results
 from ridgeline.models.errors import InputError, unknown
 
@@ -44,9 +44,9 @@ def draw_measures(results: Results) -> Figure:
     """
     names = list(dict.fromkeys(str(m) for ds in results.values() for m in ds["measure"].values))
     ways = list(dict.fromkeys(str(w) for ds in results.values() for w in ds["logits"].values))
-    figure, grid = plt.subplots(
+    figure, grid = subplots(
         1, len(ways), figsize=(COLUMN * 1.2 if len(ways) == 1 else PAGE, 0.9 + 0.24 * len(names)),
-        layout="constrained", squeeze=False, sharey=True,
+        squeeze=False, sharey=True,
     )  # fmt: skip
     marks = [(label, str(loss)) for label, ds in results.items() for loss in ds["loss"].values]
     for axes, way in zip(grid.flat, ways, strict=True):
@@ -71,7 +71,7 @@ def draw_measures(results: Results) -> Figure:
     for loss in dict.fromkeys(loss for _, loss in marks):
         fill = "white" if loss == "clean" else "0.3"
         handles.append(Line2D([], [], color="0.3", mfc=fill, marker="o", ls="", label=loss))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)))
+    legend_of(figure, handles, [str(h.get_label()) for h in handles], "upper", 6)
     return figure
 
 
@@ -110,8 +110,8 @@ def draw_boundary(results: Results) -> Figure:
     The distances to the boundary are shares of examples still right at a distance, in budgets.
     """
     count = len(results)
-    figure, grid = plt.subplots(
-        2, count, figsize=(max(COLUMN, 2.3 * count), 4.4), layout="constrained", squeeze=False,
+    figure, grid = subplots(
+        2, count, figsize=(max(COLUMN, 2.3 * count), 4.4), squeeze=False,
         height_ratios=[1.25, 1], sharey="row",
     )  # fmt: skip
     high = max(float(ds["plane_loss"].max()) for ds in results.values())
@@ -141,15 +141,15 @@ def draw_boundary(results: Results) -> Figure:
     grid[1, 0].set_ylabel("examples still right")
     figure.colorbar(mesh, ax=grid[0, :].tolist(), label="mean loss [nat]")
     handles, names = grid[1, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    legend_of(figure, handles, names, most=2)
     return figure
 
 
 def draw_spikes(results: Results) -> Figure:
     """Change of every class's accuracy by eigenvector, mean of both sides; colours are shared."""
     count = len(results)
-    figure, grid = plt.subplots(
-        1, count, figsize=(max(COLUMN, 2.6 * count), 2.6), layout="constrained", squeeze=False,
+    figure, grid = subplots(
+        1, count, figsize=(max(COLUMN, 2.6 * count), 2.6), squeeze=False,
         sharey=True,
     )  # fmt: skip
     tables = {label: ds["spike_change"].mean("side").values for label, ds in results.items()}

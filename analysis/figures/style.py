@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
@@ -11,15 +12,16 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import seaborn as sns
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
+from ridgeline.analysis.look import COLUMN, PAGE, Look
 from ridgeline.models.errors import InputError
 from ridgeline.train.files.recipe import write_atomically
 
-COLUMN = 3.25  # width of one column of a two-column paper
-PAGE = 6.75
+__all__ = ["COLUMN", "PAGE", "PALETTE", "SURFACE", "Results", "figure_files", "save_figure",
+           "style"]  # fmt: skip
+PLAIN = Look()
 #: what drawings take: results by label
 Results = Mapping[str, "xr.Dataset"]
 PALETTE = sns.color_palette("colorblind")
@@ -27,21 +29,28 @@ SURFACE = "viridis"
 FORMATS = (".png", ".pdf", ".svg")
 #: format -> the entry of its metadata that says where a figure comes from
 ORIGIN = {"png": "Description", "pdf": "Subject", "svg": "Description"}
+#: begins what the metadata of our figures hold under "Keywords"
+MARK = "ridgeline figure "
 #: suffixes of pictures that are not written here
 OTHERS = {f".{name}" for name in FigureCanvasBase.get_supported_filetypes()} - set(FORMATS) | {
     ".bmp", ".gif"}  # fmt: skip
 
 
+#: of the house's text, to which the sizes in drawings refer
+_BASE = 8
+_WIDTH: ContextVar[float | None] = ContextVar("width", default=None)
+
+
 @contextmanager
-def style() -> Iterator[None]:
-    """The settings every figure is drawn under."""
+def style(look: Look = PLAIN) -> Iterator[None]:
+    """The settings that every figure is drawn and written under, in the look that is asked for."""
     settings = {
         "figure.dpi": 150,
         "savefig.dpi": 200,
-        "savefig.bbox": "tight",
+        "savefig.bbox": "tight" if look.inches is None else None,  # a width is kept to the point
         "pdf.fonttype": 42,
         "ps.fonttype": 42,
-        "font.size": 8,
+        "font.size": _BASE,
         "axes.titlesize": 8,
         "axes.labelsize": 8,
         "xtick.labelsize": 7,
@@ -54,26 +63,22 @@ def style() -> Iterator[None]:
         "lines.markersize": 3,
         "axes.prop_cycle": mpl.cycler(color=PALETTE),
     }
-    with mpl.rc_context(settings):
-        yield
+    token = _WIDTH.set(look.inches)
+    try:
+        with mpl.rc_context(settings | look.settings):
+            yield
+    finally:
+        _WIDTH.reset(token)
 
 
-def headroom(*panels: Axes) -> None:
-    """Put the legends of panels at their tops, and raise the y axes until they cover no data.
+def asked_width() -> float | None:
+    """The width in inches that figures are to have; None: their own."""
+    return _WIDTH.get()
 
-    Call it when the figure is complete: its layout decides how high a panel is.
-    """
-    for axes in panels:
-        legend, panel = axes.get_legend(), axes.bbox
-        legend.set_loc("upper right")
-        axes.figure.draw_without_rendering()
-        box, scale = legend.get_window_extent(), axes.yaxis.get_transform()
-        below = (box.y0 - (panel.y1 - box.y1) - panel.y0) / panel.height  # as much space as above
-        (bottom, top), data = axes.get_ylim(), axes.dataLim.ymax
-        bottom, top, data = scale.transform([bottom, top, data])
-        if data - bottom > below * (top - bottom):
-            top = bottom + (data - bottom) / max(below, 0.1)
-            axes.set_ylim(top=scale.inverted().transform(top))
+
+def pt(size: float) -> float:
+    """A size of text, as it is in the house's look, for the look that is drawn under."""
+    return size * mpl.rcParams["font.size"] / _BASE
 
 
 def figure_files(path: str | Path) -> list[Path]:
@@ -91,13 +96,14 @@ def figure_files(path: str | Path) -> list[Path]:
     return [path.with_name(path.name + each) for each in (".png", ".pdf")]
 
 
-def save_figure(figure: Figure, path: str | Path, origin: str = "") -> list[Path]:
+def save_figure(figure: Figure, path: str | Path, origin: str = "", mark: str = "") -> list[Path]:
     """Write the files of a figure and close it.
 
     Args:
         figure: The figure.
         path: Where to; which files that are, `figure_files` says.
         origin: Where it comes from, for the metadata of every file, under ORIGIN.
+        mark: Digest of what it was drawn from and how, for the metadata, after MARK.
 
     Returns:
         The paths of the files.
@@ -105,7 +111,7 @@ def save_figure(figure: Figure, path: str | Path, origin: str = "") -> list[Path
     written = figure_files(path)
     for target in written:
         form = target.suffix[1:].lower()
-        metadata = {ORIGIN[form]: origin} if origin else None
+        metadata = {k: v for k, v in ((ORIGIN[form], origin), ("Keywords", MARK + mark)) if v}
         write_atomically(target, partial(figure.savefig, format=form, metadata=metadata))
     plt.close(figure)
     return written

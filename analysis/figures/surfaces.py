@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.text import Annotation
+from matplotlib.ticker import MaxNLocator, NullLocator
 from mpl_toolkits.mplot3d import Axes3D
 
+from ridgeline.analysis.figures.layout import alike_by, legend, panels_for, subplots, thin, unpile
 from ridgeline.analysis.figures.lines import axis_label, draw_lines, loss_label
-from ridgeline.analysis.figures.style import COLUMN, PAGE, SURFACE, Results
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, pt
 from ridgeline.models.errors import InputError, unknown
 
+_THIN = 3  # sides of a plane that differ more than so many times are not drawn to scale
 
-def _short(loss: float) -> str:
-    """A loss in two digits, in whole nats where these are more."""
-    return f"{loss:.0f}" if 99.5 <= loss < 1e5 else f"{loss:.2g}"
+
+def _short(losses: Iterable[float]) -> list[str]:
+    """Losses in two digits, in more where they would look alike, in whole nats where these are."""
+    losses = list(losses)
+    for digits in range(2, 7):
+        texts = [f"{v:.0f}" if 99.5 <= v < 1e5 and digits < 4 else f"{v:.{digits}g}"
+                 for v in losses]  # fmt: skip
+        if len(set(texts)) == len(set(losses)):
+            break
+    return texts
 
 
 def draw_surface(
@@ -32,7 +42,10 @@ def draw_surface(
     norm: Normalize | None = None,
     title: str = "",
 ) -> None:
-    """Filled contours of the loss over a plane; log colours, the centre marked, equal aspect."""
+    """Filled contours of the loss over a plane; log colours, the centre marked.
+
+    Both axes have one scale, unless one side is more than three times as long as the other.
+    """
     loss = _loss_at(ds, eps)
     first, second = loss.dims
     shared = norm or surface_norm([loss])
@@ -43,13 +56,15 @@ def draw_surface(
         ds[first], ds[second], values, levels, norm=norm, cmap=SURFACE, extend="both"
     )
     lines = axes.contour(ds[first], ds[second], values, levels[::4], colors="white", linewidths=0.3)
-    axes.clabel(lines, fmt=_short, fontsize=5)
+    axes.clabel(lines, fmt=dict(zip(lines.levels, _short(lines.levels), strict=True)),
+                fontsize=pt(5))  # fmt: skip
     if np.ma.is_masked(values):
         axes.set_facecolor("0.8")  # not computed, or not finite: never invented
     axes.plot(0, 0, "+", color="white", ms=6, mew=1.2)
     if "position" in ds:
         _draw_checkpoints(ds, axes)
-    axes.set_aspect("equal")
+    sides = sorted(float(np.ptp(ds[axis].values)) for axis in (first, second))
+    axes.set_aspect("equal" if sides[1] <= _THIN * sides[0] else "auto")
     xlabel, ylabel = (_explained(ds, n, axis) for n, axis in enumerate((first, second)))
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     _colour_bar(axes, filled, norm, ds)
@@ -79,15 +94,15 @@ def draw_space(
     axes.set(xlabel=axis_label(ds, first), ylabel=axis_label(ds, second), title=title)
     axes.set_zlim(floor, high)
     axes.set_box_aspect(None, zoom=0.85)  # labels stand outside the box, which is not measured
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.labelpad = -4
+    for axis, pad in ((axes.xaxis, -4), (axes.yaxis, 1)):
+        axis.labelpad = pad
         axis.set_major_locator(MaxNLocator(4))
     axes.tick_params(pad=-2)
     axes.tick_params(axis="z", pad=2)  # four digits would lie on the axis
     ticks = np.linspace(low, high, 4)
-    axes.set_zticks(ticks, [_short(10**v) for v in ticks])
+    axes.set_zticks(ticks, _short(10**ticks))
     bar = axes.figure.colorbar(surface, ax=axes, shrink=0.6, pad=0.12)
-    bar.set_ticks(ticks, labels=[_short(10**v) for v in ticks])
+    bar.set_ticks(ticks, labels=_short(10**ticks))
     bar.set_label(loss_label({"": ds}))
 
 
@@ -109,7 +124,7 @@ def _draw_checkpoints(ds: xr.Dataset, axes: Axes) -> None:
     axes.plot(x[off], y[off], "o", mfc="none", mec="white", ms=2.5, mew=0.6)
     for name, place in zip(ds["checkpoint"].values if "checkpoint" in ds.coords else (),
                            zip(x, y, strict=True), strict=False):  # fmt: skip
-        axes.annotate(str(name), place, color="white", fontsize=6, xytext=(3, 3),
+        axes.annotate(str(name), place, color="white", fontsize=pt(6), xytext=(3, 3),
                       textcoords="offset points")  # fmt: skip
 
 
@@ -124,9 +139,8 @@ def _explained(ds: xr.Dataset, number: int, axis: str) -> str:
 def _colour_bar(axes: Axes, filled: ScalarMappable, norm: LogNorm, ds: xr.Dataset) -> None:
     bar = axes.figure.colorbar(filled, ax=axes, shrink=0.8)
     ticks = np.geomspace(norm.vmin, norm.vmax, 5)
-    bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.set_ticks(ticks, labels=_short(ticks))
     bar.set_label(loss_label({"": ds}))
 
 
@@ -160,31 +174,35 @@ def draw_scan(results: Results, axes: Axes | None = None, view: str = "contour")
     budgets = max(ds.sizes["eps"] for ds in planes.values())
     columns = min(3, budgets if len(planes) > 1 and budgets > 1 else len(panels))
     rows = -(-len(panels) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(PAGE / 2 * columns, 2.7 * rows), layout="constrained",
+    figure, grid = subplots(
+        rows, columns, figsize=(PAGE / 2 * columns, 2.7 * rows),
         squeeze=False, subplot_kw={"projection": "3d" if view == "space" else None},
     )  # fmt: skip
     for place, (label, ds, eps) in zip(grid.flat, panels, strict=False):
         title = f"{label}, $\\epsilon$ = {eps:.3g}".removeprefix(", ")
         VIEWS[view](ds, place, eps=eps, norm=norm, title=title)
+        names = [text for text in place.texts if isinstance(text, Annotation)]
+        unpile(names)
+        thin(names + [text for text in place.texts if text not in names])
     for place in list(grid.flat)[len(panels) :]:
         place.axis("off")
     return figure
 
 
 def draw_similarity(results: Results, axes: Axes | None = None) -> Figure:
-    """Mean cosine of perturbations between networks; the diagonal is the noise floor."""
-    ds = next(iter(results.values()))
-    subsets = ds["subset"].values
+    """Mean cosine of perturbations between networks; the diagonal is the noise floor.
+
+    A panel per result and part of the data; `axes` takes the last of them.
+    """
+    panels = [(label, ds, subset) for label, ds in results.items() for subset in
+              ds["subset"].values]  # fmt: skip
     if axes is None:
-        _, grid = plt.subplots(
-            1, len(subsets), figsize=(COLUMN * len(subsets), 2.8), layout="constrained",
-            squeeze=False,
-        )  # fmt: skip
+        _, grid = subplots(1, len(panels), figsize=(COLUMN * len(panels), 2.8), across=2,
+                           squeeze=False)  # fmt: skip
         places = list(grid.flat)
     else:
-        places, subsets = [axes], subsets[-1:]
-    for place, subset in zip(places, subsets, strict=True):
+        places, panels = [axes], panels[-1:]
+    for place, (label, ds, subset) in zip(places, panels, strict=True):
         here = ds.sel(subset=subset)
         names = [str(n) for n in ds["set_a"].values]
         image = place.imshow(here["cosine"], vmin=-1, vmax=1, cmap="RdBu_r")
@@ -193,39 +211,52 @@ def draw_similarity(results: Results, axes: Axes | None = None) -> Figure:
                 value, error = float(here["cosine"][i, j]), float(here["cosine_se"][i, j])
                 text = "n/a" if np.isnan(value) else f"{value:.2f}\n±{error:.3f}"
                 color = "white" if abs(value) > 0.6 else "black"
-                place.text(j, i, text, ha="center", va="center", fontsize=6, color=color)
+                place.text(j, i, text, ha="center", va="center", fontsize=pt(6), color=color)
         place.set_xticks(range(len(names)), names, rotation=30, ha="right")
         place.set_yticks(range(len(names)), names)
         place.set_title(
-            f"cosine of perturbations, {subset}\n(independent: ±{float(ds['null']):.2f})"
+            f"{label}: " * (len(results) > 1)
+            + f"cosine of perturbations, {subset}\n(independent: ±{float(ds['null']):.2f})"
         )
         place.figure.colorbar(image, ax=place, shrink=0.8)
     return places[0].figure
 
 
 def draw_distance(results: Results, axes: Axes | None = None) -> Figure:
-    """Relative distance per parameter tensor, one line per pair of checkpoints."""
-    axes = axes or plt.subplots(figsize=(PAGE, 2.4), layout="constrained")[1]
-    for label, ds in results.items():
-        total = float(ds["total_distance"])
-        axes.plot(ds["relative"], "o-", label=f"{label}: total distance {total:.3g}")
-    axes.set_xticks(range(ds.sizes["parameter"]), ds["parameter"].values, rotation=60, ha="right")
-    axes.set(ylabel="||a - b|| / ||a||", xlabel="parameter")
-    axes.legend()
-    return axes.figure
+    """Relative distance per parameter tensor, one line per pair of checkpoints.
+
+    Pairs of networks with the same tensors share a panel.
+    """
+    alike = alike_by(results, "parameter")
+    places = panels_for(alike, axes, (PAGE, 2.4))
+    colors = dict(zip(results, itertools.cycle(PALETTE), strict=False))
+    for place, group in zip(places, alike, strict=True):
+        for label, ds in group.items():
+            total = float(ds["total_distance"])
+            place.plot(ds["relative"], "o-", label=f"{label}: total distance {total:.3g}",
+                       color=colors[label])  # fmt: skip
+        place.set_xticks(range(ds.sizes["parameter"]), ds["parameter"].values, rotation=60,
+                         ha="right", rotation_mode="anchor")  # fmt: skip
+        place.set(ylabel="||a - b|| / ||a||", xlabel="parameter")
+    legend(*places)
+    return places[0].figure
 
 
-def draw_training(metrics: Mapping[str, list[dict]], axes: Axes | None = None) -> Figure:
+def draw_training(
+    metrics: Mapping[str, list[dict]], axes: Axes | None = None, *,
+    colors: Mapping[str, tuple] | None = None,
+) -> Figure:  # fmt: skip
     """Training loss per epoch of several runs, with the level of chance, ln of their classes.
 
     Runs of data sets with different numbers of classes have no such level in common. Crosses are
-    epochs whose network gives all images one class.
+    epochs whose network gives all images one class. `colors` fixes those of runs by label.
     """
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    axes = axes or subplots(figsize=(COLUMN, 2.4))[1]
     for label, lines in metrics.items():
         (line,) = axes.plot(
-            [m["epoch"] for m in lines], [m["train_loss"] for m in lines], label=label
-        )
+            [m["epoch"] for m in lines], [m["train_loss"] for m in lines], label=label,
+            color=(colors or {}).get(label),
+        )  # fmt: skip
         flat = [m for m in lines if m.get("constant_classifier")]
         axes.plot([m["epoch"] for m in flat], [m["train_loss"] for m in flat], "x", ms=4,
                   color=line.get_color())  # fmt: skip
@@ -234,5 +265,5 @@ def draw_training(metrics: Mapping[str, list[dict]], axes: Axes | None = None) -
         axes.axhline(np.log(count), color="0.6", ls="--", lw=0.8, label=f"chance, ln {count}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="training loss [nat]")
-    axes.legend()
+    legend(axes)
     return axes.figure

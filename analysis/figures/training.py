@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.comparisons import draw_clean_robust, draw_smallest
+from ridgeline.analysis.figures.layout import legend, legend_of, subplots
 from ridgeline.analysis.figures.runs import RUN_FIGURES
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, headroom
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, pt
 from ridgeline.models.errors import InputError, unknown
 
 
@@ -29,9 +28,7 @@ def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
     title = lambda name, label: str(label) if len(results) == 1 else f"{name}: {label}"  # noqa: E731
     rows = [(title(name, label), ds["epoch"], ds.sel(label=label))
             for name, ds in results.items() for label in ds["label"].values]  # fmt: skip
-    figure, (curves, ends) = plt.subplots(
-        1, 2, figsize=(PAGE, 3.2), layout="constrained", sharey=True, width_ratios=(3, 2)
-    )
+    figure, (curves, ends) = subplots(1, 2, figsize=(PAGE, 3.2), sharey=True, width_ratios=(3, 2))
     for number, (name, epochs, row) in enumerate(rows):
         look, robust = _look(number), row["robust"].values
         alive = np.isfinite(robust).any(0)
@@ -45,60 +42,11 @@ def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
     curves.xaxis.set_major_locator(MaxNLocator(integer=True))
     curves.set(xlabel="epoch", ylabel="robust test accuracy")
     ends.set_xticks(range(len(rows)), [name for name, _, _ in rows], rotation=60, ha="right",
-                    fontsize=6)  # fmt: skip
+                    fontsize=pt(6))  # fmt: skip
     ends.set(title="best (left) to last, each seed")
-    figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=5,
-                  fontsize=6)  # fmt: skip
+    legend_of(figure, *curves.get_legend_handles_labels(),
+                  fontsize=pt(6))  # fmt: skip
     return figure
-
-
-def draw_robustness(results: Results, axes: Axes | None = None, *, against: str = "eps") -> Figure:
-    """What `against` names of ROBUSTNESS: security curves, trade-offs, smallest perturbations."""
-    if against not in ROBUSTNESS:
-        raise unknown("--against for robustness", against, ROBUSTNESS)
-    return draw_security(results, axes) if against == "eps" else ROBUSTNESS[against](results)
-
-
-def draw_security(results: Results, axes: Axes | None = None) -> Figure:
-    """Accuracy with its 95 % interval against the budget of the attack, a line per result.
-
-    With the security curve of a minimum-norm attack, and beside it reliability diagrams where every
-    result has them: clean solid, under attack dotted.
-    """
-    diagram = None
-    if axes is None and all("bin_accuracy" in ds for ds in results.values()):
-        _, (axes, diagram) = plt.subplots(1, 2, figsize=(PAGE, 2.4), layout="constrained")
-    axes = axes or plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
-    for number, (label, ds) in enumerate(results.items()):
-        color = PALETTE[number % len(PALETTE)]
-        if diagram is not None:
-            _reliability(diagram, ds, color)
-        levels = ds.sortby("eps")
-        axes.plot(levels["eps"], levels["accuracy"], "o-", color=color, label=label)
-        axes.fill_between(levels["eps"], levels["accuracy_low"], levels["accuracy_high"],
-                          color=color, alpha=0.2, lw=0)  # fmt: skip
-        if "security" in ds:
-            axes.plot(ds["radius"], ds["security"], color=color, lw=0.8, ls="--")
-            axes.fill_between(ds["radius"], ds["security_low"], ds["security_high"], color=color,
-                              alpha=0.1, lw=0)  # fmt: skip
-    axes.set(xlabel="budget of the attack [0,1]", ylabel="accuracy", ylim=(0, 1))
-    axes.legend()
-    return axes.figure
-
-
-#: what results of test_ensemble can be drawn against
-ROBUSTNESS = {"eps": draw_security, "clean": draw_clean_robust, "smallest": draw_smallest}
-
-
-def _reliability(axes: Axes, ds: xr.Dataset, color: str) -> None:
-    """Accuracy against confidence, bin by bin; calibrated is the diagonal."""
-    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
-    for row in range(ds.sizes["condition"]):
-        here = ds.isel(condition=row)
-        kept = here["bin_count"].values > 0
-        axes.plot(here["bin_confidence"].values[kept], here["bin_accuracy"].values[kept], "o",
-                  ls=":" if row else "-", color=color, ms=2.5, lw=0.8)  # fmt: skip
-    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
 
 
 def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
@@ -109,7 +57,7 @@ def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
     random directions with circles, steepest with crosses, on a scale linear around 0.
     """
     del axes
-    figure, grid = plt.subplots(2, 3, figsize=(1.2 * PAGE, 4.6), layout="constrained", sharex=True)
+    figure, grid = subplots(2, 3, figsize=(1.2 * PAGE, 4.6), sharex=True)
     accuracy, gradients, distance, curvature, trace, flatness = grid.flat
     for number, (label, ds) in enumerate(results.items()):
         look = _look(number)
@@ -139,9 +87,10 @@ def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
     flatness.set(ylabel="rise of the robust loss [nat]", xlabel="epoch")
     flatness.set_yscale("symlog", linthresh=0.01)
     flatness.set_title(f"random, {first.attrs['radius']:g} of each filter (circles)\n"
-                       f"steepest, {first.attrs['ascent']:g} (crosses)", fontsize=6)  # fmt: skip
-    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=5,
-                  fontsize=7)  # fmt: skip
+                       f"steepest, {first.attrs['ascent']:g} (crosses)",
+                       fontsize=pt(6))  # fmt: skip
+    legend_of(figure, *accuracy.get_legend_handles_labels(),
+                  fontsize=pt(7))  # fmt: skip
     for place in grid.flat:
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
@@ -158,7 +107,7 @@ def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
     del axes
     diagonals = {label: ds for label, ds in results.items() if "diagonal" in ds}
     columns = len(results) + bool(diagonals)
-    figure, grid = plt.subplots(1, columns, figsize=(2.6 * columns, 2.7), layout="constrained",
+    figure, grid = subplots(1, columns, figsize=(2.6 * columns, 2.7),
                                 squeeze=False)  # fmt: skip
     for place, (label, ds) in zip(grid[0], results.items(), strict=False):
         image = place.imshow(ds["cka"].T, vmin=0, vmax=1, origin="lower", cmap=SURFACE)
@@ -173,8 +122,7 @@ def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
                                  fmt="o-", capsize=1.5, label=label,
                                  color=PALETTE[number % len(PALETTE)])  # fmt: skip
         grid[0, -1].set(xlabel="layer", ylabel="CKA of equal layers", ylim=(None, 1.02))
-        grid[0, -1].legend(fontsize=6)
-        headroom(grid[0, -1])
+        legend(grid[0, -1])
     return figure
 
 
@@ -191,7 +139,7 @@ def draw_weights(metrics: Mapping[str, list[dict]], what: str) -> Figure:
                          f"can be drawn against {', '.join(RUN_FIGURES)}")  # fmt: skip
     if what not in held:
         raise unknown("--against for these metrics", what, {*held, *RUN_FIGURES})
-    figure, grid = plt.subplots(1, len(metrics), squeeze=False, layout="constrained", sharey=True,
+    figure, grid = subplots(1, len(metrics), squeeze=False, sharey=True,
                                 figsize=(COLUMN + 2.2 * (len(metrics) - 1), 3.8))  # fmt: skip
     tables = {}
     for label, lines in metrics.items():
@@ -216,6 +164,6 @@ def draw_weights(metrics: Mapping[str, list[dict]], what: str) -> Figure:
         place.set(title=label, xlabel="epoch")
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
         names = [n.removesuffix(".weight") for n in rows[0][what]]
-        place.set_yticks(range(len(names)), names, fontsize=4)
+        place.set_yticks(range(len(names)), names, fontsize=pt(4))
     figure.colorbar(image, ax=grid, label=what, shrink=0.8)
     return figure

@@ -12,12 +12,11 @@ import xarray as xr
 
 from ridgeline.analysis.figures.curvature import spectra
 from ridgeline.analysis.page.sources import Source
-from ridgeline.models.errors import InputError
 
 #: the colours of matplotlib's figures, in hexadecimal
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494")
 _DIGITS = 6
-_EYE = {"x": 1.7, "y": -1.9, "z": 1.0}  # from where surfaces are seen at first
+_EYE = {"x": 2.1, "y": -2.35, "z": 1.2}  # from where surfaces are seen at first
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _scans(sources: Sequence[Source]) -> Iterator[Plot]:
             name = f"{source.name}, ε = {eps:g}"
             shared = {"x": _numbers(ds[one]), "y": _numbers(ds[two]), "colorscale": "Viridis"}
             labels = [_safe(ds[a].attrs.get("long_name", a)) for a in (one, two)]
-            bar = {"title": {"text": "log₁₀ loss"}, "thickness": 12}
+            bar = {"title": {"text": "log₁₀ loss", "side": "right"}, "thickness": 12}
             logs = _numbers(np.log10(heights))
             yield Plot(
                 f"{name}: surface to turn. Height and colour have one range for all scans.",
@@ -133,7 +132,7 @@ def _scans(sources: Sequence[Source]) -> Iterator[Plot]:
                 [{"type": "contour", "z": logs, "zmin": low, "zmax": high, "colorbar": bar,
                   "contours": {"start": low, "end": high, "size": (high - low) / 15 or 1},
                   **shared}],
-                _axes(*labels),
+                _square(*labels),
             )  # fmt: skip
 
 
@@ -244,7 +243,7 @@ def _fourier(sources: Sequence[Source]) -> Iterator[Plot]:
         yield Plot(f"{source.name}: error rate by frequency, one range for all.", [
             {"type": "heatmap", "x": _numbers(ds["column"]), "y": _numbers(ds["row"]),
              "z": _numbers(ds["error"]), "zmin": 0, "zmax": 1, "colorscale": "Viridis",
-             "colorbar": {"title": {"text": "error"}, "thickness": 12}}
+             "colorbar": {"title": {"text": "error", "side": "right"}, "thickness": 12}}
         ], _square("horizontal frequency", "vertical frequency"))  # fmt: skip
     lines = [
         _line(s.result["cutoff"], s.result["pass_accuracy"].sel(filter=f), f"{s.name}: {f} pass",
@@ -255,9 +254,13 @@ def _fourier(sources: Sequence[Source]) -> Iterator[Plot]:
 
 
 def _matrices(*names: str) -> Callable[[Sequence[Source]], Iterator[Plot]]:
-    """A heat map per matrix."""
+    """A heat map per matrix; all of one measure have one range of colours."""
 
     def draw(sources: Sequence[Source]) -> Iterator[Plot]:
+        values = {n: np.concatenate([s.result[n].values.ravel() for s in sources]) for n in names}
+        ranges = {n: _numbers([np.min(v[np.isfinite(v)], initial=np.inf),
+                               np.max(v[np.isfinite(v)], initial=-np.inf)])
+                  for n, v in values.items()}  # fmt: skip
         for source in sources:
             for name in names:
                 every = source.result[name]
@@ -270,6 +273,7 @@ def _matrices(*names: str) -> Callable[[Sequence[Source]], Iterator[Plot]]:
                         {"type": "heatmap", "x": _numbers(here[wide[1]].astype(str)),
                          "y": _numbers(here[wide[0]].astype(str)), "z": _numbers(here),
                          "colorscale": "Viridis", "texttemplate": "%{z:.3g}",
+                         "zmin": ranges[name][0], "zmax": ranges[name][1],
                          "colorbar": {"thickness": 12}}
                     ], _square("", "", "category"))  # fmt: skip
 
@@ -289,12 +293,3 @@ PLOTS: dict[str, Callable[[Sequence[Source]], Iterator[Plot]]] = {
     "cka": _matrices("cka"),
     "pairs": _matrices("distance", "cosine", "barrier", "cka"),
 }
-
-
-def plotly_script() -> str:
-    """The text of plotly.js; InputError without plotly."""
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise InputError("a report needs plotly: pip install 'ridgeline[interactive]'") from None
-    return get_plotlyjs()

@@ -14,13 +14,13 @@ from markupsafe import Markup
 from ridgeline.analysis.page.cautions import cautions
 from ridgeline.analysis.page.methods import citations, methods
 from ridgeline.analysis.page.pictures import pictures
-from ridgeline.analysis.page.plots import Plot, plotly_script, plots
+from ridgeline.analysis.page.plots import Plot, plots
 from ridgeline.analysis.page.questions import QUESTIONS
 from ridgeline.analysis.page.sources import Source, Subject
 from ridgeline.analysis.page.verdict import COLUMNS, verdict
 from ridgeline.analysis.reports import REPORTS, report
 from ridgeline.analysis.tables import tables
-from ridgeline.models.errors import unknown
+from ridgeline.models.errors import InputError, unknown
 
 #: rows of a table above which its data link is left out: `ridgeline export` writes it
 MOST_ROWS = 20_000
@@ -41,7 +41,7 @@ def page(title: str, subjects: Sequence[Subject], sources: Sequence[Source]) -> 
     InputError without plotly, and for a kind of result that has no section.
     """
     check_kinds(sources)
-    script = plotly_script()
+    script = _plotly_script()
     table, drawn = verdict(subjects, sources), []
     sections = [_section(kind, [s for s in sources if s.kind == kind], drawn) for kind in QUESTIONS
                 if any(s.kind == kind for s in sources)]  # fmt: skip
@@ -115,3 +115,12 @@ def _json(value: object) -> str:
     """JSON that can stand inside a script element, whatever names it holds."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _plotly_script() -> str:
+    """The text of plotly.js; InputError without plotly."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise InputError("a report needs plotly: pip install 'ridgeline[interactive]'") from None
+    return get_plotlyjs()

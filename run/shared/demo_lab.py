@@ -193,8 +193,9 @@ class Lab:
         target = Path(self.demo.figure_folder)
         budgets = (self.demo.probe_eps, self.demo.eps)
         draw_figures(
-            target, metrics, eigen, surfaces, budgets[0], curve, similarity, spectra, accuracy
-        )
+            target, self.folder, metrics, eigen, surfaces, budgets[0], curve, similarity, spectra,
+            accuracy,
+        )  # fmt: skip
         self.say(f"figures in {target}, see {target / 'overview.png'}")
         print(summary(self.folder, budgets, eigen, spectra, accuracy, curve))
         self.say("done")

@@ -14,6 +14,7 @@ from ridgeline.analysis.figures.frequency import draw_filters
 from ridgeline.analysis.figures.overview import overview, table
 from ridgeline.analysis.figures.style import save_figure, style
 from ridgeline.analysis.figures.surfaces import draw_training
+from ridgeline.run.shared.origin import origin
 from ridgeline.train.files.checkpoint import load_checkpoint
 
 Results = Mapping[str, "xr.Dataset"]
@@ -25,8 +26,17 @@ def labelled(entries: Mapping[str, object]) -> dict:
     return {LABELS.get(name, name): entry for name, entry in entries.items()}
 
 
+#: figure -> the files of the demo that it is drawn from; the overview is drawn from all
+SOURCES = {
+    "eigenvalues": ("hessian_*.nc",), "surface": ("surface_*.nc",), "curve": ("curve_scan.nc",),
+    "similarity": ("similarity.nc",), "spectrum": ("spectrum_*.nc",),
+    "filters": ("spectrum_*.nc",),
+}  # fmt: skip
+
+
 def draw_figures(
     folder: Path,
+    kept: Path,
     metrics: Mapping[str, list[dict]],
     eigen: Mapping[tuple[str, float], xr.Dataset],
     surfaces: Results,
@@ -36,7 +46,9 @@ def draw_figures(
     spectra: Results,
     accuracy: Results,
 ) -> None:
-    """Every figure by itself, and the overview."""
+    """Every figure by itself, and the overview, drawn from files in the folder `kept`."""
+    runs = tuple(f"{name}.jsonl" for name in metrics)
+    sources = {**SOURCES, "training": runs, "overview": ("*.nc", *runs)}
     lines = {f"{n}, {f'ε = {e:g}' if e else 'clean'}": ds for (n, e), ds in eigen.items()}
     metrics, spectra, accuracy = labelled(metrics), labelled(spectra), labelled(accuracy)
     figures = {
@@ -53,7 +65,8 @@ def draw_figures(
             metrics, accuracy, lines, surfaces, eps, curve, similarity, spectra
         )
         for name, figure in figures.items():
-            save_figure(figure, folder / name)
+            files = sorted({p for pattern in sources[name] for p in kept.glob(pattern)})
+            save_figure(figure, folder / name, origin(files))
 
 
 def summary(

@@ -18,6 +18,7 @@ from ridgeline.landscape.surfaces.scan import scan
 from ridgeline.landscape.weights.paths import Plane, curve
 from ridgeline.landscape.weights.point import Point, select
 from ridgeline.models import InputError
+from ridgeline.run.shared.origin import origin
 from ridgeline.run.shared.planes import around
 from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.recipe import check_new
@@ -116,7 +117,7 @@ class Picture:
     """The figure beside a result."""
 
     files: list[Path]
-    stem: Path
+    result: Path
     overwrite: bool
 
     @classmethod
@@ -129,7 +130,7 @@ class Picture:
         if not path.exists():
             for file in files:
                 check_new(file, overwrite)
-        return cls(files, stem, overwrite)
+        return cls(files, path, overwrite)
 
     def draw(self, ds: xr.Dataset) -> str:
         """Draw a result, unless its figure is there; returns what to say."""
@@ -138,5 +139,7 @@ class Picture:
 
         if all(file.exists() for file in self.files) and not self.overwrite:
             return f"its figure is {self.files[0]}"
+        stem = self.result.with_suffix("")
         with style():
-            return "wrote " + " and ".join(map(str, save_figure(draw(ds), self.stem)))
+            written = save_figure(draw(ds), stem, origin([self.result]))
+        return "wrote " + " and ".join(map(str, written))

@@ -1,0 +1,243 @@
+"""Where panels and legends of figures go, in the width that is asked for."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from ridgeline.analysis.figures.style import Results, asked_width, pt
+from ridgeline.models.errors import InputError
+
+_LEAST = 2.0  # inches in which a panel with labels can be read
+_LOW = 1.0  # inches; the least height of a panel that has a label
+_FREE_ROWS = 2  # rows of a legend that the height of a figure has room for
+
+
+def subplots(
+    rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], least: float = _LEAST,
+    across: int | None = None, squeeze: bool = True, **options: Any,
+) -> tuple[Figure, Any]:  # fmt: skip
+    """As matplotlib's, laid out without overlaps, in the width that is asked for.
+
+    Where `columns` panels of `least` inches do not fit into it, or are more than `across`, they go
+    on below, `rows` at a time; the array of axes stays one of `rows` and `columns`.
+    """
+    width = asked_width()
+    if width is None and across is not None and columns > across:
+        width = figsize[0] / columns * across
+    if width is None:
+        return plt.subplots(rows, columns, figsize=figsize, squeeze=squeeze, layout="constrained",
+                            **options)  # fmt: skip
+    fit = min(fitting(columns, figsize[0] / columns, least), across or columns)
+    bands = -(-columns // fit)
+    height = figsize[1] * bands * _stretch(figsize[0] / columns, width / fit, bands)
+    heights = np.tile(options.pop("height_ratios", None) or [1] * rows, bands)
+    widths = options.pop("width_ratios", None) if bands == 1 else None
+    figure = plt.figure(figsize=(width, height), layout="constrained")
+    cells = figure.add_gridspec(bands * rows, fit, height_ratios=heights, width_ratios=widths)
+    grid = np.empty((rows, columns), dtype=object)
+    share = {axis: options.pop(f"share{axis}", False) for axis in "xy"}
+    for row, column in np.ndindex(rows, columns):
+        first = {"row": (row, 0), "col": (0, column), True: (0, 0), "all": (0, 0)}
+        shared = {f"share{a}": grid[first[s]] for a, s in share.items() if s}
+        band, place = divmod(column, fit)
+        grid[row, column] = axes = figure.add_subplot(
+            cells[band * rows + row, place], **shared, **options.get("subplot_kw") or {}
+        )
+        if share["y"] in ("row", True, "all") and place:
+            axes.tick_params(labelleft=False)
+        if share["x"] in ("col", True, "all") and row + 1 < rows:
+            axes.tick_params(labelbottom=False)
+    if squeeze:
+        return figure, grid.item() if grid.size == 1 else grid.squeeze()
+    return figure, grid
+
+
+def fitting(columns: int, each: float, least: float = _LEAST) -> int:
+    """How many of `columns` panels, each so wide by itself, stand beside each other."""
+    width = asked_width()
+    if width is None:
+        return columns
+    return min(columns, max(1, int(width / pt(min(each, least)) + 1e-9)))
+
+
+def alike_by(results: Results, dim: str) -> list[dict[str, xr.Dataset]]:
+    """Results in groups that have the same names along `dim`."""
+    groups: dict[tuple[str, ...], dict[str, xr.Dataset]] = {}
+    for label, ds in results.items():
+        groups.setdefault(tuple(map(str, ds[dim].values)), {})[label] = ds
+    return list(groups.values())
+
+
+def panels_for(groups: Sequence[object], axes: Axes | None, figsize: tuple[float, float]) -> list:
+    """A panel of a new figure per group, one below the other with one y axis; or the given axes.
+
+    Raises InputError for axes that several groups do not fit into.
+    """
+    if axes is None:
+        grid = subplots(1, len(groups), figsize=(figsize[0] * len(groups), figsize[1]), across=1,
+                        squeeze=False, sharey=True)[1]  # fmt: skip
+        return list(grid[0])
+    if len(groups) > 1:
+        raise InputError("networks that differ in their layers need a panel each: draw them "
+                         "without axes")  # fmt: skip
+    return [axes]
+
+
+def sized(width: float, height: float) -> tuple[float, float]:
+    """A size in inches, brought to the width that is asked for."""
+    asked = asked_width()
+    return (width, height) if asked is None else (asked, height * _stretch(width, asked))
+
+
+def _stretch(before: float, after: float, bands: int = 1) -> float:
+    """By how much a height changes with its width: less, so that its text keeps its room."""
+    return float(np.clip(after / before, 0.75, 1.25 if bands == 1 else 1.0))
+
+
+def make_room(figure: Figure) -> None:
+    """Let a figure grow whose panels are lower than their labels, and labels of ticks part."""
+    figure.draw_without_rendering()
+    panels = [p for p in figure.axes if p.get_subplotspec() and p.name != "3d"]
+    lack = [max(p.yaxis.label.get_window_extent().height, figure.dpi * _LOW) - p.bbox.height
+            for p in panels if p.get_ylabel() and p.get_aspect() == "auto"]  # fmt: skip
+    rows = max((p.get_subplotspec().get_gridspec().nrows for p in panels), default=1)
+    bars = [p.yaxis.label.get_window_extent().height for p in figure.axes if p not in panels]
+    lack += [(height - 0.95 * figure.bbox.height) / rows for height in bars]
+    if max(lack, default=0) > 1:
+        figure.set_figheight(figure.get_figheight() + rows * max(lack) / figure.dpi)
+        figure.draw_without_rendering()
+    for axes in figure.axes:
+        if axes.name != "3d" and axes.axison:
+            spread(axes)
+
+
+def spread(axes: Axes) -> None:
+    """Leave out the labels of ticks that run into one nearer to the axis's 0, or to its middle."""
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        ticks = [t for t in axis.get_major_ticks() if t.label1.get_text()
+                 and low <= t.get_loc() <= high]  # fmt: skip
+        middle = min(ticks, key=lambda t: abs(t.get_loc()), default=None)
+        taken: list[Bbox] = []
+        for tick in sorted(ticks, key=lambda t: abs(ticks.index(t) - ticks.index(middle))):
+            for label in (tick.label1, tick.label2):
+                box = label.get_window_extent()
+                if label.get_rotation() % 90 or not label.get_visible() or not box.width:
+                    continue
+                if any(box.overlaps(other) for other in taken):
+                    label.set_visible(False)
+                taken.append(box)
+
+
+def thin(texts: Sequence[Text]) -> None:
+    """Leave out texts that lie on one before them, or reach beyond their panel."""
+    for text in texts[:1]:
+        text.axes.figure.draw_without_rendering()
+    taken: list[Bbox] = []
+    for text in texts:
+        box = text.get_window_extent()
+        panel = text.axes.bbox
+        inside = panel.x0 <= box.x0 and panel.y0 <= box.y0 and box.x1 <= panel.x1
+        if not (inside and box.y1 <= panel.y1) or any(box.overlaps(other) for other in taken):
+            text.set_visible(False)
+        else:
+            taken.append(box)
+
+
+def unpile(texts: Sequence[Text]) -> None:
+    """Move texts that stand beside their points upwards until none lies on another.
+
+    Texts that reach beyond the right end of their panel go to the other side of their points.
+    """
+    taken: list[Bbox] = []
+    for text in texts:
+        text.axes.figure.draw_without_rendering()
+        if text.get_window_extent().x1 > text.axes.bbox.x1:
+            text.set(ha="right", x=-text.get_position()[0])
+        for _ in texts:
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            x, y = text.get_position()
+            text.set_position((x, y + 72 * box.height / text.axes.figure.dpi))
+        taken.append(text.get_window_extent())
+
+
+def legend(*panels: Axes) -> None:
+    """Legends where they hide nothing: below a panel that is alone, above the data of others.
+
+    Call it when the figure is complete: its layout decides how high a panel is.
+    """
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        if not handles:
+            continue
+        if len({p.get_subplotspec() for p in axes.figure.axes} - {None}) < 2:
+            legend_of(axes.figure, handles, labels)
+        else:
+            axes.legend(handles, labels, ncols=2 if len(labels) > 4 else 1)
+    headroom(*(axes for axes in panels if axes.get_legend() is not None))
+
+
+def legend_of(
+    figure: Figure, handles: Sequence[Artist], labels: Sequence[str], where: str = "lower",
+    most: int = 5, **look: Any,
+) -> None:  # fmt: skip
+    """One legend outside all panels, in as many columns up to `most` as fit into the figure.
+
+    Labels that are too long for one column are broken; a figure grows by what a high legend takes.
+    """
+    if not handles:
+        return
+
+    def made(columns: int, texts: Sequence[str]) -> Legend:
+        return figure.legend(handles, texts, loc=f"outside {where} center", ncols=columns, **look)
+
+    room = figure.bbox.width * 0.98
+    for columns in range(min(len(labels), most), 0, -1):
+        found = made(columns, labels)
+        extent = found.get_window_extent()
+        if extent.width <= room:
+            break
+        if columns > 1:
+            found.remove()
+            continue
+        letters = max(map(len, labels)) * room / extent.width - 8  # beside them stands the line
+        found.remove()
+        labels = ["\n".join(textwrap.wrap(text, max(12, int(letters)))) for text in labels]
+        found = made(1, labels)
+        extent = found.get_window_extent()
+    rows = -(-sum(1 + text.count("\n") for text in labels) // columns)
+    if rows > _FREE_ROWS:
+        extra = extent.height / figure.dpi * (1 - _FREE_ROWS / rows)
+        figure.set_figheight(figure.get_figheight() + extra)
+
+
+def headroom(*panels: Axes) -> None:
+    """Put the legends of panels at their tops, and raise the y axes until they cover no data.
+
+    Call it when the figure is complete: its layout decides how high a panel is.
+    """
+    for axes in panels:
+        legend, panel = axes.get_legend(), axes.bbox
+        legend.set_loc("upper right")
+        axes.figure.draw_without_rendering()
+        box, scale = legend.get_window_extent(), axes.yaxis.get_transform()
+        below = (box.y0 - (panel.y1 - box.y1) - panel.y0) / panel.height  # as much space as above
+        (bottom, top), data = axes.get_ylim(), axes.dataLim.ymax
+        bottom, top, data = scale.transform([bottom, top, data])
+        if data - bottom > below * (top - bottom):
+            top = bottom + (data - bottom) / max(below, 0.1)
+            axes.set_ylim(top=scale.inverted().transform(top))

@@ -1,0 +1,300 @@
+"""How figures look: nothing overlaps, nothing is cut, in every width and style."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from ridgeline.analysis.figures import FIGURES, draw, draw_metrics
+from ridgeline.analysis.figures.overview import overview
+from ridgeline.analysis.figures.style import style
+from ridgeline.analysis.look import Look, venues
+from ridgeline.landscape.result import stamp
+from ridgeline.models.errors import InputError
+from tests.test_analysis import results_of_every_kind
+
+#: widths and styles that are looked at
+LOOKS = {"plain": {}, "column": {"width": "column"},
+         "large": {"style": "neurips2024", "width": 4.5, "font_size": 10}}  # fmt: skip
+#: other drawings of a kind
+MORE = {
+    "hessian": [], "scan": [{"view": "space"}], "spectrum": [{"against": a} for a in (
+        "filters", "magnitude", "radius", "kernels", "basis")],
+    "fourier": [{"against": "radius"}], "generator": [{"against": "images"}],
+    "robustness": [{"against": "clean"}],
+}  # fmt: skip
+SINGLE = {"pairs", "ranking"}  # drawn one at a time
+
+
+@pytest.fixture(scope="module")
+def results():
+    held = {kind: stamp(ds, kind, {}) for kind, ds in results_of_every_kind().items()}
+    assert set(held) == set(FIGURES)
+    return held
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays():
+    yield
+    plt.close("all")
+
+
+def corners(text: Text) -> np.ndarray:
+    """The four corners of a text in pixels, turned as it is."""
+    turned, angle = text.get_window_extent(), math.radians(text.get_rotation())
+    if angle % (math.pi / 2):  # the extent of a turned text is the box around it, with its centre
+        text.set_rotation(0)
+        straight = text.get_window_extent()
+        text.set_rotation(math.degrees(angle))
+        size = np.array([straight.width, straight.height]) / 2
+    else:
+        size, angle = np.array([turned.width, turned.height]) / 2, 0.0
+    around = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * size
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    return around @ turn + [(turned.x0 + turned.x1) / 2, (turned.y0 + turned.y1) / 2]
+
+
+def apart(a: np.ndarray, b: np.ndarray, slack: float = 1.0) -> bool:
+    """Whether a line lies between two convex shapes; they may share `slack` pixels."""
+    for shape in (a, b):
+        for edge in np.roll(shape, -1, 0) - shape:
+            normal = np.array([-edge[1], edge[0]]) / (np.hypot(*edge) or 1)
+            x, y = a @ normal, b @ normal
+            if x.max() < y.min() + slack or y.max() < x.min() + slack:
+                return True
+    return False
+
+
+def texts_of(figure: Figure) -> list[Text]:
+    """The texts that are seen; ticks beyond the limits of an axis keep labels that are not."""
+    figure.canvas.draw()
+    unseen = set()
+    for axes in figure.axes:
+        for axis in axes._axis_map.values():
+            ticks = set(axis.get_major_ticks()) | set(axis.get_minor_ticks())
+            ticks -= set(axis._update_ticks()) if axes.axison else set()
+            unseen |= {label for tick in ticks for label in (tick.label1, tick.label2)}
+            unseen |= set() if axes.axison else {axis.label, axis.offsetText}
+    found = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
+    return [t for t in found if t not in unseen and t.get_window_extent().width]
+
+
+def overlaps(figure: Figure) -> list[tuple[str, str]]:
+    shapes = [(t.get_text(), corners(t)) for t in texts_of(figure)]
+    return [(a, b) for (a, x), (b, y) in itertools.combinations(shapes, 2) if not apart(x, y)]
+
+
+def cut(figure: Figure) -> list[str]:
+    """Texts that reach beyond the figure by more than two pixels."""
+    width, height = figure.bbox.width + 2, figure.bbox.height + 2
+    return [t.get_text() for t in texts_of(figure)
+            if corners(t).min() < -2 or (corners(t).max(0) > (width, height)).any()]  # fmt: skip
+
+
+def hidden(figure: Figure) -> int:
+    """Pixels that are not white where legends stand, once they are taken away."""
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # nothing may move into the free place
+    legends = [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]
+    boxes = [legend.get_window_extent() for legend in legends]
+    for legend in legends:
+        legend.set_visible(False)
+    figure.canvas.draw()
+    drawn = np.asarray(figure.canvas.buffer_rgba())[::-1]  # the first row is the top
+    count = 0
+    for box in boxes:
+        (x0, y0), (x1, y1) = (np.floor(box.min).astype(int).clip(0), np.ceil(box.max).astype(int))
+        count += int((drawn[y0:y1, x0:x1] < 255).any(2).sum())
+    return count
+
+
+def faults(figure: Figure, width: float | None) -> dict[str, object]:
+    found = {"overlaps": overlaps(figure)}
+    if width is not None:
+        found["cut"] = cut(figure)
+        if not math.isclose(figure.get_figwidth(), width):
+            found["width"] = figure.get_figwidth()
+    found["hidden"] = hidden(figure)
+    return {k: v for k, v in found.items() if v}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("kind", FIGURES)
+def test_nothing_overlaps_or_is_cut_in_any_figure(kind, look, results):
+    keywords = LOOKS[look]
+    inches = Look(**keywords).inches
+    several = {"a": results[kind]} | ({} if kind in SINGLE else {"second one": results[kind]})
+    with style(Look(**keywords)):  # ticks that are made late take the settings of then
+        for options in ({}, *MORE.get(kind, ())):
+            held = {"a": results[kind]} if options.get("against") == "images" else several
+            for drawn in ({"a": results[kind]}, held):
+                figure = draw(drawn, **options, **keywords)
+                assert faults(figure, inches) == {}, (options, list(drawn))
+                plt.close(figure)
+
+
+def lines_of_runs(count: int = 6) -> list[dict]:
+    return [
+        {"epoch": e, "train_loss": 2.0 / e, "train_accuracy": 0.4, "classes": 10, "seconds": 2.0,
+         "test_clean_accuracy": 0.5 + 0.05 * e, "test_target_accuracy": 0.4 - 0.1 / e,
+         "gradient_norm_clean": 1.0 / e, "gradient_norm_target": 2.0 / e,
+         "gradient_norm_scheduled": 1.5 / e, "gradient_magnitude": {"fc.weight": 0.1 / e},
+         "certificate_own_accuracy": 0.5, "certificate_strong_accuracy": 0.4,
+         "certificate_gap": 0.1, "certificate_gap_se": 0.01, "generator_step": 0.1 * e,
+         "penalty": 0.1 * e, "updated": {"conv1.weight": 0.5, "fc.weight": 0.1}}
+        for e in range(1, count + 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize(
+    "against",
+    [None, "gradients", "magnitudes", "certificate", "generator", "tradeoff", "final", "cost",
+     "penalty", "updated"],
+)  # fmt: skip
+def test_nothing_overlaps_or_is_cut_in_figures_of_runs(against, look):
+    keywords = LOOKS[look]
+    with style(Look(**keywords)):
+        figure = draw_metrics(
+            {"a": lines_of_runs(), "a run with a name": lines_of_runs()}, against, **keywords
+        )
+        assert faults(figure, Look(**keywords).inches) == {}
+
+
+def test_the_checks_see_faults(results):
+    """A text on another, a text that is cut, a legend on a line: each is seen."""
+    figure, axes = plt.subplots(figsize=(3, 2), layout="constrained")
+    axes.plot([0, 1], [0, 1], label="a line")
+    assert overlaps(figure) == [] and cut(figure) == [] and hidden(figure) == 0
+    axes.text(0.5, 0.5, "one two", rotation=30)
+    axes.text(0.5, 0.5, "three four")
+    assert overlaps(figure) == [("one two", "three four")]
+    axes.text(1.0, 0.1, "far to the right").set_in_layout(False)
+    assert cut(figure) == ["far to the right"]
+    axes.legend(loc="center")
+    assert hidden(figure) > 0
+
+
+def test_a_style_sets_fonts_and_sizes_that_stay_with_the_figure(results):
+    sizes = {"icml2024": (3.25, 8), "neurips2024": (5.5, 9)}
+    before = dict(mpl.rcParams)
+    for venue, (width, size) in sizes.items():
+        axes = draw(results["hessian"], style=venue).axes[0]
+        assert axes.figure.get_figwidth() == width
+        assert axes.xaxis.label.get_size() == size
+        families = {t.get_fontname() for t in (axes.xaxis.label, *axes.get_xticklabels())}
+        assert len(families) == 1 and families != {"DejaVu Sans"}
+    assert draw(results["hessian"], style="icml2024", width="full").get_figwidth() == 6.75
+    axes = draw(results["hessian"], width=4, font_size=12).axes[0]
+    assert axes.xaxis.label.get_size() == 12 and axes.get_xticklabels()[0].get_size() == 10.5
+    assert dict(mpl.rcParams) == before
+    assert len(venues()) > 15
+    figure = draw_metrics({"a": lines_of_runs()}, style="cvpr2024")
+    assert figure.get_figwidth() == 3.25
+
+
+@pytest.mark.parametrize(
+    ("look", "says"),
+    [
+        ({"style": "neurips"}, "unknown --style 'neurips' .*neurips2024"),
+        ({"style": 3}, "--style"), ({"width": "wide"}, "column, full or 1 to 50 inches, got wide"),
+        ({"width": 0.5}, "got 0.5"), ({"width": math.nan}, "got nan"),
+        ({"width": True}, "got True"),
+        ({"font_size": 2}, "4..24"), ({"font_size": "big"}, "must be a number"),
+    ],
+)  # fmt: skip
+def test_a_look_that_means_nothing_is_refused(look, says, results):
+    with pytest.raises(InputError, match=says):
+        draw(results["hessian"], **look)
+
+
+def test_results_that_cannot_share_a_panel_get_one_each(results):
+    """Sees the second of two results left out, or its numbers above the names of other layers."""
+    spectrum, distance = results["spectrum"], results["distance"]
+    other = spectrum.assign_coords(layer=["z.weight"])
+    figure = draw({"a": spectrum, "b": other, "c": spectrum})
+    names = [[t.get_text() for t in axes.get_xticklabels()] for axes in figure.axes]
+    assert names == [["c"], ["z"]]
+    colors = [[c.lines[0].get_color() for c in axes.containers] for axes in figure.axes]
+    assert len({*colors[0], *colors[1]}) == 3
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    moved = distance.assign_coords(parameter=["v"])
+    assert len(draw({"a": distance, "b": moved}).axes) == 2
+    with pytest.raises(InputError, match="a panel each"):
+        draw({"a": distance, "b": moved}, axes=plt.figure().add_subplot())
+    for kind, panels in (("similarity", 4), ("budgets", 2)):
+        figure = draw({"a": results[kind], "b": results[kind]})
+        assert len([axes for axes in figure.axes if axes.get_subplotspec()]) == panels
+
+
+def test_what_a_closer_look_found_is_drawn():
+    """Sees `--also` in a result and not in its figure, and a warning that looks like none."""
+    rng = np.random.default_rng(0)
+    signs = ["not_monotone", "black_box", "flat", "unbounded", "steps"]
+    shape = ("condition", "class")
+    ds = xr.Dataset(
+        {**{f"accuracy{w}": ("condition", [0.8 + d, 0.3 + d])
+            for w, d in (("", 0), ("_low", -0.1), ("_high", 0.1))},
+         "masking_value": ("sign", [0.5, 0.001, 0.02, 0.5, 1.0]),
+         "masking_warning": ("sign", [False, True, False, True, False]),
+         "ladder_accuracy": ("ladder", [0.6, 0.3]),
+         **{f"search_accuracy{w}": ("search", [0.3 + d, 0.2 + d])
+            for w, d in (("", 0), ("_low", -0.1), ("_high", 0.1))},
+         "transfer_accuracy": (("source", "target"), [[0.1, 0.2], [0.3, 0.4]]),
+         **{f"class_accuracy{w}": (shape, rng.random((2, 3))) for w in ("", "_low", "_high")}},
+        {"condition": ["clean", "adversarial"], "eps": ("condition", [0.0, 0.1]), "sign": signs,
+         "ladder": [0.05, 0.1], "search": ["own", "steps_x4"], "source": [1, 2], "target": [1, 2],
+         "class": [0, 1, 2]}, {"kind": "robustness"},
+    )  # fmt: skip
+    plain = ds[["accuracy", "accuracy_low", "accuracy_high"]].assign_attrs(kind="robustness")
+    for look in LOOKS.values():
+        with style(Look(**look)):
+            figure = draw({"plain": plain, "looked at": ds}, **look)
+            assert faults(figure, Look(**look).inches) == {}
+    first, masks, searches, classes, transfer = figure.axes
+    assert [line.get_xdata().tolist() for line in first.lines if line.get_marker() == "^"] == [
+        [0.05, 0.1]
+    ]
+    warned = next(line for line in masks.lines if line.get_marker() == "X")
+    names = [t.get_text() for t in masks.get_yticklabels()]
+    rows = np.round(warned.get_ydata()).astype(int)
+    assert {names[row]: float(x) for row, x in zip(rows, warned.get_xdata(), strict=True)} == {
+        "black box (p)": 0.001, "unbounded": 0.5
+    }  # fmt: skip
+    assert [t.get_text() for t in searches.get_xticklabels()] == ["own", "steps ×4"]
+    assert [t.get_text() for t in transfer.texts] == ["0.10", "0.20", "0.30", "0.40"]
+    assert len(classes.containers) == 2
+    assert len(draw({"plain": plain}).axes) == 1
+
+
+def test_a_network_has_one_colour_on_the_overview(results):
+    """Sees the colours of one panel given to other networks in the next."""
+    runs = {n: lines_of_runs() for n in ("PAS", "constant")}
+    accuracy = xr.Dataset(
+        {f"accuracy{w}": ("condition", [0.5]) for w in ("", "_low", "_high")},
+        {"condition": ["clean"]},
+    )
+    spectra = dict.fromkeys(("initial", "PAS"), results["spectrum"])
+    lines = {f"{n}, {b}": results["hessian"] for n in ("plain", "PAS") for b in ("clean", "ε = 1")}
+    surface = results["scan"]
+    page = overview(
+        runs, dict.fromkeys(("plain", "constant", "PAS"), accuracy), lines,
+        {"plain": surface, "PAS": surface}, 0.1, results["curve"], results["similarity"], spectra,
+    )  # fmt: skip
+    training, _, eigen, spectrum, *_ = page.axes
+    drawn = {line.get_label(): line.get_color() for line in training.lines}
+    found = {c.get_label(): (c.lines[0].get_color(), c.lines[0].get_linestyle())
+             for c in eigen.containers}  # fmt: skip
+    assert found["PAS, clean"] == (drawn["PAS"], "-")
+    assert found["PAS, ε = 1"] == (drawn["PAS"], "--")
+    assert found["plain, clean"][0] not in drawn.values()
+    shares = {c.get_label(): c.lines[0].get_color() for c in spectrum.containers}
+    assert shares["PAS"] == drawn["PAS"] and len({*drawn.values(), *shares.values()}) >= 3
