@@ -87,10 +87,11 @@ def save_result(
     }
 
     def write(target: Path) -> None:
-        if begin is not None:
+        if begin is None:  # HDF5 itself ends the process when it writes to a full disk
+            target.write_bytes(dataset.to_netcdf(engine="h5netcdf", encoding=encoding))
+        else:
             begin(target)
-        mode = "w" if begin is None else "a"
-        dataset.to_netcdf(target, mode=mode, engine="h5netcdf", encoding=encoding)
+            dataset.to_netcdf(target, mode="a", engine="h5netcdf", encoding=encoding)
         seal(target)
 
     write_atomically(Path(path), write)

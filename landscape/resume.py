@@ -107,10 +107,14 @@ class Parts:
                  + len(content).to_bytes(8, "little"))  # fmt: skip
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
-        with self.path.open("r+b") as file:
-            file.truncate(start)
-            file.seek(start)
-            file.write(frame + body)
+        try:
+            with self.path.open("r+b") as file:
+                file.truncate(start)
+                file.seek(start)
+                file.write(frame + body)
+        except OSError as error:
+            error.filename = str(self.path)  # a full disk names no file
+            raise
         self._place = start + len(frame) + len(body)
 
     def _bytes(self, start: int, count: int) -> bytes:

@@ -410,6 +410,14 @@ def test_training_survives_kill_9(tmp_path, run_command, run_process):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_the_demo_is_refused_before_its_work_where_no_figure_can_be_written(tmp_path, run_command):
+    (tmp_path / "figures").write_text("a file")
+    done = run_command("demo")
+    assert done.returncode == 2
+    assert "overview.png cannot be written" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["figures"]
+
+
 def test_demo_in_miniature(tmp_path, run_command):
     line = DEMO.split()
     out = run_command(*line, check=True).stdout

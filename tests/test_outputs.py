@@ -157,6 +157,42 @@ def test_the_second_writer_is_refused_and_a_reader_is_not(tmp_path):
     assert {p.name for p in tmp_path.glob("*.nc")} == {"whole.nc"}
 
 
+def test_a_full_disk_leaves_the_result_before_and_a_process_that_goes_on(tmp_path):
+    """Sees HDF5 end the process with a segmentation fault, lock and half a file left behind."""
+    code = """
+import resource
+from ridgeline.landscape.result import load_result, save_result
+ds = load_result("r.nc")
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+try:
+    save_result(ds, "r.nc")
+except OSError as error:
+    print(error)
+"""
+    save_result(grid({"a": 1}, done=True), tmp_path / "r.nc")
+    before = (tmp_path / "r.nc").read_bytes()
+    assert len(before) > 4000
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    said = "r.nc cannot be written ([Errno 27] File too large); what was there is kept\n"
+    assert done.stdout == said
+    assert [p.name for p in tmp_path.iterdir()] == ["r.nc"]
+    assert (tmp_path / "r.nc").read_bytes() == before
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
+    """Sees an output that nobody may write again, or its lock file stay for good."""
+    code = ("import os, signal; from ridgeline.train.files.locks import lock; "
+            "lock('r.nc'); os.kill(os.getpid(), signal.SIGKILL)")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".r.nc.lock"]
+    assert claim(tmp_path / "r.nc", {}, overwrite=False) is None
+    release_all()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_whole_result_is_read_where_nothing_can_be_written(tmp_path):
     """Only this sees a finished result of the same recipe refused for its read-only folder."""
     save_result(grid({"seed": 1}, True), tmp_path / "r.nc")

@@ -261,6 +261,31 @@ def cut_hessian(name: str) -> None:
 
 
 @pytest.mark.slow
+def test_processes_that_are_stopped_say_so_once_and_go_on(folder):
+    """Sees every process speak, two lines in one, and states that end with the job's time."""
+    line = f"train_normal --model_type lenet {RUN} --model_name stopped".replace(
+        "--epoch_num 2", "--epoch_num 40"
+    )
+    job = start(2, line)
+    while lines_of("stopped.jsonl") < 2:
+        assert job.poll() is None
+        time.sleep(0.02)
+    job.terminate()
+    error = job.communicate(timeout=120)[1]
+    assert job.returncode != 0
+    said = [x for x in error.splitlines() if "train_normal.py: " in x]
+    assert said == ["train_normal.py: stopped; run the same command again to continue"]
+    reached = lines_of("stopped.jsonl")
+    assert 2 <= reached <= read_state(Path("stopped.state"))["position"]["epoch"] + 1 < 40
+    assert not list(Path().glob(".stopped*"))
+    shared(2, line)
+    calm = line.replace("--model_name stopped", "--model_name unstopped")
+    shared(2, calm)
+    ours, theirs = (load_checkpoint(f"{n}.ckpt").tensors for n in ("stopped", "unstopped"))
+    assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("flipped", [None, "", ".1"], ids=["whole", "first", "second"])
 def test_a_hessian_of_which_a_process_is_killed_is_taken_up(folder, flipped):
     """To the last bit of as many processes that were left alone; only one logs damaged products.

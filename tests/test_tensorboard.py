@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import pytest
 
@@ -117,3 +118,20 @@ def test_a_file_in_its_place_is_refused_before_training(folder):
     assert "is no folder" in done.stderr
     assert (folder / "runs/a.tensorboard").read_text() == "mine"
     assert not (folder / "runs/a.ckpt").exists()
+
+
+def test_a_full_disk_is_one_line(folder):
+    """Sees the traceback of a writing thread beside the line, or none that says what is wrong."""
+    pytest.importorskip("tensorboard")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    board = tensorboard.Board(folder / "b")
+    told = [{"epoch": 1, "loss": 0.5}]
+    board.update(told)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60, hard))
+        with pytest.raises(OSError, match=r"b cannot be written \(\[Errno 27\] File too large"):
+            board.update([*told, {"epoch": 2, "loss": 0.25}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    board.update([*told, {"epoch": 2, "loss": 0.25}])
+    board.close()

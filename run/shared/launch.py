@@ -101,7 +101,8 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
         # whoever writes an output holds it, and keeps what is finished of it
         hint = "; run the same command again to continue" if holding() else ""
         how, status = ("stopped", 143) if isinstance(stop, Stopped) else ("interrupted", 130)
-        print(f"{command}: {how}{hint}", file=sys.stderr)
+        if leader():  # torchrun passes the signal on to all
+            print(f"{command}: {how}{hint}", file=sys.stderr)
         sys.exit(status)
     finally:
         release_all()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +26,8 @@ class Board:
     """The scalars of every epoch as TensorBoard reads them, in event files of one folder.
 
     What was cut off is written anew from all lines by the first `update`: an epoch of which a file
-    told and the state did not, or the other way round, would else be there twice or never.
+    told and the state did not, or the other way round, would else be there twice or never. Written
+    by this thread: the one of torch's writer prints a traceback when the disk is full.
     """
 
     def __init__(self, folder: Path):
@@ -36,17 +40,35 @@ class Board:
 
     def update(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write the epochs of the run that are not there yet; `lines` are all so far."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-            for path in self.folder.glob(_EVENTS):
-                path.unlink()
-            self._writer = SummaryWriter(self.folder)
-        for line in lines[self._written :]:
-            for name, value in scalars(line):
-                self._writer.add_scalar(name, value, line["epoch"])
-        self._written = len(lines)
-        self._writer.flush()
+        try:
+            if self._writer is None:
+                self._writer = self._begun(Event)
+            for line in lines[self._written :]:
+                told = [Summary.Value(tag=n, simple_value=v) for n, v in scalars(line)]
+                event = Event(
+                    wall_time=time.time(), step=line["epoch"], summary=Summary(value=told)
+                )
+                self._writer.write(event.SerializeToString())
+            self._written = len(lines)
+            self._writer.flush()
+        except OSError as error:
+            raise OSError(f"{self.folder} cannot be written ({error})") from None
+
+    def _begun(self, event: Any) -> Any:
+        """The writer of a new file, after the message `event` that every file begins with."""
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob(_EVENTS):
+            path.unlink()
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        writer = RecordWriter(open(self.folder / name, "wb"))  # noqa: SIM115 (closed by `close`)
+        begin = event(wall_time=time.time(), file_version="brain.Event:2")
+        writer.write(begin.SerializeToString())
+        return writer
 
     def close(self) -> None:
         """End the event file."""
