@@ -7,6 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
+from ridgeline.analysis.figures import draw
 from ridgeline.landscape.batchnorm import place_on
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.weights.paths import curve
@@ -87,6 +88,10 @@ def test_the_line_goes_from_network_to_network_with_statistics_of_its_own(forget
         knots[0], zip(knots[0].values(), knots[2].values(), strict=True), strict=True)}  # fmt: skip
     straight = problem.evaluate(*place_on(problem, curve("poly_chain", [middle] * 2), [0.0],
                                           "recalibrate"))  # fmt: skip
+    assert ds["checkpoint_t"].values.tolist() == [0, 0.5, 1]
+    drawn = draw(xr.load_dataset(path, engine="h5netcdf"))
+    texts = [t.get_text() for t in drawn.axes[0].texts]
+    assert texts == ["before", "after", "relearnt"]
     assert float(ds["loss"].sel(eps=0, path="line", t=0.5)) == pytest.approx(
         straight.loss, rel=1e-5
     )

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.layout import legend, subplots
-from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results
+from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results, pt
 
 
 def mark_missing(axes: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
@@ -65,7 +65,8 @@ def draw_lines(results: Results, axes: Axes | None = None) -> Figure:
 def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
     """Loss along connecting curves (solid) and straight lines (dashed) with their barriers.
 
-    Dots are the ends; where the barrier is above 0 a bar shows where it is and how high.
+    Dots are the ends; where the barrier is above 0 a bar shows where it is and how high. Networks
+    that a chain goes through (`checkpoint_t`) have their names above it.
     """
     axes = axes or subplots(figsize=(COLUMN, 2.8))[1]
     number = 0
@@ -76,11 +77,19 @@ def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
                 color = PALETTE[number % len(PALETTE)]
                 number += 1
                 what = f"{label} {subset}" + ("" if eps is None else f", ε = {float(eps):.3g}")
-                for path, line in (("curve", "-"), ("line", "--")):
+                chain = "chain" if "checkpoint_t" in ds.coords else "curve"
+                for path, line, name in (("curve", "-", chain), ("line", "--", "line")):
                     _draw_path(axes, level.sel(path=path, subset=subset), line, color,
-                               f"{what.strip()}, {path}")  # fmt: skip
+                               f"{what.strip()}, {name}")  # fmt: skip
                 ends = level["loss"].sel(path="curve", subset=subset).isel(t=[0, -1])
                 axes.plot(ends["t"], ends, "o", color=color)
+    named = next((ds for ds in results.values() if "checkpoint_t" in ds.coords), None)
+    for t, name in [] if named is None else zip(
+        named["checkpoint_t"].values, named["checkpoint"].values, strict=True
+    ):  # fmt: skip
+        axes.axvline(t, color="0.8", lw=0.6, zorder=0)
+        axes.annotate(str(name), (t, 1.01), xycoords=("data", "axes fraction"), ha="center",
+                      va="bottom", fontsize=pt(6))  # fmt: skip
     axes.set(xlabel="t along the path", ylabel=loss_label(results))
     legend(axes)
     return axes.figure

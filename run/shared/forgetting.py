@@ -100,16 +100,22 @@ class Around:
         """The scan of a plane that says where the networks lie, or of the line through them."""
         if options.view == "line":
             path = curve("poly_chain", [self.problem.origin, *self.others])
-            return scan_curve(
+            return _with_stages(scan_curve(
                 self.problem, path, np.linspace(0, 1, options.points),
                 {self.problem.images.name: self.problem.images}, budgets=budgets,
-                batchnorm=options.batchnorm, cells=cells, save=save,
-            )  # fmt: skip
+                batchnorm=options.batchnorm, cells=cells, save=lambda ds: save(_with_stages(ds)),
+            ))  # fmt: skip
         with_places = lambda ds: ds.merge(self.placed, combine_attrs="override")  # noqa: E731
         return with_places(scan(
             self.problem, self.plane, around(self.placed, [options.points] * 2), budgets=budgets,
             batchnorm=options.batchnorm, cells=cells, save=lambda ds: save(with_places(ds)),
         ))  # fmt: skip
+
+
+def _with_stages(ds: xr.Dataset) -> xr.Dataset:
+    """The scan of the chain with the places t of the three networks."""
+    places = ("checkpoint", np.linspace(0, 1, len(STAGES)))
+    return ds.assign_coords(checkpoint=list(STAGES), checkpoint_t=places)
 
 
 @dataclass(frozen=True)
