@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ridgeline.run.shared.demo_lab import DemoOptions, Lab
 from ridgeline.run.shared.launch import launch
+from ridgeline.train.files.recipe import check_folder
 
 
 def main(*, demo: DemoOptions) -> None:
@@ -11,6 +14,7 @@ def main(*, demo: DemoOptions) -> None:
 
     Everything is kept in --out_folder: run again to finish what was cut off.
     """
+    check_folder(Path(demo.figure_folder) / "overview.png")  # written after all the work
     Lab(demo).run()
 
 

@@ -32,7 +32,7 @@ from ridgeline.train.attacks import PGD
 from ridgeline.train.data.datasets import load_images
 from ridgeline.train.data.noise import STREAMS, another_seed, check_seed
 from ridgeline.train.files.checkpoint import load_checkpoint
-from ridgeline.train.files.recipe import Recipe, check_folder, normal_form
+from ridgeline.train.files.recipe import Recipe, normal_form
 from ridgeline.train.files.run_files import DONE, RunFiles
 from ridgeline.train.loop import fit
 from ridgeline.train.methods import Adversarial, Method, Setup, Standard
@@ -150,7 +150,6 @@ class Lab:
         A demo of --overwrite that was cut off leaves a mark; the next one keeps what is complete.
         """
         mark = self.folder / ".overwriting"
-        check_folder(Path(self.demo.figure_folder) / "overview.png")  # written after all the work
         self.anew = self.demo.overwrite and not mark.exists()
         if self.demo.overwrite:
             self.folder.mkdir(parents=True, exist_ok=True)
