@@ -64,14 +64,18 @@ def test_fmn_reaches_the_closed_form_of_linear_networks(classes, order):
         assert published.max() <= 1 + 5e-4
 
 
-def test_fmn_finds_every_image_of_a_network_with_many_kinks():
-    """Sees a radius that tangents at kinks keep small: 33 of these 300 counted as robust."""
-    torch.manual_seed(0)
+def kinked(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
     one, two, three = layers = [nn.Linear(36, 64), nn.Linear(64, 64), nn.Linear(64, 4)]
     for layer in layers:
         nn.init.normal_(layer.weight, std=1.5 * (2 / layer.in_features) ** 0.5)
         nn.init.normal_(layer.bias, std=0.5)
-    network = nn.Sequential(nn.Flatten(), one, nn.ReLU(), two, nn.ReLU(), three)
+    return nn.Sequential(nn.Flatten(), one, nn.ReLU(), two, nn.ReLU(), three)
+
+
+def test_fmn_finds_every_image_of_a_network_with_many_kinks():
+    """Sees a radius that tangents at kinks keep small: 33 of these 300 counted as robust."""
+    network = kinked(0)
     x = torch.rand(300, 1, 6, 6)
     y = network(x).argmax(1)
     found = FMN(eps=0.1, order=2, iterations=50).smallest(network, x, y)
@@ -94,15 +98,14 @@ def test_fab_reaches_the_closed_form_of_linear_networks(targets, order):
 @pytest.mark.parametrize("order", [math.inf, 2])
 @pytest.mark.parametrize("kind", [FAB, FMN])
 def test_what_fools_in_float32_fools_in_float64_too(kind, order):
-    """Sees bisections end within rounding of the boundary, where another batch size decides."""
-    torch.manual_seed(1)
-    network = make_mlp(hidden=30).float()
-    x = torch.rand(300, 1, 6, 6)
+    """Sees a search end within rounding of the boundary, where another batch size decides."""
+    network = kinked(1)
+    x = torch.rand(1000, 1, 6, 6)
     y = network(x).argmax(1)
     more = {"restarts": 1} if kind is FAB else {}
-    found = kind(eps=1, order=order, iterations=20, **more).smallest(network, x, y)
+    found = kind(eps=1, order=order, iterations=100, **more).smallest(network, x, y)
     some = found.budget.isfinite()
-    assert some.double().mean() > 0.9
+    assert some.double().mean() > 0.7
     exact = network.double()(found.images[some].double())
     assert (exact.argmax(1) != y[some]).all()
 

@@ -19,6 +19,15 @@ def order_of(ds: xr.Dataset) -> str:
     return f"l_{found[1]}" if found else ""
 
 
+def one_norm(results: Results) -> str:
+    """The norm of the attacks of all results; InputError for several, "" where none says it."""
+    norms = {label: order for label, ds in results.items() if (order := order_of(ds))}
+    if len(set(norms.values())) > 1:
+        said = ", ".join(f"{label} {norm}" for label, norm in norms.items())
+        raise InputError(f"budgets in several norms cannot be compared: {said}")
+    return next(iter(norms.values()), "")
+
+
 def draw_smallest(results: Results) -> Figure:
     """The smallest perturbations that fool, a box per network (Gowda et al. 2024, figure 8).
 
@@ -29,10 +38,7 @@ def draw_smallest(results: Results) -> Figure:
         if "smallest_budget" not in ds:
             raise InputError(f"{label} holds no smallest perturbations: test_ensemble --attack "
                              "name=fmn,... finds them")  # fmt: skip
-    norms = {label: order_of(ds) for label, ds in results.items()}
-    if len(set(norms.values())) > 1:
-        said = ", ".join(f"{label} {norm}" for label, norm in norms.items())
-        raise InputError(f"smallest budgets in several norms cannot be compared: {said}")
+    norm = one_norm(results)
     found = [ds["smallest_budget"].values for ds in results.values()]
     figure, axes = subplots(figsize=(max(COLUMN, 0.7 * len(found) + 1), 2.6))
     top = max((v[np.isfinite(v)].max(initial=0) for v in found), default=0) or 1
@@ -47,7 +53,6 @@ def draw_smallest(results: Results) -> Figure:
         axes.annotate(text, (number + 1, 1.01), xycoords=("data", "axes fraction"), ha="center",
                       fontsize=pt(5))  # fmt: skip
     axes.set_xticks(range(1, len(found) + 1), list(results), rotation=30, ha="right")
-    norm = next(iter(norms.values()))
     axes.set(ylabel=f"smallest {norm} budget that fools [0,1]".replace("  ", " "), ylim=(0, None))
     return figure
 
@@ -55,9 +60,12 @@ def draw_smallest(results: Results) -> Figure:
 def draw_clean_robust(results: Results) -> Figure:
     """Robust accuracy at the largest budget against clean accuracy, a point per network.
 
-    With 95 % intervals; grey lines join equal harmonic means (NRR, Gowda et al. 2024).
+    With 95 % intervals; grey lines join equal harmonic means (NRR, Gowda et al. 2024). The budget
+    stands on the axis, or where results have several in the legend.
     """
-    figure, axes = subplots(figsize=(COLUMN, 2.8))
+    norm, figure, axes = one_norm(results), *subplots(figsize=(COLUMN, 2.8))
+    largest = {label: float(ds["eps"].max()) for label, ds in results.items()}
+    several = len(set(largest.values())) > 1
     for number, (label, ds) in enumerate(results.items()):
         levels = ds.sortby("eps")
         along = levels["eps"].dims[0]  # of the command's results, `condition`
@@ -69,12 +77,15 @@ def draw_clean_robust(results: Results) -> Figure:
             mid = float(row["accuracy"])
             bars[axis] = [[mid - float(row["accuracy_low"])], [float(row["accuracy_high"]) - mid]]
         axes.errorbar(float(clean["accuracy"]), float(robust["accuracy"]), fmt="o", capsize=1.5,
-                      color=PALETTE[number % len(PALETTE)], label=label, **bars)  # fmt: skip
+                      color=PALETTE[number % len(PALETTE)], **bars,
+                      label=f"{label}, ε = {largest[label]:.3g}" if several else label)  # fmt: skip
     x_range, y_range = axes.get_xlim(), axes.get_ylim()
     x, y = np.meshgrid(np.linspace(*x_range, 80).clip(1e-6), np.linspace(*y_range, 80).clip(1e-6))
     lines = axes.contour(x, y, 2 * x * y / (x + y), 6, colors="0.75", linewidths=0.6, zorder=0)
     axes.clabel(lines, fontsize=pt(5))
-    axes.set(xlabel="clean accuracy", ylabel="robust accuracy", xlim=x_range, ylim=y_range)
+    at = "" if several else f" at ε = {max(largest.values()):.3g}"
+    axes.set(xlabel="clean accuracy", ylabel=f"robust accuracy{at} {norm}".strip(), xlim=x_range,
+             ylim=y_range)  # fmt: skip
     legend_of(figure, *axes.get_legend_handles_labels(), most=3)
     return figure
 

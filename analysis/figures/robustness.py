@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.comparisons import draw_clean_robust, draw_smallest
+from ridgeline.analysis.figures.comparisons import draw_clean_robust, draw_smallest, one_norm
 from ridgeline.analysis.figures.layout import legend, legend_of, subplots
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results, pt
 from ridgeline.analysis.masking import FLAT, LEVEL, SURVIVE
@@ -77,6 +77,7 @@ def _coloured(results: Results, name: str) -> Iterator[tuple[xr.Dataset, tuple, 
 
 
 def _draw_budgets(results: Results, axes: Axes) -> None:
+    norm = one_norm(results)
     for number, (label, ds) in enumerate(results.items()):
         color = PALETTE[number % len(PALETTE)]
         levels = ds.sortby("eps")
@@ -89,7 +90,8 @@ def _draw_budgets(results: Results, axes: Axes) -> None:
                               alpha=0.1, lw=0)  # fmt: skip
         if "ladder_accuracy" in ds:
             axes.plot(ds["ladder"], ds["ladder_accuracy"], "^:", color=color, lw=0.8)
-    axes.set(xlabel="budget of the attack [0,1]", ylabel="accuracy", ylim=(0, 1))
+    unit = "[0,1]" if norm != "l_2" else "in units of [0,1]"
+    axes.set(xlabel=f"{norm} budget of the attack {unit}".strip(), ylabel="accuracy", ylim=(0, 1))
 
 
 def _draw_masking(results: Results, axes: Axes) -> None:

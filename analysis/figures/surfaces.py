@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 import numpy as np
 import xarray as xr
@@ -24,12 +25,17 @@ _THIN = 3  # sides of a plane that differ more than so many times are not drawn 
 
 
 def _short(losses: Iterable[float]) -> list[str]:
-    """Losses in two digits, in more where they would look alike, in whole nats where these are."""
+    """Losses in two digits, in more where steps between them would look uneven or nothing.
+
+    In whole nats where these are enough.
+    """
     losses = list(losses)
+    finest = min((b - a for a, b in pairwise(sorted(set(losses)))), default=np.inf)
     for digits in range(2, 7):
         texts = [f"{v:.0f}" if 99.5 <= v < 1e5 and digits < 4 else f"{v:.{digits}g}"
                  for v in losses]  # fmt: skip
-        if len(set(texts)) == len(set(losses)):
+        off = max((abs(float(t) - v) for t, v in zip(texts, losses, strict=True)), default=0)
+        if off <= 0.1 * finest:
             break
     return texts
 

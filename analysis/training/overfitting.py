@@ -166,7 +166,8 @@ def overfitting(runs: Mapping[str, Sequence[Sequence[dict]]]) -> xr.Dataset:
             at = [place[line["epoch"]] for line in lines]
             for name, values in course(lines, network).items():
                 curves[name][m, s, at] = values
-            curves["robust_train"][m, s, at] = [line["train_accuracy"] for line in lines]
+            if not network:  # accuracies of training are those of the network that learns
+                curves["robust_train"][m, s, at] = [line["train_accuracy"] for line in lines]
     ds = xr.Dataset(
         {
             **{f"{c}_by_seed": (("label", "seed"), v) for c, v in table.items()},

@@ -16,6 +16,7 @@ from ridgeline.train.attacks.minimum_norm import (
     likeliest,
     over,
     smallest_of,
+    surely_wrong,
     within_budget,
 )
 from ridgeline.train.attacks.norms import INF, row_norm, steepest, where, within
@@ -95,7 +96,9 @@ class FMN(Attack):
                 margins = gain(logits, y)
             (gradient,) = torch.autograd.grad(margins.sum(), z)
             z, margins = z.detach(), margins.detach()
-            fools, norm = predicted(logits.detach()) != y, row_norm(z - x, self.order)
+            logits, norm = logits.detach(), row_norm(z - x, self.order)
+            wrong = (predicted(logits) != y) & (norm == 0)  # from the start
+            fools = wrong | surely_wrong(logits, y)
             better = fools & (norm <= budget)
             best, budget = where(better, z, best), torch.where(better, norm, budget)
             higher = margins > highest

@@ -85,10 +85,8 @@ def smallest_of(several: Sequence[Smallest]) -> Smallest:
     return Smallest(images, budget)
 
 
-def _surely(predict: Predict, x: Tensor, y: Tensor) -> Tensor:
-    """Whether the network is wrong by more than rounding of its logits may turn (N,)."""
-    with torch.no_grad():
-        logits = predict(x)
+def surely_wrong(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether logits are wrong by more than rounding may turn (N,)."""
     rounding = _ROUNDINGS * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
     return margin(logits, y) > rounding
 
@@ -108,7 +106,8 @@ def closer(
     for _ in range(steps):
         middle = (low + high) / 2
         between = x + columns(middle, x) * way
-        fools = _surely(predict, between, y) & some
+        with torch.no_grad():
+            fools = surely_wrong(predict(between), y) & some
         images = where(fools, between, images)
         low, high = torch.where(fools, low, middle), torch.where(fools, middle, high)
     return Smallest(images, torch.where(some, row_norm(images - x, order), found.budget))
