@@ -121,9 +121,11 @@ class CorruptionOptions(Options):
     )  # fmt: skip
 
     def check(self) -> None:
-        """Raise InputError for no severity, and for unknown names."""
+        """Raise InputError for no severity, one given twice, and unknown names."""
         if not self.severities:
             raise InputError("--severities needs whole numbers from 1 to 5")
+        if len(set(self.severities)) < len(self.severities):
+            raise InputError("--severities names one twice, which would count twice in the means")
         names_of(self.corruptions)
 
 

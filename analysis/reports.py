@@ -145,6 +145,10 @@ def fourier(ds: xr.Dataset) -> Iterator[str]:
     )
 
 
+def _collapse(epoch: float) -> str:
+    return "no collapse" if np.isnan(epoch) else f"first collapse at epoch {epoch:g}"
+
+
 def generator(ds: xr.Dataset) -> Iterator[str]:
     """Transfer, robustness and gap by epoch, and the reference, and whether that can tell."""
     for epoch, row in _rows(ds, "epoch"):
@@ -153,8 +157,7 @@ def generator(ds: xr.Dataset) -> Iterator[str]:
                f"gap {row['gap']:.3f}  alignment {row['alignment']:.2f}")  # fmt: skip
     yield (f"reference: random signs {float(ds['random']):.3f}, strong attack "
            f"{float(ds['reference_strong']):.3f}; robust accuracy best {float(ds['best']):.3f}, "
-           f"last {float(ds['last']):.3f}, first collapse at epoch "
-           f"{float(ds['collapse_epoch']):g}")  # fmt: skip
+           f"last {float(ds['last']):.3f}, {_collapse(float(ds['collapse_epoch']))}")  # fmt: skip
     if not float(ds["random"]) > float(ds["reference_strong"]):
         yield ("WARNING, the strong attack hurts the reference no more than random signs do: it "
                "tells nothing of transfer; name a reference that has learnt")  # fmt: skip

@@ -241,6 +241,7 @@ MEANINGLESS = {
     "analyze_adversary --folder runs": "holds no result",
     "calc_cka --model2load runs/at.ckpt --subset_size 3 --second runs/swa.ckpt": "at least 4",
     "test_corruptions --model2load runs/at.ckpt --severities 6": "1..5",
+    "test_corruptions --model2load runs/at.ckpt --severities 3,1,3": "twice",
     "test_corruptions --model2load runs/at.ckpt --corruptions rain": "unknown corruption",
     "calc_fourier --model2load runs/at.ckpt --cutoffs 0.5,0.2": "increasing",
     "test_ensemble --model2load runs/at.ckpt,runs/at.jsonl": "runs/at.jsonl",

@@ -111,7 +111,7 @@ def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
                                 squeeze=False)  # fmt: skip
     for place, (label, ds) in zip(grid[0], results.items(), strict=False):
         image = place.imshow(ds["cka"].T, vmin=0, vmax=1, origin="lower", cmap=SURFACE)
-        title = f"{label}, mean diagonal {float(ds['mean_diagonal']):.2f}" if "diagonal" in ds \
+        title = f"{label}, mean diagonal {float(ds['mean_diagonal']):.4f}" if "diagonal" in ds \
             else label  # fmt: skip
         place.set(title=title, xlabel=ds.attrs.get("first", "layer"),
                   ylabel=ds.attrs.get("second", "layer"))  # fmt: skip

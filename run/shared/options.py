@@ -158,8 +158,8 @@ class Training(Options):
     ] = 0  # fmt: skip
     certify_size: Annotated[
         int,
-        Opt("training images on which the attack of training is held against stronger ones then; "
-            "0: none", low=0),
+        Opt("training images on which the attack of training, within its ball, is held against "
+            "stronger ones then; 0: none", low=0),
     ] = 0  # fmt: skip
     val_fraction: Annotated[
         float, Opt("share of the training images held out to choose NAME_best.ckpt; 0: none")
