@@ -18,24 +18,26 @@ RECIPE = {"command": "test", "seed": 1}
 
 
 def test_a_result_is_computed_once_and_stamped(tmp_path):
-    path, steps = tmp_path / "r.nc", []
+    path, log, steps = tmp_path / "r.nc", tmp_path / "log", []
 
     def compute(keep, tick):
         steps.append("compute")
+        log.touch()
         tick(3)
         return xr.Dataset({"a": keep("part", lambda: {"a": 2.0})["a"].item()})
 
-    notes = {"begin": lambda: steps.append("begin"), "saved": lambda: steps.append("saved")}
+    notes = {"begin": lambda: steps.append("begin"), "beside": lambda: [log]}
     first = computed("kind", path, RECIPE, compute, total=3, checkpoint="c", **notes)
-    assert steps == ["begin", "compute", "saved"]
+    assert steps == ["begin", "compute"]
+    assert not log.exists()  # what only resuming needs goes with the result
     assert (first.attrs["kind"], first.attrs["checkpoint"], float(first["a"])) == ("kind", "c", 2.0)
     assert recipe_of(load_result(path, "kind")) == RECIPE
     again = computed("kind", path, RECIPE, compute, **notes)
-    assert steps == ["begin", "compute", "saved"]
+    assert steps == ["begin", "compute"]
     assert again.identical(load_result(path))
     assert not list(tmp_path.glob(".*.parts"))
     computed("kind", path, RECIPE, compute, overwrite=True, **notes)
-    assert steps == ["begin", "compute", "saved"] * 2
+    assert steps == ["begin", "compute"] * 2
 
 
 def test_finished_parts_are_kept_if_the_rest_fails(tmp_path):
