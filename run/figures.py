@@ -31,9 +31,10 @@ def main(
         with naming(name):
             drawing.check_sources()
             check_free(drawing.targets, overwrite)
-            if all or outdated(drawing):
-                check_kind(drawing, kind)
+            if redrawn := all or outdated(drawing):
                 stale.append(name)
+            if redrawn or kind is not None:
+                check_kind(drawing, kind)
     drawn = {}
     for name in stale:
         with naming(name):

@@ -31,7 +31,7 @@ REQUIRED = {
     "train_normal", "selfcheck", "calc_hessian", "scan_param", "train_curve", "scan_curve",
     "generate_adversary", "analyze_adversary", "perturb_param", "calc_param_distance",
     "calc_filter_spectrum", "test_ensemble", "test_budgets", "plot", "demo", "train_apart",
-    "analyze_generator", "train_frequency", "calc_fourier",
+    "analyze_generator", "train_frequency", "calc_fourier", "figures",
     "test_corruptions", "analyze_spectral_bias", "train_fomo", "train_cure", "train_lure",
     "analyze_overfitting", "calc_trajectory", "calc_cka", "merge", "analyze_scattering",
     "align_network", "redo", "export", "scan_forgetting", "calc_sharpness",

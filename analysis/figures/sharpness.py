@@ -64,8 +64,9 @@ def draw_measures(results: Results) -> Figure:
                  for m in ds["measure"].values[ds["invariant"].values.astype(bool)]}  # fmt: skip
     first = grid[0, 0]
     first.set_yticks(range(len(names)), [_WORDS.get(n, n.replace("_", " ")) for n in names])
-    for tick, name in zip(first.get_yticklabels(), names, strict=True):
-        tick.set_fontweight("bold" if name in invariant else "normal")
+    for axes in grid.flat:  # each, for where panels stand below each other
+        for tick, name in zip(axes.get_yticklabels(), names, strict=False):
+            tick.set_fontweight("bold" if name in invariant else "normal")
     handles = [Line2D([], [], color=PALETTE[n % len(PALETTE)], marker="o", ls="", label=label)
                for n, label in enumerate(results) if len(results) > 1]  # fmt: skip
     for loss in dict.fromkeys(loss for _, loss in marks):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -113,8 +115,12 @@ def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
         image = place.imshow(ds["cka"].T, vmin=0, vmax=1, origin="lower", cmap=SURFACE)
         title = f"{label}, mean diagonal {float(ds['mean_diagonal']):.4f}" if "diagonal" in ds \
             else label  # fmt: skip
-        place.set(title=title, xlabel=ds.attrs.get("first", "layer"),
-                  ylabel=ds.attrs.get("second", "layer"))  # fmt: skip
+        for axis, side, which in ((place.xaxis, "layer_a", "first"),
+                                  (place.yaxis, "layer_b", "second")):  # fmt: skip
+            axis.set_label_text(f"layer of {Path(ds.attrs[which]).stem}" if which in ds.attrs
+                                else "layer")  # fmt: skip
+            _name_layers(axis, ds[side].values)
+        place.set(title=title)
     figure.colorbar(image, ax=grid[0, len(results) - 1], label="linear CKA", shrink=0.8)
     if diagonals:
         for number, (label, ds) in enumerate(diagonals.items()):
@@ -122,8 +128,18 @@ def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
                                  fmt="o-", capsize=1.5, label=label,
                                  color=PALETTE[number % len(PALETTE)])  # fmt: skip
         grid[0, -1].set(xlabel="layer", ylabel="CKA of equal layers", ylim=(None, 1.02))
+        _name_layers(grid[0, -1].xaxis, next(iter(diagonals.values()))["layer"].values)
         legend(grid[0, -1])
     return figure
+
+
+def _name_layers(axis: Axis, names: np.ndarray) -> None:
+    """Ticks at the layers: their names where these are few, else their numbers."""
+    if len(names) > 8:
+        axis.set_major_locator(MaxNLocator(integer=True))
+        return
+    turned = {"rotation": 45, "ha": "right"} if axis.axis_name == "x" else {}
+    axis.set_ticks(range(len(names)), [str(n) for n in names], **turned)
 
 
 def draw_weights(metrics: Mapping[str, list[dict]], what: str) -> Figure:

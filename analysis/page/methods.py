@@ -33,9 +33,13 @@ def _trained(subject: Subject) -> Iterator[str]:
     model, data = recipe.get("model") or {}, recipe.get("data") or {}
     if not isinstance(model, dict) or "model_type" not in model:
         return
-    how = f" by {recipe['method']}" if isinstance(recipe.get("method"), str) else ""
+    how = f" by {_method(recipe['method'])}" if isinstance(recipe.get("method"), str) else ""
     attack = recipe.get("attack")
     against = f" against {attack}" if isinstance(attack, str) and attack != "None" else ""
+    options = recipe.get("options") if isinstance(recipe.get("options"), dict) else {}
+    schedule = str(recipe.get("eps_schedule") or options.get("attack_threshold_schedule"))
+    if against and schedule != "None":
+        against += f", its budget scheduled as {schedule},"
     where = f" on {data.get('examples', '?')} images of {data['dataset']}" if data.get(
         "dataset") else ""  # fmt: skip
     count = recipe.get("epochs", recipe.get("epoch"))
@@ -43,6 +47,11 @@ def _trained(subject: Subject) -> Iterator[str]:
     seed = f" (seed {recipe['seed']})" if "seed" in recipe else ""
     yield (f"Network {subject.name} ({model['model_type']}, width {model.get('width')}) was trained"
            f"{how}{where}{against}{long}{seed}.")  # fmt: skip
+
+
+def _method(name: str) -> str:
+    plain = {"standard": "standard training", "adversarial": "adversarial training"}
+    return plain.get(name, name)
 
 
 _WHAT = {

@@ -13,6 +13,7 @@ from ridgeline.analysis.sharpness.boundary import boundary
 from ridgeline.analysis.sharpness.spikes import spikes
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.resume import Keep, at_once
+from ridgeline.landscape.sharpness import MEASURES
 from ridgeline.landscape.sharpness.battery import BatteryOptions, sharpness
 from ridgeline.landscape.sharpness.options import SharpnessOptions
 from ridgeline.models.errors import InputError
@@ -22,9 +23,18 @@ from ridgeline.train.evaluation import Scores
 
 
 def check_also(battery: BatteryOptions, attack: Attack | None) -> None:
-    """Raise InputError for a boundary without an attack, whose budget is its unit."""
-    if "boundary" in battery.also and (attack is None or attack.eps == 0):
+    """Raise InputError for what needs an attack, where it is named and there is none.
+
+    A boundary, whose unit is the budget, and measures of the robust loss. In the list of all
+    measures these are left blank.
+    """
+    if attack is not None and attack.eps:
+        return
+    if "boundary" in battery.also:
         raise InputError("--also boundary needs --attack with a budget above 0")
+    named = [n for n in battery.measures if MEASURES[n].robust]
+    if named and battery.measures != tuple(MEASURES):
+        raise InputError(f"--measures {named[0]} needs --attack with a budget above 0")
 
 
 def study(

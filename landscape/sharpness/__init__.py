@@ -30,10 +30,14 @@ from ridgeline.landscape.sharpness.worst_case import (
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure, and whether rescaling ReLU layers (alpha, 1/alpha) leaves it as it is."""
+    """A measure, and whether rescaling ReLU layers (alpha, 1/alpha) leaves it as it is.
+
+    `robust`: it needs an attack.
+    """
 
     compute: Callable[[View, SharpnessOptions], Value]
     invariant: bool = False
+    robust: bool = False
 
 
 #: name -> measure, in the order of tables
@@ -48,11 +52,11 @@ MEASURES: dict[str, Measure] = {
     "adaptive_linf": Measure(adaptive_linf, invariant=True),
     "sam": Measure(sam),
     "keskar": Measure(keskar),
-    "robust_flatness_average": Measure(robust_flatness_average, invariant=True),
-    "robust_flatness_worst": Measure(robust_flatness_worst, invariant=True),
+    "robust_flatness_average": Measure(robust_flatness_average, invariant=True, robust=True),
+    "robust_flatness_worst": Measure(robust_flatness_worst, invariant=True, robust=True),
     "relative_flatness": Measure(relative_flatness, invariant=True),
     "critical_sharpness": Measure(critical_sharpness),
-    "critical_relative": Measure(critical_relative),
+    "critical_relative": Measure(critical_relative, robust=True),
     "input_curvature": Measure(input_curvature, invariant=True),
     "local_linearity": Measure(local_linearity, invariant=True),
 }
