@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,17 +84,21 @@ class AdversaryFile:
         return self._over(keep, tick, self._look)
 
     def write(self, path: Path) -> None:
-        """Begin the file with the variable `perturbation`."""
+        """Begin the file with the variable `perturbation`.
+
+        Raises OSError if its disk has no room for it uncompressed.
+        """
         images = [problem.images for problem in self.problems.values()]
         count, shape = sum(map(len, images)), images[0].image_shape
         sizes = (self.draws, count, *shape)
         rows = min(count, next(iter(self.problems.values())).batch_size)
         eps = np.float32(self.attack.eps) if self._signs else None
+        dtype = np.dtype("i1") if self._signs else _numpy(self._dtype)
+        _check_room(path, math.prod(sizes) * dtype.itemsize)
         import h5netcdf  # when it is used: --help would load HDF5 otherwise
 
         with h5netcdf.File(path, "w") as file:
             file.dimensions = dict(zip(_DIMS, sizes, strict=True))
-            dtype = np.dtype("i1") if self._signs else _numpy(self._dtype)
             variable = file.create_variable(
                 "perturbation", _DIMS, dtype, chunks=(1, rows, *shape), compression="gzip",
                 compression_opts=1, shuffle=True,
@@ -121,6 +127,20 @@ class AdversaryFile:
         if self._signs:
             eps = torch.tensor(self.attack.eps, dtype=torch.float32)
             self._signs = bool(((d == 0) | (d.abs() == eps)).all())
+
+
+def _check_room(path: Path, size: int) -> None:
+    """Raise OSError unless so many bytes can be written at `path`, where no file is.
+
+    HDF5 itself ends the process when it writes to a full disk.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _walk(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 import h5py
@@ -150,3 +151,25 @@ def test_no_more_than_a_piece_is_held(tmp_path, monkeypatch):
     most = 0
     adversaries(problems(batch_size=2), PGD_)
     assert most > 20  # the same watch sees what memory holds
+
+
+def test_a_full_disk_is_one_line_and_the_images_are_kept(tmp_path, monkeypatch):
+    """Sees HDF5 begin to write where there is no room, and end the process."""
+    asked = []
+
+    def full(descriptor, offset, size):
+        asked.append(size)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    problem = Problem(make_mlp(), make_images(), FGSM(eps=0.1))
+    path = tmp_path / "a.nc"
+    with (
+        pytest.raises(OSError, match=r"a\.nc cannot be written .*No space left"),
+        resumable(path, {}) as keep,
+    ):
+        file = AdversaryFile({"train": problem}, problem.attack, 2)
+        rest = file.rest(keep)
+        save_result(stamp(rest, "adversaries", {}), path, file.write)
+    assert asked == [2 * 23 * 36 * 8]
+    assert [p.suffix for p in tmp_path.iterdir()] == [".parts"]
