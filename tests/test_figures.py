@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from ridgeline.analysis.figures import FIGURES, draw, draw_metrics
 from ridgeline.analysis.figures.overview import overview
 from ridgeline.analysis.figures.style import style
+from ridgeline.analysis.figures.surfaces import _short
 from ridgeline.analysis.look import Look, venues
 from ridgeline.landscape.result import stamp
 from ridgeline.models.errors import InputError
@@ -298,3 +299,10 @@ def test_a_network_has_one_colour_on_the_overview(results):
     assert found["plain, clean"][0] not in drawn.values()
     shares = {c.get_label(): c.lines[0].get_color() for c in spectrum.containers}
     assert shares["PAS"] == drawn["PAS"] and len({*drawn.values(), *shares.values()}) >= 3
+
+
+def test_labels_of_losses_have_the_digits_that_their_steps_need():
+    """Sees equal steps of a colour bar read as 0.2, 0.2, 0.3, 0.2."""
+    assert _short([1.31, 1.53, 1.75, 1.97, 2.19]) == ["1.31", "1.53", "1.75", "1.97", "2.19"]
+    assert _short([0.07687, 0.2605, 0.8829, 2.992, 10.14]) == ["0.077", "0.26", "0.88", "3", "10"]
+    assert _short([120.4, 250.1, 250.1]) == ["120", "250", "250"] and _short([]) == []

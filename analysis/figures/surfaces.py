@@ -30,12 +30,13 @@ def _short(losses: Iterable[float]) -> list[str]:
     In whole nats where these are enough.
     """
     losses = list(losses)
-    finest = min((b - a for a, b in pairwise(sorted(set(losses)))), default=np.inf)
+    steps = dict.fromkeys(losses, np.inf)  # to the nearest other one
+    for a, b in pairwise(sorted(steps)):
+        steps[a], steps[b] = min(steps[a], b - a), min(steps[b], b - a)
     for digits in range(2, 7):
         texts = [f"{v:.0f}" if 99.5 <= v < 1e5 and digits < 4 else f"{v:.{digits}g}"
                  for v in losses]  # fmt: skip
-        off = max((abs(float(t) - v) for t, v in zip(texts, losses, strict=True)), default=0)
-        if off <= 0.1 * finest:
+        if all(abs(float(t) - v) <= 0.1 * steps[v] for t, v in zip(texts, losses, strict=True)):
             break
     return texts
 
