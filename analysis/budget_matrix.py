@@ -19,6 +19,12 @@ from ridgeline.models.errors import InputError
 #: methods that train on clean images: their attack only adds to the evaluation
 CLEAN = ("standard", "frequency")
 _ATTACK = re.compile(r"\w+\(eps=([^,()]+), order=([^,()]+)")
+_OF_ATTACK = re.compile(r"\b(eps|order)=([\w.+-]+)")
+
+
+def budget_of(attack: object) -> dict[str, str]:
+    """`eps` and `order` of an attack as recipes write it; empty for none."""
+    return dict(_OF_ATTACK.findall(attack)) if isinstance(attack, str) else {}
 
 
 class TrainedAt(NamedTuple):

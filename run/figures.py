@@ -31,10 +31,10 @@ def main(
         with naming(name):
             drawing.check_sources()
             check_free(drawing.targets, overwrite)
-            if redrawn := all or outdated(drawing):
-                stale.append(name)
-            if redrawn or kind is not None:
+            if kind is not None:
                 check_kind(drawing, kind)
+            if all or outdated(drawing):
+                stale.append(name)
     drawn = {}
     for name in stale:
         with naming(name):

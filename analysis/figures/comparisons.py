@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from ridgeline.analysis.budget_matrix import budget_of
 from ridgeline.analysis.figures.layout import legend_of, subplots
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results, pt
+from ridgeline.landscape.result import recipe_of
 from ridgeline.models.errors import InputError
 
 
 def order_of(ds: xr.Dataset) -> str:
     """The norm of a result's attack, l_inf or l_2; "" where no recipe says it."""
-    found = re.search(r'"attack": "[^"]*\border=(inf|2)', ds.attrs.get("recipe", ""))
-    return f"l_{found[1]}" if found else ""
+    recipe = recipe_of(ds) if "recipe" in ds.attrs else {}
+    order = budget_of(recipe.get("attack")).get("order")
+    return "" if order is None else f"l_{float(order):g}"
 
 
 def one_norm(results: Results) -> str:
@@ -63,7 +64,8 @@ def draw_clean_robust(results: Results) -> Figure:
     With 95 % intervals; grey lines join equal harmonic means (NRR, Gowda et al. 2024). The budget
     stands on the axis, or where results have several in the legend.
     """
-    norm, figure, axes = one_norm(results), *subplots(figsize=(COLUMN, 2.8))
+    norm = one_norm(results)
+    figure, axes = subplots(figsize=(COLUMN, 2.8))
     largest = {label: float(ds["eps"].max()) for label, ds in results.items()}
     several = len(set(largest.values())) > 1
     for number, (label, ds) in enumerate(results.items()):
@@ -100,7 +102,7 @@ def draw_groups(results: Results) -> Figure:
         raise InputError("these results hold other corruptions or severities, so means by group "
                          "cannot be compared; without --against every cell is drawn")  # fmt: skip
     names = list(dict.fromkeys(str(g) for ds in results.values() for g in ds["group"].values))
-    figure, axes = subplots(figsize=(min(PAGE, COLUMN + 0.5 * len(results)), 2.6))  # fmt: skip
+    figure, axes = subplots(figsize=(min(PAGE, COLUMN + 0.5 * len(results)), 2.6))
     width = 0.8 / len(results)
     for number, (label, ds) in enumerate(results.items()):
         here = ds.reindex(group=names)

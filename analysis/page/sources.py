@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ from typing import Any
 
 import xarray as xr
 
+from ridgeline.analysis.budget_matrix import budget_of
 from ridgeline.analysis.names import distinct_names
 from ridgeline.analysis.training.metrics import read_metrics
 from ridgeline.landscape.result import load_result, provenance_of, recipe_of
 from ridgeline.models.errors import InputError
 from ridgeline.train.files.checkpoint import load_checkpoint, stored_provenance
 from ridgeline.train.files.recipe import Recipe, file_digest
-
-_OF_ATTACK = re.compile(r"\b(eps|order)=([\w.+-]+)")
 
 
 @dataclass(frozen=True)
@@ -148,11 +146,6 @@ def command_of(provenance: Mapping[str, Any]) -> str:
             value = ",".join(str(v).replace(",", r"\,") for v in value)
         words += [f"--{name}", str(value)]
     return shlex.join(words)
-
-
-def budget_of(attack: object) -> dict[str, str]:
-    """`eps` and `order` of an attack as recipes write it; empty for none."""
-    return dict(_OF_ATTACK.findall(attack)) if isinstance(attack, str) else {}
 
 
 def _subject(path: Path, name: str) -> Subject:

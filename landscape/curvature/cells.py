@@ -71,7 +71,7 @@ class Cell:
                 problem, frozen, self.curvature.operator, self.curvature.adversary,
                 self.parameters, self.curvature.compile, tick=tick, **options,
             )  # fmt: skip
-        log = ProductLog(operator, self._log, self.recipe)
+        log = ProductLog(operator, self.part.with_suffix(".products"), self.recipe)
         ds, vectors, diagonal = measure(log, self.spectrum, problem.seed)
         points = []
         for (target, wanted), vector in zip(self.vectors, vectors.T, strict=False):
@@ -88,10 +88,6 @@ class Cell:
             save_result(stamp(ds, "hessian cell", self.recipe), self.part)
         log.remove()
         return ds
-
-    @property
-    def _log(self) -> Path:
-        return self.part.with_suffix(".products")
 
 
 def cells_of(

@@ -55,11 +55,11 @@ def naming(name: str) -> Iterator[None]:
         raise InputError(f"{name}: {str(error).replace('--', '')}") from None
 
 
-def check_kind(drawing: Drawing, kind: str | None) -> None:
+def check_kind(drawing: Drawing, kind: str) -> None:
     """Raise InputError unless all files can be read and are of the kind that is expected."""
     for label, held in drawing.read().items():
         actual = METRICS if isinstance(held, list) else held.attrs.get("kind", "unknown")
-        if kind is not None and actual != kind:
+        if actual != kind:
             raise InputError(f"{label} is of kind {actual}, not {kind}")
 
 
