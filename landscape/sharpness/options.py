@@ -1,4 +1,4 @@
-"""How far, how often and how long the sharpness measures look."""
+"""Radii, draws and steps of the sharpness measures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ridgeline.train.options import Opt, Options
 
 @dataclass(frozen=True)
 class SharpnessOptions(Options):
-    """Radii, draws and steps of the measures; every radius is recorded with the result."""
+    """Radii, draws and steps of the measures. The result records every radius."""
 
     draws: Annotated[int, Opt("draws of weight noise; 2 or more give an error", low=1)] = 10
     steps: Annotated[int, Opt("steps of every ascent in weight space", low=1)] = 20
