@@ -1,4 +1,4 @@
-"""The options of the perturbation question."""
+"""The options of `calc_scattering`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ridgeline.train.options import Opt, Options
 
 @dataclass(frozen=True)
 class ScatteringOptions(Options):
-    """How far the weights move, along what, and how often the attack is drawn."""
+    """Distances and directions of the weights, and the number of attack draws."""
 
     directions: Annotated[
         tuple[str, ...], Opt("random, gradient, eigenvector; random:2 is the second of its kind")

@@ -146,7 +146,7 @@ class Problem:
     def images(self) -> Images:
         """The data, if they are images; InputError for other data."""
         if not isinstance(self.data, Images):
-            raise InputError(f"needed are images (N, C, H, W) with class labels, got {self.data!r}")
+            raise InputError(f"this needs images (N, C, H, W) with class labels, got {self.data!r}")
         return self.data
 
     def on(self, data: Data) -> Problem:
