@@ -19,7 +19,7 @@ _CONSISTENT = {"fomo_lambda": ()}
 
 @dataclass(frozen=True)
 class FomoOptions(Options):
-    """The phases of FOMO, what is forgotten, how it is relearnt and consolidated."""
+    """The phases of FOMO, the forgotten weights, and the losses of relearning."""
 
     objective: ObjectiveName = "at"
     trades_beta: TradesBeta = 6.0
@@ -85,7 +85,7 @@ class FomoOptions(Options):
     )
 
     def check(self) -> None:
-        """--fomo_lr can be read; iter_tail has epochs in which to follow."""
+        """Raise InputError for a wrong --fomo_lr, and for iter_tail without consolidation."""
         if self.fomo_lr != "piecewise":
             kind, _, value = self.fomo_lr.partition(":")
             try:
