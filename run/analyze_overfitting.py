@@ -28,7 +28,7 @@ def main(
 ) -> None:
     """Best epoch by the validation set, last epoch, gap = best - last (positive: overfitting).
 
-    Every network a run carries (stable, revision, average) is listed beside the trained one.
+    Every further network of a run (stable, revision, average) has its own row.
     """
     runs = load_runs(metrics, label)
     recipe = {"command": "analyze_overfitting", "labels": runs.labels, "metrics": runs.digests}

@@ -28,7 +28,7 @@ def main(
     options: CkaOptions,
     out_file: o.OutFile = None,
 ) -> None:
-    """Every layer with every other; the diagonal has a standard error over minibatches."""
+    """CKA of every layer with every other. The diagonal has a standard error over minibatches."""
     attacker = attack_of(attack)
     if second is None and attacker is None:
         raise InputError("name --attack (clean with adversarial features) or --second")

@@ -29,7 +29,7 @@ def main(
     options: TrajectoryOptions,
     out_file: o.OutFile = None,
 ) -> None:
-    """One row per checkpoint; --metrics puts robust accuracy beside it, --best the barrier."""
+    """One row per checkpoint. --metrics adds robust accuracy, --best the barrier."""
     attacker, along = parse_attack(attack), beside.read()
     subjects = networks.by_epoch(model2load, network)
     images = examples.of(next(iter(subjects.values())))

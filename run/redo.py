@@ -25,10 +25,10 @@ def main(
     tolerance: Tolerance = 0.0,
     model_type: ModelType = None,
 ) -> None:
-    """Exit status 0: the same numbers; 1: others; 2: the result cannot be made again.
+    """Exit status 0: the same numbers; 1: different numbers; 2: the result cannot be repeated.
 
-    The second run writes into a temporary folder; the result and what is beside it stay as they
-    are. Times, dates and versions are not compared.
+    The second run writes into a temporary folder. The result and the files beside it do not
+    change. Times, dates and versions are not compared.
     """
     redone = redo(Path(result), folder and Path(folder), model_type)
     print("\n".join(line for compared in redone.files for line in rows(compared, tolerance)))
@@ -38,12 +38,12 @@ def main(
 
 
 def same(compared: Compared, tolerance: float) -> bool:
-    """Whether a file was made again by the same recipe to the same numbers."""
+    """Whether the second file has the same recipe and the same numbers."""
     return not compared.changed and max(compared.apart.values(), default=0.0) <= tolerance
 
 
 def rows(compared: Compared, tolerance: float) -> list[str]:
-    """A line for a file, and one for its recipe and for each of its names that differ."""
+    """A line for the file, and lines for its recipe and for each name that differs."""
     far = {k: v for k, v in compared.apart.items() if v}
     word = "the same" if same(compared, tolerance) else "DIFFERENT"
     how = "bit for bit" if not far else f"apart by at most {max(far.values()):.1e}"

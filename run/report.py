@@ -21,7 +21,7 @@ def main(
     title: Annotated[str, "heading of the page"] = "Ridgeline report",
     overwrite: o.Overwrite = False,
 ) -> None:
-    """It works offline, on a phone and on paper. It computes nothing: run the commands before."""
+    """The page works offline, on a phone and in print. It computes nothing by itself."""
     from ridgeline.analysis.page.render import page
     from ridgeline.analysis.page.sources import read_sources
 

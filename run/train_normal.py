@@ -1,4 +1,4 @@
-"""Train a network plainly or adversarially, with constant or scheduled budget (PAS)."""
+"""Train a network on clean or adversarial images, with constant or scheduled budget (PAS)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main(
     model2load: WarmStart = None,
     schedule_update_mode: Mode = "epoch",
 ) -> None:
-    """Train a network; writes checkpoints, the initial network and metrics per epoch (.jsonl)."""
+    """Train a network. Writes checkpoints, the initial network and metrics per epoch (.jsonl)."""
     plain = training.attack is None and eval_attack is None and adversarial == AdversarialOptions()
     train_method(
         METHODS["standard" if plain else "adversarial"], training, fresh, output,

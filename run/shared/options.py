@@ -59,7 +59,7 @@ Direction = Annotated[
 
 @dataclass(frozen=True)
 class Network(Options):
-    """What a checkpoint is a checkpoint of; None everywhere takes what the checkpoint records."""
+    """The network and data of a checkpoint. None means: as the checkpoint records."""
 
     dataset: Annotated[
         str | None,
@@ -86,7 +86,7 @@ class Network(Options):
 
 @dataclass(frozen=True)
 class Examples(Options):
-    """The images that a network is looked at on."""
+    """The images of a diagnostic."""
 
     subset: Annotated[
         str,
@@ -96,7 +96,7 @@ class Examples(Options):
     subset_size: SubsetSize = None
 
     def of(self, subject: LoadedNetwork) -> Images:
-        """These images of the network's data set; InputError if it cannot tell what it saw."""
+        """These images of the network's data set. Raises InputError if it is not known."""
         return subject.images(self.subset, self.subset_size)
 
 
@@ -107,7 +107,7 @@ TRAIN_500 = Examples("train", 500)
 
 @dataclass(frozen=True)
 class Machine(Options):
-    """How a diagnostic runs; only the seed decides what comes out."""
+    """How a diagnostic runs. Of these options only the seed changes the result."""
 
     batch_size: Annotated[
         int, Opt("examples in memory at a time; never changes a result", low=1, decides=False)
@@ -117,13 +117,13 @@ class Machine(Options):
     overwrite: Overwrite = False
 
     def check(self) -> None:
-        """Raise InputError for a seed that is none."""
+        """Raise InputError for a wrong seed."""
         check_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class Training(Options):
-    """What all training commands share."""
+    """The common options of all training commands."""
 
     data_dir: DataDir = None
     subset_size: Annotated[
@@ -197,7 +197,7 @@ class Training(Options):
     ] = False
 
     def check(self) -> None:
-        """InputError for a seed that is none, two validation sets, and a missing TensorBoard."""
+        """Raise InputError for a wrong seed, two validation sets, and a missing TensorBoard."""
         check_seed(self.seed)
         if self.tensorboard:
             check_tensorboard()
@@ -205,7 +205,7 @@ class Training(Options):
             raise InputError("--val_set and --val_fraction exclude each other: leave one out")
 
     def check_clean(self, command: str) -> None:
-        """Raise InputError unless these are epochs on clean data, all of it for training."""
+        """Raise InputError for options that need an attack or a validation set."""
         if self.attack is not None or self.val_fraction or self.val_set:
             raise InputError(f"{command} is for clean data: leave --attack, --val_fraction and "
                              "--val_set out")  # fmt: skip
@@ -224,7 +224,7 @@ LONG_RUN = Training(
     val_fraction=0.1,
 )
 
-#: how LURE trains on every chunk
+#: training of LURE on every chunk
 CHUNK_RUN = Training(
     epoch_num=50, batch_size=64, optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-4",
     lr_schedule="name=drops,power=0.1,at=0.4:0.8",
@@ -233,7 +233,7 @@ CHUNK_RUN = Training(
 
 @dataclass(frozen=True)
 class Fresh(Options):
-    """A network to be initialised, and what it is trained on."""
+    """A network to initialise, and its training data."""
 
     dataset: Annotated[
         str,
@@ -256,7 +256,7 @@ class Fresh(Options):
 
 @dataclass(frozen=True)
 class Output(Options):
-    """Where a training run is written, and what besides its last network."""
+    """Where a training run is written, and which networks besides the last."""
 
     epoch_ckpts: Annotated[
         tuple[int, ...],
@@ -271,6 +271,6 @@ class Output(Options):
     ] = None
 
     def check(self) -> None:
-        """Names are none that vanish in a path."""
+        """Raise InputError for empty names."""
         if self.model_name == "" or self.out_folder == "":
             raise InputError("--model_name and --out_folder must not be empty")

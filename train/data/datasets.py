@@ -69,7 +69,7 @@ def parts_of(dataset: str) -> tuple[str, int | None]:
     if not at or Path(dataset).exists():
         return dataset, None
     if not number.isdecimal() or not 1 <= int(number) <= 4096:
-        raise InputError(f"--dataset {dataset}: after @ there must be a whole number, 1 to 4096")
+        raise InputError(f"--dataset {dataset}: after @ comes a whole number from 1 to 4096")
     return name, int(number)
 
 
