@@ -31,6 +31,11 @@ def export(result: xr.Dataset, path: str | Path, over: Sequence[str] = ()) -> Pa
     Raises:
         InputError: for another suffix, for dimensions that no variable has or that the format does
             not accept, and for a result that the format cannot hold.
+
+    >>> result = xr.Dataset({"loss": ("x", [0.5, 2.0])}, {"x": [0, 1]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export(result, f"{folder}/result.csv").read_text().split()
+    ['x,loss', '0,0.5', '1,2.0']
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -102,6 +102,12 @@ def scattering(
 
     Raises:
         InputError: for options out of range, and for budgets above 0 without an attack.
+
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> images = torch.rand(4, 1, 2, 2), torch.arange(4) % 2
+    >>> found = scattering(Problem(network, images, "name=fgsm,eps=0.1"), ["random"], [0.0])
+    >>> found["flipped"].sel(pair="same_seed").item(), found["scatter"].sel(part="total").item()
+    (0.0, 0.0)
     """
     budgets = _check(problem, distances, budgets, draws, fit_to, batchnorm)
     points = probe_directions(problem, directions, batchnorm)

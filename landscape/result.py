@@ -79,6 +79,12 @@ def save_result(
         dataset: The result.
         path: The file; an existing one is replaced.
         begin: Writes variables that do not fit into memory to the file, before all others.
+
+    >>> result = stamp(xr.Dataset({"loss": 0.5}), "scan", {"seed": 0})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_result(result, f"{folder}/result.nc")
+    ...     float(load_result(f"{folder}/result.nc")["loss"])
+    0.5
     """
     encoding = {
         name: {"zlib": True, "complevel": 1}
@@ -112,6 +118,10 @@ def load_result(path: str | Path, kind: str | None = None, *, lazy: bool = False
 
     Raises:
         InputError: for a missing, damaged or foreign file, or another kind.
+
+    >>> load_result("missing.nc")
+    Traceback (most recent call last):
+    ridgeline.models.errors.InputError: no such result file: missing.nc
     """
     path = Path(path)
     if not path.is_file():

@@ -162,10 +162,9 @@ class Operator(Products):
         return self._kept[number] if number < len(self._kept) else self._record(batch)
 
     def _as_memory_allows(self, compute: Callable[[], Made]) -> Made:
-        """The result of `compute`, which starts again with less memory when memory runs out.
+        """The result of `compute`. When memory runs out it starts again with less.
 
-        First the kept graphs are dropped, then the batches are halved: other programs may use the
-        device too. Raises InputError if one example does not fit.
+        First the kept graphs are dropped, then the batches are halved.
         """
         while True:
             with suppress(torch.OutOfMemoryError):  # its traceback would keep the memory in use
@@ -227,9 +226,7 @@ class Operator(Products):
 
 
 class Hessian(Operator):
-    """The Hessian of the loss on the images as they stand; products are exact (double backward).
-
-    `TotalHessian` follows adversarial images as the weights move.
+    """The Hessian of the loss on fixed images, by exact products; see also `TotalHessian`.
 
     Args:
         problem: A problem without attack; `Problem.frozen` fixes adversarial images first.
@@ -239,6 +236,11 @@ class Hessian(Operator):
 
     Raises:
         ValueError: for a problem with an attack.
+
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)
+    >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, y), loss="squared_error")
+    >>> (Hessian(problem) @ torch.ones(2)).tolist()  # diag(1, 9)
+    [1.0, 9.0]
     """
 
     def __init__(self, problem: Problem, point: Point | None = None, **options):

@@ -63,6 +63,13 @@ def repaired(problem: Problem, point: Point, ends: Sequence[Point], t: float) ->
 
     References:
         Jordan et al. 2023 (REPAIR).
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> problem = Problem(network, (torch.rand(6, 1, 2, 2), torch.arange(6) % 2))
+    >>> end = problem.origin
+    >>> corrected = repaired(problem, end, [end, end], 0.5)  # nothing to correct
+    >>> all(torch.allclose(t, end[name], atol=1e-5) for name, t in corrected.items())
+    True
     """
     if not 0 <= t <= 1:
         raise InputError(f"t must lie in 0..1, got {t:g}")

@@ -48,6 +48,13 @@ def connect(
 
     References:
         Garipov et al. 2018.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> problem = Problem(network, (torch.rand(6, 1, 2, 2), torch.arange(6) % 2))
+    >>> end = {name: value + 1 for name, value in problem.origin.items()}
+    >>> trained = connect(problem, end, epochs=1)
+    >>> torch.equal(trained(1.0)["1.weight"], end["1.weight"])  # the ends are fixed
+    True
     """
     if curve_type not in CURVES:
         raise unknown("curve_type", curve_type, CURVES)

@@ -127,6 +127,11 @@ def load_checkpoint(path: str | Path, state_key: str | None = None) -> Checkpoin
     `state_key` selects one of several state dicts in a file (`train.files.foreign.state_in`).
     Raises InputError for a missing, truncated, damaged or foreign file, for a wrong recipe, and
     for a pickle that contains code.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_checkpoint(f"{folder}/a.ckpt", {"w": torch.ones(2)}, {"seed": 0})
+    ...     load_checkpoint(f"{folder}/a.ckpt").tensors
+    {'w': tensor([1., 1.])}
     """
     path = Path(path)
     if not path.is_file():
