@@ -28,8 +28,7 @@ class Knots(nn.Module):
     """The control points of a curve as one module, to be trained and saved.
 
     State-dict keys are `conv1.weight_0, conv1.weight_1, ...`. Buffers are stored once, under their
-    own names. These are the names of released code (Liu et al. 2020). Fixed knots do not require
-    gradients.
+    own names: only to repeat released code (Liu et al. 2020). Fixed knots do not require gradients.
     """
 
     def __init__(self, knots: Sequence[Point], fixed: Sequence[bool], buffers: dict[str, Tensor]):

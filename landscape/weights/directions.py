@@ -13,8 +13,8 @@ from ridgeline.models.errors import unknown
 from ridgeline.train.data.noise import Purpose, stream
 
 NORMALIZATIONS = ("filter", "layer", "none")
-#: how a normalised random direction treats 1-D tensors (biases, BatchNorm); `elementwise` is only
-#: for repeating released code (Liu et al. 2020)
+#: how a normalised random direction treats 1-D tensors (biases, BatchNorm); `elementwise`
+#: only to repeat released code (Liu et al. 2020)
 ONE_DIMENSIONAL = ("zero", "layer", "elementwise")
 
 

@@ -16,7 +16,7 @@ INF, L2 = math.inf, 2.0
 def check_order(order: float) -> float:
     """Return inf or 2. Raises InputError for other numbers.
 
-    inf may be written -1, for repeating released code (Liu et al. 2020).
+    inf may be written -1, only to repeat released code (Liu et al. 2020).
     """
     if order in (INF, -1):
         return INF

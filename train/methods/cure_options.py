@@ -21,7 +21,7 @@ class Variant:
     resum: bool = False  # the gradient is alpha g_nat + (1 - alpha) g_KL + gamma g_CR
 
 
-#: variants named code_* are only for repeating released code (Gowda et al. 2024)
+#: variants named code_* are here only to repeat released code (Gowda et al. 2024)
 VARIANTS = {
     "paper": Variant("trades", "prominence"),
     "code_rgp": Variant("mixed", "total"),
