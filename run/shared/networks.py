@@ -193,8 +193,8 @@ def open_network(
     package.module:factory is imported only if the user typed it, never from a file. The network is
     checked on two images.
 
-    `default_model` is there only to repeat released code (Liu et al. 2020). `load=False` does not load
-    the weights (curve checkpoints).
+    `default_model` is there only to repeat released code (Liu et al. 2020). `load=False`: the
+    weights are not loaded (curve checkpoints).
     """
     name, t = place_of(model2load)
     checkpoint = load_checkpoint(name, network.state_key)
