@@ -107,9 +107,16 @@ def _stretch(before: float, after: float, bands: int = 1) -> float:
 
 
 def make_room(figure: Figure) -> None:
-    """Let a figure grow whose panels are lower than their labels, and labels of ticks part."""
+    """Let a figure grow whose panels are lower than their labels, and labels of ticks part.
+
+    Panels that were moved below the first one get its label of the shared y axis.
+    """
     figure.draw_without_rendering()
     panels = [p for p in figure.axes if p.get_subplotspec() and p.name != "3d"]
+    for panel in panels:  # one that begins a later line of panels lacks what the first one says
+        if panel.get_subplotspec().is_first_col() and not panel.get_ylabel():
+            kin = panel.get_shared_y_axes().get_siblings(panel)
+            panel.set_ylabel(next(filter(None, (p.get_ylabel() for p in kin)), ""))
     lack = [max(p.yaxis.label.get_window_extent().height, figure.dpi * _LOW) - p.bbox.height
             for p in panels if p.get_ylabel() and p.get_aspect() == "auto"]  # fmt: skip
     rows = max((p.get_subplotspec().get_gridspec().nrows for p in panels), default=1)
