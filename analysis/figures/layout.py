@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, LogFormatterSciNotation
 from matplotlib.transforms import Bbox
 
 from ridgeline.analysis.figures.style import Results, asked_width, pt
@@ -111,6 +112,7 @@ def make_room(figure: Figure) -> None:
 
     Panels that were moved below the first one get its label of the shared y axis.
     """
+    plain_logs(figure)
     figure.draw_without_rendering()
     panels = [p for p in figure.axes if p.get_subplotspec() and p.name != "3d"]
     for panel in panels:  # one that begins a later line of panels lacks what the first one says
@@ -128,6 +130,17 @@ def make_room(figure: Figure) -> None:
     for axes in figure.axes:
         if axes.name != "3d" and axes.axison:
             spread(axes)
+
+
+def plain_logs(figure: Figure) -> None:
+    """Label logarithmic axes within 0.001 to 100000 by plain numbers, 20 and not 2 x 10^1."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            own = type(axis.get_major_formatter()) is LogFormatterSciNotation
+            if axis.get_scale() == "log" and own and low >= 1e-3 and high <= 1e5:
+                axis.set_major_formatter(LogFormatter())
+                axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.4)))
 
 
 def spread(axes: Axes) -> None:

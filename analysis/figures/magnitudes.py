@@ -18,10 +18,10 @@ from ridgeline.analysis.figures.layout import fitting, legend, subplots
 from ridgeline.analysis.figures.style import (
     COLUMN,
     PAGE,
-    PALETTE,
     SURFACE,
     Results,
     asked_width,
+    color_of,
     pt,
 )
 from ridgeline.analysis.frequency.profiles import (
@@ -112,7 +112,7 @@ def draw_radii(results: Results) -> Figure:
             place = np.arange(size)
             name = f"{label}, K={size}" if whole.sizes["kernel"] > 1 else label
             axes.plot(*radial_profile(values, place, place, 0.01), look, label=name,
-                      color=PALETTE[number % len(PALETTE)])  # fmt: skip
+                      color=color_of(label, number))  # fmt: skip
     axes.axhline(1, color="0.6", lw=0.8, ls="--")
     axes.set(xlabel="radial frequency √(i² + j²)", ylabel="mean |DCT| (flat: 1)", ylim=(0, None))
     legend(axes)
@@ -123,7 +123,7 @@ def draw_rings(results: Results, axes: Axes | None = None) -> Figure:
     """Error rate under plane waves over their distance from DC, the clean error dotted."""
     axes = axes or subplots(figsize=(COLUMN, 2.4))[1]
     for number, (label, ds) in enumerate(results.items()):
-        color = PALETTE[number % len(PALETTE)]
+        color = color_of(label, number)
         at, mean = radial_profile(ds["error"].values, ds["row"].values, ds["column"].values)
         axes.plot(at, mean, "o-", color=color, label=label)
         axes.axhline(float(ds["clean_error"]), color=color, lw=0.8, ls=":")
@@ -148,7 +148,7 @@ def draw_penalty(metrics: Mapping[str, list[dict]]) -> Figure:
                             squeeze=False)  # fmt: skip
     loss, *panels = grid[0]
     for number, (label, lines) in enumerate(metrics.items()):
-        color, epochs = PALETTE[number % len(PALETTE)], [line["epoch"] for line in lines]
+        color, epochs = color_of(label, number), [line["epoch"] for line in lines]
         terms = np.array([line["penalty"] for line in lines])
         loss.plot(epochs, terms, "o-", color=color, label=label)
         loss.plot(epochs, np.array([line["train_loss"] for line in lines]) - terms, ":",

@@ -17,6 +17,8 @@ from ridgeline.models.errors import InputError, unknown
 
 _WORDS = {"distance": "distance of weights", "cosine": "cosine of perturbations",
           "barrier": "barrier [nat]", "cka": "linear CKA, mean over layers"}  # fmt: skip
+_APART = {"distance": "distance", "cosine": "1 - cosine", "barrier": "barrier [nat]",
+          "cka": "1 - CKA"}  # fmt: skip
 _NUMBERED = 6  # networks whose numbers fit into the cells
 
 
@@ -54,8 +56,7 @@ def draw_pairs(results: Results, view: str | None = None) -> Figure:
     order = drawn["leaves"]
     size = 10 * len(labels)  # scipy puts the leaves at 5, 15, ...
     names = [f"{labels[n]}  {place}" for place, n in enumerate(order, 1)]
-    sense = "1 - " if MATRICES[leader] else ""
-    tree.set(title="average linkage", xlabel=f"{sense}{_WORDS[leader]}", xlim=(0, None))
+    tree.set(title="average linkage", xlabel=_APART[leader], xlim=(0, None))
     tree.spines["left"].set_visible(False)
     for axes, name in zip(panels, shown, strict=True):
         values = np.ma.masked_array(ds[name].values[np.ix_(order, order)], np.eye(len(labels)))

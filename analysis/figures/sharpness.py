@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Polygon
 
 from ridgeline.analysis.figures.layout import legend_of, subplots
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, pt
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, color_of, pt
 from ridgeline.models.errors import InputError, unknown
 
 VIEWS = ("measures", "boundary", "spikes")
@@ -59,7 +59,7 @@ def draw_measures(results: Results) -> Figure:
             ds = results[label]
             if way in ds["logits"].values:
                 _mark(axes, ds.sel(loss=loss, logits=way), names, _shift(number, len(marks)),
-                      PALETTE[list(results).index(label) % len(PALETTE)], loss)  # fmt: skip
+                      color_of(label, list(results).index(label)), loss)  # fmt: skip
         axes.set_xscale("symlog", linthresh=_FLOOR, linscale=0.4)
         _few_ticks(axes, narrow=figure.get_figwidth() < 2.2 * len(ways))
         axes.set_title(f"{way} logits", fontsize=pt(7))
@@ -73,7 +73,7 @@ def draw_measures(results: Results) -> Figure:
     for axes in grid.flat:  # each, for where panels stand below each other
         for tick, name in zip(axes.get_yticklabels(), names, strict=False):
             tick.set_fontweight("bold" if name in invariant else "normal")
-    handles = [Line2D([], [], color=PALETTE[n % len(PALETTE)], marker="o", ls="", label=label)
+    handles = [Line2D([], [], color=color_of(label, n), marker="o", ls="", label=label)
                for n, label in enumerate(results) if len(results) > 1]  # fmt: skip
     for loss in dict.fromkeys(loss for _, loss in marks):
         fill = "white" if loss == "clean" else "0.3"

@@ -14,14 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ridgeline.analysis.figures.layout import legend, legend_of, subplots
 from ridgeline.analysis.figures.runs import RUN_FIGURES
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, pt
+from ridgeline.analysis.figures.style import COLUMN, PAGE, SURFACE, Results, color_of, line_of, pt
 from ridgeline.models.errors import InputError, unknown
-
-
-def _look(number: int) -> dict:
-    """Colour and line style of the n-th line: the palette once solid, then dashed."""
-    return {"color": PALETTE[number % len(PALETTE)],
-            "ls": ("-", "--", "-.")[number // len(PALETTE) % 3]}  # fmt: skip
 
 
 def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
@@ -32,7 +26,7 @@ def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
             for name, ds in results.items() for label in ds["label"].values]  # fmt: skip
     figure, (curves, ends) = subplots(1, 2, figsize=(PAGE, 3.2), sharey=True, width_ratios=(3, 2))
     for number, (name, epochs, row) in enumerate(rows):
-        look, robust = _look(number), row["robust"].values
+        look, robust = line_of(name, number), row["robust"].values
         alive = np.isfinite(robust).any(0)
         x, y = epochs.values[alive], robust[:, alive]
         curves.plot(x, np.nanmean(y, 0), label=name, **look)
@@ -62,7 +56,7 @@ def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
     figure, grid = subplots(2, 3, figsize=(1.2 * PAGE, 4.6), sharex=True)
     accuracy, gradients, distance, curvature, trace, flatness = grid.flat
     for number, (label, ds) in enumerate(results.items()):
-        look = _look(number)
+        look = line_of(label, number)
         color = look["color"]
         if "robust_test" in ds:
             judged = ds["robust_test"].dropna("every_epoch")
@@ -126,7 +120,7 @@ def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
         for number, (label, ds) in enumerate(diagonals.items()):
             grid[0, -1].errorbar(range(ds.sizes["layer"]), ds["diagonal"], ds["diagonal_se"],
                                  fmt="o-", capsize=1.5, label=label,
-                                 color=PALETTE[number % len(PALETTE)])  # fmt: skip
+                                 color=color_of(label, number))  # fmt: skip
         grid[0, -1].set(xlabel="layer", ylabel="CKA of equal layers", ylim=(None, 1.02))
         _name_layers(grid[0, -1].xaxis, next(iter(diagonals.values()))["layer"].values)
         legend(grid[0, -1])
