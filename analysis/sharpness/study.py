@@ -23,13 +23,15 @@ from ridgeline.train.evaluation import Scores
 
 
 def check_also(battery: BatteryOptions, attack: Attack | None) -> None:
-    """Raise InputError for what needs an attack, where it is named and there is none.
+    """Raise InputError for what needs an attack where there is none, and for one of budget 0.
 
     A boundary, whose unit is the budget, and measures of the robust loss. In the list of all
     measures these are left blank.
     """
     if attack is not None and attack.eps:
         return
+    if attack is not None:
+        raise InputError("--attack with a budget of 0 leaves the clean loss: leave --attack out")
     if "boundary" in battery.also:
         raise InputError("--also boundary needs --attack with a budget above 0")
     named = [n for n in battery.measures if MEASURES[n].robust]
