@@ -144,6 +144,7 @@ def test_numbers_are_not_computed_again(paper):
         ("width = 4", 'view = "space"', TWO + "metrics cannot be drawn with view"),
         ("width = 4", 'against = "cots"', TWO),
         ('"m.jsonl"', '"n.jsonl"', TWO + "no such file to draw: ../held/n.jsonl"),
+        ('"m.jsonl"', '"."', TWO + "../held is a folder"),
         ('"paper/training"', '"paper/t.gif"', "written as .png, .pdf, .svg, not as .gif"),
         ('"paper/training"', '"paper/spectra.pdf"', "figure 1 is written to the same file"),
         ('out_file = "paper/training"', "", "figure 2: out_file is missing; the keys are kind"),

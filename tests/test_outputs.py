@@ -524,6 +524,7 @@ def test_a_copy_must_be_in_the_metrics():
         ("calc_trajectory --initial a --copy stable", "--metrics"),
         ("plot --result a.nc --out_file a.jpg", "figures are written as"),
         ("plot --result lr0.1.nc --out_file a.eps", "figures are written as"),
+        ("plot --result lr0.1.nc --out_file a.nc", "figures are written as"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(options, says, refuse):

@@ -34,9 +34,9 @@ FORMATS = (".png", ".pdf", ".svg")
 ORIGIN = {"png": "Description", "pdf": "Subject", "svg": "Description"}
 #: begins what the metadata of our figures hold under "Keywords"
 MARK = "ridgeline figure "
-#: suffixes of pictures that are not written here
+#: suffixes of other pictures, and of files that are no pictures
 OTHERS = {f".{name}" for name in FigureCanvasBase.get_supported_filetypes()} - set(FORMATS) | {
-    ".bmp", ".gif"}  # fmt: skip
+    ".bmp", ".gif", ".nc", ".ckpt", ".jsonl", ".toml", ".html", ".csv", ".tex"}  # fmt: skip
 
 
 #: of the house's text, to which the sizes in drawings refer
@@ -101,8 +101,8 @@ def pt(size: float) -> float:
 def figure_files(path: str | Path) -> list[Path]:
     """The files of a figure: PATH itself if it ends in one of FORMATS, else PATH.png and PATH.pdf.
 
-    What else follows a dot belongs to the name (lr0.1). Raises InputError for the suffix of a
-    picture that is not written here.
+    What else follows a dot belongs to the name (lr0.1). Raises InputError for the suffix of
+    another kind of file.
     """
     path = Path(path)
     suffix = path.suffix.lower()
