@@ -24,7 +24,7 @@ def draw_generator(results: Results, axes: Axes | None = None, *, against: str =
 
 def draw_course(results: Results) -> Figure:
     """Transfer to the reference, robust accuracy, gap of own and strong attack, alignment."""
-    figure, grid = subplots(1, 4, figsize=(PAGE * 1.45, 2.3))
+    figure, grid = subplots(1, 4, figsize=(PAGE * 1.45, 2.3), least=1.6)
     transfer, robust, gap, aligned = grid
     first = next(iter(results.values()))
     for name, text, look in (

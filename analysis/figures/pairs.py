@@ -78,9 +78,10 @@ def _write_numbers(axes: Axes, values: np.ma.MaskedArray, norm: Normalize) -> No
     """The numbers of a matrix in its cells, in three digits."""
     largest = float(np.abs(values).max()) or 1.0
     digits = int(np.clip(2 - np.floor(np.log10(largest)), 0, 3))
+    form = f".{digits}f" if largest >= 0.001 else ".1g"
     for i, j in zip(*np.nonzero(~np.ma.getmaskarray(values)), strict=True):
         light = norm(values[i, j]) > 0.6
-        axes.text(10 * j + 5, 10 * i + 5, f"{values[i, j]:.{digits}f}", ha="center",
+        axes.text(10 * j + 5, 10 * i + 5, f"{values[i, j]:{form}}", ha="center",
                   va="center", fontsize=pt(5), color="black" if light else "white")  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def draw_security(results: Results, axes: Axes | None = None) -> Figure:
     count = len(panels)
     figure, grid = subplots(
         1, count, figsize=(PAGE / min(count, 3) * count if count > 1 else COLUMN, 2.4), across=3,
-        squeeze=False,
+        squeeze=False, least=1.6,
     )  # fmt: skip
     for place, (drawing, held) in zip(grid[0], panels, strict=True):
         drawing(held, place)
@@ -169,7 +169,7 @@ def _draw_transfer(results: Results, axes: Axes) -> None:
                   color="black" if value > 0.6 else "white")  # fmt: skip
     axes.set_xticks(range(table.shape[1]), ds["target"].values)
     axes.set_yticks(range(table.shape[0]), ds["source"].values)
-    axes.set(xlabel="network", ylabel="images made for", title=f"{label}: accuracy by transfer")
+    axes.set(xlabel="target", ylabel="source", title=f"{label}: accuracy by transfer")
 
 
 #: what results of test_ensemble can be drawn against

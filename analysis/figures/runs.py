@@ -90,7 +90,7 @@ def draw_trace(metrics: Metrics) -> Figure:
     Of a block's noise, relative to the size of what it disturbs, a line per block.
     """
     _needs(metrics, "generator_step", "train_apart (apart, fgsm or fgsm_plus)")
-    figure, grid = subplots(2, 3, figsize=(PAGE, 4.2))
+    figure, grid = subplots(1, 6, figsize=(2 * PAGE, 2.1), across=3, least=1.6)
     scales, blocks, bounds, gain, agreement, slope = grid.flat
     for label, lines, look in looks(metrics):
         faint = {**look, "ls": ":", "lw": 0.8}
