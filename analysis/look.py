@@ -35,6 +35,10 @@ class Look(Options):
         float | None, Opt("size of the text; ticks and legends are an eighth smaller", low=4,
                           high=24, unit="points", decides=False)
     ] = None  # fmt: skip
+    colors: Annotated[
+        tuple[str, ...], Opt("label=colour, ...: the same colour for a network in every figure, "
+                             "as matplotlib's: C0, tab:blue, #0173b2", decides=False)
+    ] = ()  # fmt: skip
 
     def check(self) -> None:
         """Raise InputError for an unknown venue and for a wrong width."""
@@ -48,6 +52,24 @@ class Look(Options):
             if isinstance(self.width, bool) or not 1 <= inches <= 50:
                 raise InputError("--width must be column, full or 1 to 50 inches, got "
                                  f"{self.width}")  # fmt: skip
+        if self.colors:
+            _ = self.named_colors
+
+    @property
+    def named_colors(self) -> dict[str, str]:
+        """Colours by label. Raise InputError for one that is none."""
+        if not self.colors:
+            return {}
+        from matplotlib.colors import is_color_like
+
+        found = {}
+        for text in self.colors:
+            label, _, color = text.rpartition("=")
+            if not label or not is_color_like(color):
+                raise InputError("--colors takes label=colour, with colours as matplotlib's (C0, "
+                                 f"tab:blue, #0173b2), got {text}")  # fmt: skip
+            found[label] = color
+        return found
 
     @property
     def inches(self) -> float | None:

@@ -106,11 +106,17 @@ def cka(ds: xr.Dataset) -> Iterator[str]:
     """CKA of every layer with its error."""
     if "diagonal" in ds:
         for layer, row in _rows(ds, "layer"):
-            yield f"{layer:30s} {row['diagonal']:.4f} +- {row['diagonal_se']:.4f}"
+            error = float(row["diagonal_se"])
+            yield f"{layer:30s} {row['diagonal']:.4f}" + f" +- {error:.4f}" * (error == error)
         none = int(ds["diagonal"].isnull().sum())
         why = f" ({none} layers have no CKA: features all equal, or not finite)" if none else ""
         yield f"mean over layers {float(ds['mean_diagonal']):.4f}{why}"
-    yield f"{ds.attrs['minibatches']} minibatches"
+    count = int(ds.attrs["minibatches"])
+    yield (
+        "1 minibatch: no error, which needs several (a smaller --minibatch)"
+        if count == 1
+        else f"{count} minibatches"
+    )
 
 
 def robustness(ds: xr.Dataset) -> Iterator[str]:

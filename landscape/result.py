@@ -124,6 +124,8 @@ def load_result(path: str | Path, kind: str | None = None, *, lazy: bool = False
     ridgeline.models.errors.InputError: no such result file: missing.nc
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a result file")
     if not path.is_file():
         raise InputError(f"no such result file: {path}")
     check_seal(path)

@@ -22,7 +22,11 @@ def main(
         "what to draw against: rank, eps, epoch, ...; metrics: gradients, magnitudes, certificate, "
         "generator, tradeoff, final, cost, penalty; CURE's: updated, ...",
     ] = None,
-    view: Annotated[str | None, "a surface as contour (None), or as space: in 3-D"] = None,
+    view: Annotated[
+        str | None,
+        "surfaces: contour (None) or space (3-D); sharpness: measures (None), boundary, spikes; "
+        "pairs: the measure that orders them",
+    ] = None,
     look: Look,
     overwrite: Annotated[bool, "replace an existing figure"] = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -46,13 +47,21 @@ def rows(compared: Compared, tolerance: float) -> list[str]:
     """A line for the file, and lines for its recipe and for each name that differs."""
     far = {k: v for k, v in compared.apart.items() if v}
     word = "the same" if same(compared, tolerance) else "DIFFERENT"
-    how = "bit for bit" if not far else f"apart by at most {max(far.values()):.1e}"
+    known = [v for v in far.values() if math.isfinite(v)]
+    how = [f"apart by at most {max(known):.1e}"] if known else []
+    if len(far) > len(known):
+        how.append(f"{len(far) - len(known)} missing, new, or not comparable")
+    how = ", ".join(how) or "bit for bit"
     lines = [f"{compared.path.name:40} {word}: {len(compared.apart)} names, {how}"]
     if compared.changed:
         lines.append(f"  recipe: {compared.changed}")
     order = sorted(far, key=far.__getitem__, reverse=True)
-    lines += [f"  {name:38} {far[name]:.1e}" for name in order[:_SHOWN]]
+    lines += [f"  {name:38} {_distance(far[name])}" for name in order[:_SHOWN]]
     return lines + [f"  and {len(far) - _SHOWN} more"] * (len(far) > _SHOWN)
+
+
+def _distance(far: float) -> str:
+    return f"{far:.1e}" if math.isfinite(far) else "missing, new, or not comparable"
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from ridgeline.analysis.budget_matrix import TrainedAt, budget_matrix
 from ridgeline.analysis.cka import cka
 from ridgeline.analysis.distances import parameter_distance
 from ridgeline.analysis.figures import FIGURES, draw
+from ridgeline.analysis.figures.learning import draw_training
 from ridgeline.analysis.figures.overview import overview, table
 from ridgeline.analysis.figures.style import save_figure, style
-from ridgeline.analysis.figures.surfaces import draw_training
 from ridgeline.analysis.frequency.filters import filter_spectrum
 from ridgeline.analysis.frequency.fourier import fourier_sensitivity, pass_curves
 from ridgeline.analysis.perturbations import similarity, similarity_matrix

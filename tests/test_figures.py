@@ -30,7 +30,7 @@ MORE = {
     "hessian": [], "scan": [{"view": "space"}], "spectrum": [{"against": a} for a in (
         "filters", "magnitude", "radius", "kernels", "basis")],
     "fourier": [{"against": "radius"}], "generator": [{"against": "images"}],
-    "robustness": [{"against": "clean"}],
+    "robustness": [{"against": "clean"}], "pairs": [{"view": "cka"}],
 }  # fmt: skip
 SINGLE = {"pairs", "ranking"}  # drawn one at a time
 
@@ -39,6 +39,9 @@ SINGLE = {"pairs", "ranking"}  # drawn one at a time
 def results():
     held = {kind: stamp(ds, kind, {}) for kind, ds in results_of_every_kind().items()}
     assert set(held) == set(FIGURES)
+    for axis in held["scan"]["loss"].dims[1:]:  # as long as the command's
+        held["scan"][axis].attrs |= {"long_name": f"random direction {axis[-1]}",
+                                     "units": "filter norm"}  # fmt: skip
     return held
 
 
@@ -146,6 +149,7 @@ def lines_of_runs(count: int = 6) -> list[dict]:
     return [
         {"epoch": e, "train_loss": 2.0 / e, "train_accuracy": 0.4, "classes": 10, "seconds": 2.0,
          "test_clean_accuracy": 0.5 + 0.05 * e, "test_target_accuracy": 0.4 - 0.1 / e,
+         "target_eps": 0.1, "constant_classifier": e == 1,
          "gradient_norm_clean": 1.0 / e, "gradient_norm_target": 2.0 / e,
          "gradient_norm_scheduled": 1.5 / e, "gradient_magnitude": {"fc.weight": 0.1 / e},
          "certificate_own_accuracy": 0.5, "certificate_strong_accuracy": 0.4,
@@ -299,6 +303,117 @@ def test_a_network_has_one_colour_on_the_overview(results):
     assert found["plain, clean"][0] not in drawn.values()
     shares = {c.get_label(): c.lines[0].get_color() for c in spectrum.containers}
     assert shares["PAS"] == drawn["PAS"] and len({*drawn.values(), *shares.values()}) >= 3
+
+
+def square(values: list[list[float]]) -> tuple:
+    return ("network_a", "network_b"), np.array(values)
+
+
+def test_all_matrices_of_pairs_have_the_order_of_one_dendrogram():
+    """Sees cells of two matrices that are no pair of the same networks, and a wrong number."""
+    far = [[0.0, 9, 1, 8], [9, 0, 7, 2], [1, 7, 0, 6], [8, 2, 6, 0]]  # a and c, b and d
+    alike = [[1.0, 0.9, 0.2, 0.3], [0.9, 1, 0.1, 0.4], [0.2, 0.1, 1, 0.8], [0.3, 0.4, 0.8, 1]]
+    names = ["a", "b", "c", "d"]
+    missing = np.full((4, 4), np.nan)
+    ds = xr.Dataset({"distance": square(far), "cka": square(alike), "cosine": square(missing),
+                     "barrier": square(missing)}, {"network_a": names, "network_b": names},
+                    {"kind": "pairs"})  # fmt: skip
+    for view, groups in ((None, ({"a", "c"}, {"b", "d"})), ("cka", ({"a", "b"}, {"c", "d"}))):
+        tree, *panels = [p for p in draw(ds, view=view).axes if p.get_subplotspec()]
+        order = [t.get_text().split()[0] for t in tree.get_yticklabels()]
+        assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset(g) for g in groups}
+        for axes, table in zip(panels, (far, alike), strict=True):
+            drawn = axes.images[0].get_array()
+            assert drawn.mask[np.diag_indices(4)].all() and drawn.mask.sum() == 4
+            for i, j in zip(*np.nonzero(~drawn.mask), strict=True):
+                assert drawn[i, j] == table[names.index(order[i])][names.index(order[j])]
+            text = next(t for t in axes.texts if t.get_position() == (15, 5))
+            assert float(text.get_text()) == drawn[0, 1]
+    with pytest.raises(InputError, match=r"unknown --view 'cosine'.*cka, distance"):
+        draw(ds, view="cosine")
+
+
+def test_an_infinite_measure_is_seen(results):
+    ds = results["sharpness"].copy(deep=True)
+    first = dict.fromkeys(ds["value"].dims, 0)
+    assert not [line for axes in draw(ds).axes for line in axes.lines if line.get_marker() == ">"]
+    ds["value"][first] = np.inf
+    figure = draw(ds)
+    marks = [line for axes in figure.axes for line in axes.lines if line.get_marker() == ">"]
+    assert len(marks) == 1 and round(marks[0].get_ydata()[0]) == 0
+    assert "infinite" in [t.get_text() for t in figure.legends[0].get_texts()]
+
+
+def test_a_network_has_the_colour_that_it_is_given_in_every_figure(results):
+    """Sees a drawing that takes its colours by order alone."""
+    ours = mpl.colors.to_rgb("#123456")
+    for kind in ("hessian", "spectrum", "distance", "robustness", "overfitting", "trajectory",
+                 "generator", "sharpness", "curve", "fourier", "scan"):  # fmt: skip
+        ds = results[kind]
+        if kind in ("curve", "scan"):  # one line for a network
+            ds = ds.isel(subset=[0]) if kind == "curve" else ds.isel(x2=0, eps=[-1], drop=True)
+        label = "own" if kind != "overfitting" else f"own: {ds['label'].values[0]}"
+        figure = draw({"other": ds, "own": ds}, colors={label: "#123456"})
+        found = [line.get_color() for axes in figure.axes for line in axes.lines]
+        assert ours in [mpl.colors.to_rgb(c) for c in found], kind
+    figure = draw_metrics({"a": lines_of_runs(), "own": lines_of_runs()}, colors="own=#123456")
+    assert ours in [mpl.colors.to_rgb(line.get_color()) for line in figure.axes[1].lines]
+    with pytest.raises(InputError, match=r"label=colour, .* got own=nocolour"):
+        draw(results["hessian"], colors={"own": "nocolour"})
+
+
+def test_learning_curves_show_what_was_judged():
+    """Sees robust accuracy called clean, and a run without test images left empty."""
+    blind = [{k: v for k, v in line.items() if "test" not in k} for line in lines_of_runs(3)]
+    figure = draw_metrics({"judged": lines_of_runs(3), "blind": blind})
+    drawn = {line.get_linestyle(): line.get_ydata() for line in figure.axes[1].lines}
+    np.testing.assert_allclose(drawn["-"], [0.55, 0.6, 0.65])
+    np.testing.assert_allclose(drawn["--"], [0.3, 0.35, 0.4 - 0.1 / 3])
+    np.testing.assert_allclose(drawn[":"], [0.4] * 3)
+    said = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert {"judged", "blind", "clean test accuracy", "training accuracy"} < set(said)
+
+
+@pytest.mark.parametrize("against", ["tradeoff", "final", "cost"])
+def test_robust_accuracies_say_their_budget(against):
+    """Sees bars of two budgets beside each other as if they were of one."""
+    weak, strong = lines_of_runs(), [line | {"target_eps": 0.3} for line in lines_of_runs()]
+
+    def said(runs):
+        figure = draw_metrics(runs, against)
+        return " ".join(t.get_text() for t in texts_of(figure))
+
+    one = said({"a": weak, "b": weak})
+    assert "at ε = 0.1" in one and "a, ε" not in one
+    several = said({"a": weak, "b": strong})
+    assert "a, ε = 0.1" in several and "b, ε = 0.3" in several and "at ε" not in several
+
+
+def test_panels_that_go_on_below_say_what_they_show(results):
+    """Sees a panel of the second line without the name of its axis."""
+    changes = (("spike", "class", "side"), np.zeros((2, 3, 2)))
+    ds = results["sharpness"].assign(spike_change=changes)
+    figure = draw(dict.fromkeys("abcd", ds), view="spikes", width="column")
+    panels = [p for p in figure.axes if p.get_subplotspec()]
+    first = [p for p in panels if p.get_subplotspec().is_first_col()]
+    assert len(first) > 1 and all(p.get_ylabel() for p in first)
+
+
+def test_a_colour_bar_ends_where_the_losses_end(results):
+    """Sees arrows that promise losses beyond the bar where there are none."""
+    ds = results["scan"].isel(eps=[0])
+    bar = draw(ds).axes[-1]
+    assert bar._colorbar.extend == "neither"
+    one = ds.isel(x1=slice(1, None))
+    assert {a._colorbar.extend for a in draw({"a": ds, "b": one}).axes if hasattr(a, "_colorbar")
+            } == {"neither"}  # fmt: skip
+
+
+def test_a_barrier_has_the_digits_of_its_error(results):
+    ds = results["curve"].isel(subset=[0]).copy(deep=True)
+    ds["barrier"][:], ds["barrier_se"] = 1.0617, xr.full_like(ds["barrier"], 0.0721)
+    labels = [t.get_text() for t in draw(ds).legends[0].get_texts()]
+    assert sum("barrier 1.06 ± 0.07" in text for text in labels) == 2
 
 
 def test_labels_of_losses_have_the_digits_that_their_steps_need():

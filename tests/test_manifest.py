@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 
 from ridgeline.landscape.result import load_result, save_result, stamp
+from ridgeline.run.shared.manifest import read_manifest
 from tests.commands import call
 
 LISTED = """
@@ -105,6 +106,24 @@ def test_a_figure_of_a_manifest_is_that_of_plot(paper):
     assert all(b"/Subject" in a or b"startxref" in a for a, _ in apart)  # call and time
 
 
+def test_a_label_has_one_colour_in_all_figures_of_a_manifest(paper):
+    """Sees the colours of a figure follow the order of its own labels."""
+    more = """
+[[figure]]
+result = ["a.nc", "b.nc"]
+label = ["second", "third"]
+out_file = "paper/more.png"
+"""
+    path = paper / "figures.toml"
+    path.write_text(LISTED + more)
+    looks = [d.look.named_colors for d, _ in read_manifest(path).values()]
+    assert looks == [{"first": "C0", "second": "C1"}, {}, {"second": "C1", "third": "C2"}]
+    path.write_text(LISTED + more + 'colors = {third = "red"}\n[colors]\nsecond = "tab:blue"\n')
+    looks = [d.look.named_colors for d, _ in read_manifest(path).values()]
+    second = {"second": "tab:blue"}
+    assert looks == [{"first": "C0"} | second, {}, second | {"third": "red"}]
+
+
 def test_numbers_are_not_computed_again(paper):
     """A look is no part of a result: the files that are drawn stay as they are."""
     before = {p.name: p.read_bytes() for p in paper.glob("*.*")}
@@ -125,11 +144,14 @@ def test_numbers_are_not_computed_again(paper):
         ("width = 4", 'view = "space"', TWO + "metrics cannot be drawn with view"),
         ("width = 4", 'against = "cots"', TWO),
         ('"m.jsonl"', '"n.jsonl"', TWO + "no such file to draw: ../held/n.jsonl"),
+        ('"m.jsonl"', '"."', TWO + "../held is a folder"),
         ('"paper/training"', '"paper/t.gif"', "written as .png, .pdf, .svg, not as .gif"),
         ('"paper/training"', '"paper/spectra.pdf"', "figure 1 is written to the same file"),
         ('out_file = "paper/training"', "", "figure 2: out_file is missing; the keys are kind"),
         ('"first", ', "", ONE + "result needs at least one file and label one"),
         ("icml2024", "icml", ONE + "unknown style 'icml'"),
+        ("width = 4", "colors = 4", TWO + "colors must be a table"),
+        ("width = 4", 'colors = {m = "nocolour"}', TWO + "colors takes label=colour"),
         ("style = ", "stile = ", "figures.toml 'stile' (did you mean 'style'?)"),
         ("[[figure]]", "[figure", "figures.toml is not TOML"),
         (LISTED, "style = 'icml2024'", "lists no figures: each begins with [[figure]]"),

@@ -373,8 +373,18 @@ def test_a_scan_says_where_it_stands_and_which_cells_are_lost(command, tmp_path)
     assert status == 0 and again == "\n".join(out.splitlines()[-2:]) + "\n"
 
 
+def test_more_examples_than_there_are_are_said(command, tmp_path, caplog):
+    """Sees a count of the call that the result never had."""
+    small_run(tmp_path)
+    for count, says in ((31, "test has 30 examples, fewer than 31: all are taken"), (30, "")):
+        caplog.clear()
+        assert command("test_ensemble", "--model2load", "a.ckpt", "--subset_size", count,
+                       "--out_file", f"{count}.nc")[0] == 0  # fmt: skip
+        assert says in caplog.text and ("fewer" in caplog.text) == bool(says)
+
+
 def test_an_eigenvector_must_be_of_its_result(command, tmp_path):
-    """Only this sees h.nc computed anew with fewer vectors beside h_vec2.ckpt of the old recipe."""
+    """Only this sees vectors of a result before beside the one that replaced it."""
     small_run(tmp_path)
     hessian = ["calc_hessian", "--model2load", "a.ckpt", "--subset_size", 10, "--max_iter", 1,
                "--out_file", "h.nc"]  # fmt: skip
@@ -385,8 +395,10 @@ def test_an_eigenvector_must_be_of_its_result(command, tmp_path):
     assert command(*moved, 0, "--model_name", "m0")[0] == 0
     status, _, said = command(*moved, 2, "--model_name", "m3")
     assert status == 2 and "holds 1 eigenvectors" in said
+    assert [p.name for p in tmp_path.glob("h_vec*")] == ["h_vec0.ckpt"]  # vectors of no result go
     # the file of one vector replaced by that of another computation
-    (tmp_path / "h_vec1.ckpt").rename(tmp_path / "h_vec0.ckpt")
+    assert command(*hessian[:-1], "i.nc", "--topk", 1, "--seed", 2)[0] == 0
+    (tmp_path / "i_vec0.ckpt").rename(tmp_path / "h_vec0.ckpt")
     status, _, said = command(*moved, 0, "--model_name", "m4")
     assert status == 2 and "is not of the computation that made h.nc" in said
     assert command(*hessian, "--topk", 1, "--blocks", "each", "--overwrite")[0] == 0
@@ -512,6 +524,7 @@ def test_a_copy_must_be_in_the_metrics():
         ("calc_trajectory --initial a --copy stable", "--metrics"),
         ("plot --result a.nc --out_file a.jpg", "figures are written as"),
         ("plot --result lr0.1.nc --out_file a.eps", "figures are written as"),
+        ("plot --result lr0.1.nc --out_file a.nc", "figures are written as"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(options, says, refuse):

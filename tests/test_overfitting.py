@@ -14,6 +14,7 @@ from torch import nn
 from ridgeline.analysis.cka import cka, gram, hsic
 from ridgeline.analysis.figures import draw
 from ridgeline.analysis.figures.training import draw_weights
+from ridgeline.analysis.reports import REPORTS
 from ridgeline.analysis.training.overfitting import (
     best_and_last,
     networks_in,
@@ -96,6 +97,15 @@ def test_cka_is_one_with_itself_and_ignores_rotation_and_scale():
     found = cka(problem, Problem(turned, make_images(24)), minibatch=8)
     assert float(found["diagonal"][0]) == pytest.approx(1)
     assert float(found["diagonal"][1]) < 0.999
+
+
+def test_cka_of_one_minibatch_says_why_it_has_no_error():
+    problem = Problem(make_mlp(), make_images(24))
+    for minibatch, end in ((24, "1 minibatch: no error, which needs several (a smaller --mini"),
+                           (8, "3 minibatches")):  # fmt: skip
+        lines = list(REPORTS["cka"](cka(problem, problem, minibatch=minibatch)))
+        assert lines[-1].startswith(end) and "nan" not in " ".join(lines)
+        assert ("+-" in lines[0]) == (minibatch == 8)
 
 
 def test_cka_of_clean_and_adversarial_features():

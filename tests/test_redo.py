@@ -20,9 +20,11 @@ import xarray as xr
 
 from ridgeline.__main__ import commands
 from ridgeline.landscape.result import load_result, provenance_of, save_result, stamp
+from ridgeline.run.redo import rows
 from ridgeline.run.shared import redoing
 from ridgeline.run.shared.comparing import apart, compare
 from ridgeline.run.shared.launch import options_of
+from ridgeline.run.shared.redoing import Compared
 from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint, stored_provenance
 from ridgeline.train.files.recipe import provenance
 from tests.commands import Done, call
@@ -306,6 +308,15 @@ def test_how_far_numbers_are_apart():
     ):  # fmt: skip
         assert far(one, two) == far(two, one) == math.inf
         assert far(one, two, together=True) == math.inf
+
+
+def test_what_cannot_be_compared_is_not_called_a_distance():
+    lines = rows(Compared(Path("a.nc"), "", {"a": 0.0, "b": math.inf, "c": 1e-3}), 0.0)
+    assert lines[0].endswith("3 names, apart by at most 1.0e-03, 1 missing, new, or not comparable")
+    assert [line.split(maxsplit=1) for line in lines[1:]] == [
+        ["b", "missing, new, or not comparable"], ["c", "1.0e-03"]
+    ]  # fmt: skip
+    assert rows(Compared(Path("a.nc"), "", {"a": 0.0}), 0.0)[0].endswith("1 names, bit for bit")
 
 
 def test_what_a_file_lacks_is_infinitely_far(tmp_path):

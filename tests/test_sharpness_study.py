@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ridgeline.analysis.sharpness.boundary import boundary
 from ridgeline.analysis.sharpness.spikes import spikes
-from ridgeline.analysis.sharpness.study import study
+from ridgeline.analysis.sharpness.study import check_also, study
 from ridgeline.landscape.curvature.operators import Hessian, dense
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.sharpness import MEASURES
@@ -22,6 +22,7 @@ from ridgeline.landscape.sharpness.battery import BatteryOptions
 from ridgeline.landscape.sharpness.options import SharpnessOptions
 from ridgeline.landscape.weights.point import unflatten
 from ridgeline.models import InputError
+from ridgeline.train.attacks import PGD
 from ridgeline.train.data.examples import Images
 from tests.test_sharpness import images, mlp
 
@@ -126,7 +127,25 @@ def test_finished_measures_are_kept(tmp_path):
     assert one.identical(two)  # the seconds too, which no second computation would repeat
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"also": ("boundary",)}, "--also boundary needs --attack"),
+     ({"measures": ("robust_flatness_worst",)}, "needs --attack"), ({}, None)],
+)  # fmt: skip
+def test_an_attack_of_budget_0_is_refused(options, says):
+    """Sees the columns of the robust loss left out in silence."""
+    battery = BatteryOptions(**options)
+    with pytest.raises(InputError, match="budget of 0 leaves the clean loss"):
+        check_also(battery, PGD(eps=0.0, iterations=1))
+    check_also(battery, PGD(eps=0.1, iterations=1))
+    if says is None:
+        check_also(battery, None)
+    else:
+        with pytest.raises(InputError, match=says):
+            check_also(battery, None)
+
+
 def test_the_documentation_says_of_every_measure_whether_it_is_invariant():
     text = (ROOT / "docs" / "sharpness.md").read_text()
-    said = dict(re.findall(r"^\| `(\w+)` \|.*\| (yes|no) \|$", text, flags=re.M))
+    said = dict(re.findall(r"^\| `(\w+)` \|.*\| (yes|no)(?:, whole layers)? \|$", text, flags=re.M))
     assert said == {n: "yes" if m.invariant else "no" for n, m in MEASURES.items()}

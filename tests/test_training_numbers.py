@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from ridgeline.analysis.figures.surfaces import draw_training
+from ridgeline.analysis.figures.learning import draw_training
 from ridgeline.models import MODELS, InputError, build_model, published_width
 from ridgeline.models.torchvision_import import import_torchvision
 from ridgeline.train.attacks import PGD

@@ -57,9 +57,9 @@ class Watch:
     ) -> dict[str, Any]:
         """Metrics at the end of an epoch: scores on held-out images by name (PART_CONDITION_...).
 
-        Also `constant_classifier`, whether all predictions on training images are one class, and
-        the further measures. The network and the random state do not change. A `crew` shares the
-        held-out images.
+        `target_eps` is the budget of `target`, in [0,1] units. `constant_classifier` says whether
+        all predictions on training images are one class. Then come the further measures. The
+        network and the random state do not change. A `crew` shares the held-out images.
         """
 
         def evaluated(some: Images) -> Mapping[str, Scores]:
@@ -83,7 +83,9 @@ class Watch:
         own = method.training_attack(step)
         if network is not None and self.certificate is not None and own is not None:
             more.append(certificate(network, own, self.certificate, step.seed, method.device))
-        return joined(*scores, *more)
+        target = method.setup.target
+        budget = {} if target is None or not scores else {"target_eps": target.eps}
+        return joined(budget, *scores, *more)
 
 
 EVERY_EPOCH = Watch()

@@ -19,6 +19,7 @@ from ridgeline.analysis.figures.frequency import (
 )
 from ridgeline.analysis.figures.generator import draw_generator
 from ridgeline.analysis.figures.layout import make_room
+from ridgeline.analysis.figures.learning import draw_runs
 from ridgeline.analysis.figures.lines import draw_curve
 from ridgeline.analysis.figures.pairs import draw_pairs, draw_ranking
 from ridgeline.analysis.figures.robustness import draw_robustness
@@ -31,7 +32,6 @@ from ridgeline.analysis.figures.surfaces import (
     draw_distance,
     draw_scan,
     draw_similarity,
-    draw_training,
 )
 from ridgeline.analysis.figures.training import (
     draw_cka,
@@ -73,6 +73,7 @@ def draw(
     style: str | None = None,
     width: str | float | None = None,
     font_size: float | None = None,
+    colors: Mapping[str, str] | Sequence[str] = (),
     **options,
 ) -> Figure:
     """Draw a result, or several of one kind by label, together. Nothing is computed again.
@@ -82,6 +83,7 @@ def draw(
         style: Fonts, sizes of text and widths of a venue, as `neurips2024`; None: the house's.
         width: Of the figure: `column`, `full` or inches; None: of a style its column, else its own.
         font_size: In points.
+        colors: Of networks by label, as `{"AT": "C1"}` (or `AT=C1`); the others take turns.
         **options: What the drawing takes besides, as `against` or `view`.
 
     Returns:
@@ -108,7 +110,8 @@ def draw(
     foreign = options.keys() - inspect.signature(FIGURES[kind]).parameters.keys()
     if foreign:
         raise InputError(f"results of kind {kind!r} cannot be drawn with --{foreign.pop()}")
-    return _drawn(lambda: FIGURES[kind](results, **options), Look(style, width, font_size))
+    return _drawn(lambda: FIGURES[kind](results, **options),
+                  Look(style, width, font_size, _texts(colors)))  # fmt: skip
 
 
 def draw_metrics(
@@ -118,8 +121,9 @@ def draw_metrics(
     style: str | None = None,
     width: str | float | None = None,
     font_size: float | None = None,
+    colors: Mapping[str, str] | Sequence[str] = (),
 ) -> Figure:
-    """Draw the metrics of runs by label: their loss, or what `against` names.
+    """Draw the metrics of runs by label: their loss and accuracies, or what `against` names.
 
     One of RUN_FIGURES, or a measure per tensor, as CURE's. InputError for another. The look is that
     of `draw`.
@@ -128,9 +132,16 @@ def draw_metrics(
     def figure() -> Figure:
         if against in RUN_FIGURES:
             return RUN_FIGURES[against](metrics)
-        return draw_weights(metrics, against) if against else draw_training(metrics)
+        return draw_weights(metrics, against) if against else draw_runs(metrics)
 
-    return _drawn(figure, Look(style, width, font_size))
+    return _drawn(figure, Look(style, width, font_size, _texts(colors)))
+
+
+def _texts(colors: Mapping[str, str] | Sequence[str]) -> tuple[str, ...]:
+    """Colours by label as options have them."""
+    if isinstance(colors, Mapping):
+        return tuple(f"{label}={color}" for label, color in colors.items())
+    return (colors,) if isinstance(colors, str) else tuple(colors)
 
 
 def _drawn(figure: Callable[[], Figure], look: Look) -> Figure:

@@ -7,8 +7,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ridgeline.analysis.budget_matrix import budget_of
-from ridgeline.analysis.figures.layout import legend_of, subplots
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results, pt
+from ridgeline.analysis.figures.layout import legend_of, subplots, thin
+from ridgeline.analysis.figures.style import COLUMN, PAGE, Results, color_of, pt
 from ridgeline.landscape.result import recipe_of
 from ridgeline.models.errors import InputError
 
@@ -46,8 +46,8 @@ def draw_smallest(results: Results) -> Figure:
     drawn = [np.where(np.isfinite(v), v, top) for v in found]
     boxes = axes.boxplot(drawn, whis=(5, 95), showfliers=False, patch_artist=True,
                          medianprops={"color": "black"})  # fmt: skip
-    for number, (box, values) in enumerate(zip(boxes["boxes"], found, strict=True)):
-        box.set(facecolor=PALETTE[number % len(PALETTE)], alpha=0.6)
+    for number, (label, box, values) in enumerate(zip(results, boxes["boxes"], found, strict=True)):
+        box.set(facecolor=color_of(label, number), alpha=0.6)
         text = f"median {np.median(values):.3g}"
         if lost := np.mean(~np.isfinite(values)):
             text += f"\nnone: {100 * lost:.0f} %"
@@ -79,16 +79,18 @@ def draw_clean_robust(results: Results) -> Figure:
             mid = float(row["accuracy"])
             bars[axis] = [[mid - float(row["accuracy_low"])], [float(row["accuracy_high"]) - mid]]
         axes.errorbar(float(clean["accuracy"]), float(robust["accuracy"]), fmt="o", capsize=1.5,
-                      color=PALETTE[number % len(PALETTE)], **bars,
+                      color=color_of(label, number), **bars,
                       label=f"{label}, ε = {largest[label]:.3g}" if several else label)  # fmt: skip
     x_range, y_range = axes.get_xlim(), axes.get_ylim()
     x, y = np.meshgrid(np.linspace(*x_range, 80).clip(1e-6), np.linspace(*y_range, 80).clip(1e-6))
     lines = axes.contour(x, y, 2 * x * y / (x + y), 6, colors="0.75", linewidths=0.6, zorder=0)
     axes.clabel(lines, fontsize=pt(5))
+    axes.plot([], [], color="0.75", lw=0.6, label="equal harmonic mean (NRR)")
     at = "" if several else f" at ε = {max(largest.values()):.3g}"
     axes.set(xlabel="clean accuracy", ylabel=f"robust accuracy{at} {norm}".strip(), xlim=x_range,
              ylim=y_range)  # fmt: skip
     legend_of(figure, *axes.get_legend_handles_labels(), most=3)
+    thin(axes.texts)
     return figure
 
 
@@ -112,7 +114,7 @@ def draw_groups(results: Results) -> Figure:
         values, errors = np.array(rows).T
         places = np.arange(len(rows)) + (number - (len(results) - 1) / 2) * width
         axes.bar(places, values, width, yerr=1.96 * errors, label=label, capsize=1.5,
-                 color=PALETTE[number % len(PALETTE)], error_kw={"lw": 0.7})  # fmt: skip
+                 color=color_of(label, number), error_kw={"lw": 0.7})  # fmt: skip
     axes.set_xticks(range(len(names) + 1), ["clean", *names])
     axes.set(ylabel="accuracy", ylim=(0, 1))
     legend_of(figure, *axes.get_legend_handles_labels(), most=4)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ridgeline.analysis.figures.layout import headroom, legend, subplots
-from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results
+from ridgeline.analysis.figures.style import COLUMN, Results, color_of
 from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.models.errors import InputError, unknown
 
@@ -68,7 +68,7 @@ def draw_eigenvalues(
     positive = all((ds["eigenvalue"].fillna(1) > 0).all() for ds in every.values())
     largest = _largest([ds["eigenvalue"].values for ds in every.values()])
     for number, (label, ds) in enumerate(every.items()):
-        look = {"color": PALETTE[number % len(PALETTE)], **(looks or {}).get(label, {})}
+        look = {"color": color_of(label, number), **(looks or {}).get(label, {})}
         color = look["color"]
         axes.errorbar(ds["rank"], ds["eigenvalue"], ds["residual"], label=label, marker="o", **look)
         odd = ~ds["converged"].astype(bool).values & ds["eigenvalue"].notnull().values
@@ -81,7 +81,7 @@ def draw_eigenvalues(
         axes.set_yscale("log")
         # a flat network's eigenvalues are rounding noise; do not let them set the scale
         low = min(float(ds["eigenvalue"].min()) for ds in every.values())
-        axes.set_ylim(max(low * 0.5, largest * 1e-8), largest * 4)
+        axes.set_ylim(max(low / 1.4, largest * 1e-8), largest * 1.4)
     else:
         axes.set_yscale("symlog", linthresh=largest * 1e-3 or 1.0)
         axes.axhline(0, color="0.7", lw=0.6, zorder=0)
@@ -101,7 +101,7 @@ def draw_density(results: Results, axes: Axes | None = None) -> Figure:
     every = dict(spectra(results))
     top = _largest([ds["density"].values for ds in every.values()])
     for number, (label, ds) in enumerate(every.items()):
-        color = PALETTE[number % len(PALETTE)]
+        color = color_of(label, number)
         x, y = ds["density_x"].values, ds["density"].values
         band = np.nan_to_num(ds["density_band"].values)
         axes.plot(x, y + _FLOOR, color=color, label=f"{label}, σ = {float(ds['sigma']):.2g}")
@@ -149,7 +149,7 @@ def draw_eigenvalue_curves(results: Results, against: str) -> Figure:
     for number, (axes, (label, (x, values, converged))) in enumerate(
         zip(grid.flat, series.items(), strict=True)
     ):
-        color = PALETTE[number % len(PALETTE)]
+        color = color_of(label, number)
         table = values.transpose(..., "rank").values
         sure = converged.astype(bool).transpose(..., "rank").values
         for rank in range(table.shape[1]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -16,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from ridgeline.analysis.figures.comparisons import draw_groups
 from ridgeline.analysis.figures.layout import alike_by, legend, panels_for, sized, subplots, unpile
 from ridgeline.analysis.figures.magnitudes import draw_magnitudes, draw_radii, draw_rings
-from ridgeline.analysis.figures.style import COLUMN, PALETTE, SURFACE, Results, pt
+from ridgeline.analysis.figures.style import COLUMN, SURFACE, Results, color_of, pt
 from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.models.dct import dct_basis
 from ridgeline.models.errors import InputError, unknown
@@ -45,7 +44,7 @@ def draw_fourier(results: Results, axes: Axes | None = None, *, against: str = "
         extent = (columns[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5, rows[0] - 0.5)
         image = place.imshow(ds["error"], vmin=0, vmax=top, cmap=SURFACE, extent=extent)
         place.set(title=label, xlabel="horizontal frequency")
-        color = PALETTE[number % len(PALETTE)]
+        color = color_of(label, number)
         for filter_, look in (("low", "o-"), ("high", "s--")):
             here = ds.sel(filter=filter_)
             curves.errorbar(
@@ -173,7 +172,7 @@ def draw_shares(
     """
     alike = alike_by(results, "layer")
     panels = panels_for(alike, axes, (COLUMN, 2.4))
-    colors = dict(zip(results, itertools.cycle(PALETTE), strict=False)) | dict(colors or {})
+    colors = {n: color_of(n, place) for place, n in enumerate(results)} | dict(colors or {})
     for place, group in zip(panels, alike, strict=True):
         first = next(iter(group.values()))
         at = np.arange(first.sizes["layer"])
@@ -202,7 +201,7 @@ def draw_course(results: Results) -> Figure:
     runs = runs_by_epoch(results)
     figure, axes = subplots(figsize=(COLUMN, 2.4))
     for number, (run, points) in enumerate(runs.items()):
-        color = PALETTE[number % len(PALETTE)]
+        color = color_of(run, number)
         epochs = [epoch for epoch, _ in points]
         table = np.stack([ds["high_share"].values for _, ds in points])
         axes.plot(epochs, table, color=color, lw=0.4)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ridgeline.analysis.figures.layout import legend_of, subplots
-from ridgeline.analysis.figures.style import PAGE, PALETTE, Results, pt
+from ridgeline.analysis.figures.style import PAGE, Results, color_of, pt
 from ridgeline.models.errors import InputError, unknown
 
 AGAINST = ("epoch", "images")
@@ -24,7 +24,7 @@ def draw_generator(results: Results, axes: Axes | None = None, *, against: str =
 
 def draw_course(results: Results) -> Figure:
     """Transfer to the reference, robust accuracy, gap of own and strong attack, alignment."""
-    figure, grid = subplots(1, 4, figsize=(PAGE * 1.45, 2.3))
+    figure, grid = subplots(1, 4, figsize=(PAGE * 1.45, 2.3), least=1.6)
     transfer, robust, gap, aligned = grid
     first = next(iter(results.values()))
     for name, text, look in (
@@ -33,7 +33,7 @@ def draw_course(results: Results) -> Figure:
     ):
         transfer.axhline(float(first[name]), color="0.5", ls=look, lw=0.8, label=text)
     for number, (label, ds) in enumerate(results.items()):
-        color = PALETTE[number % len(PALETTE)]
+        color = color_of(label, number)
         for place, name, ls in (
             (transfer, "transfer", "-"), (robust, "robust", "-"), (robust, "clean", ":"),
             (gap, "gap", "-"), (aligned, "alignment", "-"), (aligned, "alignment_block", ":"),

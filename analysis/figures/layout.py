@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, LogFormatterSciNotation
 from matplotlib.transforms import Bbox
 
 from ridgeline.analysis.figures.style import Results, asked_width, pt
@@ -107,9 +108,19 @@ def _stretch(before: float, after: float, bands: int = 1) -> float:
 
 
 def make_room(figure: Figure) -> None:
-    """Let a figure grow whose panels are lower than their labels, and labels of ticks part."""
+    """Let a figure grow whose panels are lower than their labels, and labels of ticks part.
+
+    Panels that were moved below the first one get its label of the shared y axis. Titles and labels
+    that are wider than the place of their panel are broken.
+    """
+    plain_logs(figure)
     figure.draw_without_rendering()
+    wrap_names(figure)
     panels = [p for p in figure.axes if p.get_subplotspec() and p.name != "3d"]
+    for panel in panels:  # one that begins a later line of panels lacks what the first one says
+        if panel.get_subplotspec().is_first_col() and not panel.get_ylabel():
+            kin = panel.get_shared_y_axes().get_siblings(panel)
+            panel.set_ylabel(next(filter(None, (p.get_ylabel() for p in kin)), ""))
     lack = [max(p.yaxis.label.get_window_extent().height, figure.dpi * _LOW) - p.bbox.height
             for p in panels if p.get_ylabel() and p.get_aspect() == "auto"]  # fmt: skip
     rows = max((p.get_subplotspec().get_gridspec().nrows for p in panels), default=1)
@@ -121,6 +132,48 @@ def make_room(figure: Figure) -> None:
     for axes in figure.axes:
         if axes.name != "3d" and axes.axison:
             spread(axes)
+
+
+def wrap_names(figure: Figure) -> None:
+    """Break titles and labels that reach beyond the place of their panel."""
+    for axes in figure.axes:
+        place = axes.get_subplotspec()
+        if place is None or axes.name == "3d" or not axes.axison:
+            continue
+        each = figure.bbox.width / place.get_gridspec().ncols
+        middle = (axes.bbox.x0 + axes.bbox.x1) / 2
+        room = 2 * min(middle - each * place.colspan.start, each * place.colspan.stop - middle)
+        for text in (axes.title, axes.xaxis.label):
+            _wrap(text, text.get_window_extent().width, 0.95 * room)
+        if axes.get_aspect() != "auto":  # others can grow
+            text = axes.yaxis.label
+            _wrap(text, text.get_window_extent().height, axes.bbox.height)
+
+
+def _wrap(text: Text, length: float, room: float) -> None:
+    """Break a text at its spaces where its longest line is longer than there is room for."""
+    lines = text.get_text().splitlines()
+    if lines and length > room > 0:
+        letters = max(int(max(map(len, lines)) * 0.95 * room / length), 8)
+        text.set_text("\n".join("\n".join(textwrap.wrap(line, letters)) for line in lines))
+
+
+class _Plain(LogFormatter):
+    """Numbers as they are read, where matplotlib labels a logarithmic axis."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:.4g}" if super().__call__(x, pos) else ""
+
+
+def plain_logs(figure: Figure) -> None:
+    """Label logarithmic axes within 0.001 to 100000 by plain numbers, 20 and not 2 x 10^1."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            own = type(axis.get_major_formatter()) is LogFormatterSciNotation
+            if axis.get_scale() == "log" and own and low >= 1e-3 and high <= 1e5:
+                axis.set_major_formatter(_Plain())
+                axis.set_minor_formatter(_Plain(minor_thresholds=(1.5, 0.4)))
 
 
 def spread(axes: Axes) -> None:

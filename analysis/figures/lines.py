@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.layout import legend, subplots
-from ridgeline.analysis.figures.style import COLUMN, PALETTE, Results, pt
+from ridgeline.analysis.figures.style import COLUMN, Results, color_of, pt
 
 
 def mark_missing(axes: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
@@ -42,7 +44,7 @@ def draw_lines(results: Results, axes: Axes | None = None) -> Figure:
         axis = ds["loss"].dims[1]
         for eps in ds["eps"].values:
             here = ds.sel(eps=eps)
-            color = PALETTE[number % len(PALETTE)]
+            color = color_of(label if ds.sizes["eps"] == 1 else "", number)
             number += 1
             text = f"{label}, ε = {eps:.3g}".removeprefix(", ")
             axes.plot(here[axis], here["loss"], color=color, label=text)
@@ -71,10 +73,11 @@ def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
     axes = axes or subplots(figsize=(COLUMN, 2.8))[1]
     number = 0
     for label, ds in results.items():
+        single = ds.sizes.get("eps", 1) * ds.sizes["subset"] == 1
         for eps in ds["eps"].values if "eps" in ds.dims else [None]:
             level = ds if eps is None else ds.sel(eps=eps)
             for subset in level["subset"].values:
-                color = PALETTE[number % len(PALETTE)]
+                color = color_of(label if single else "", number)
                 number += 1
                 what = f"{label} {subset}" + ("" if eps is None else f", ε = {float(eps):.3g}")
                 chain = "chain" if "checkpoint_t" in ds.coords else "curve"
@@ -83,6 +86,8 @@ def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
                                f"{what.strip()}, {name}")  # fmt: skip
                 ends = level["loss"].sel(path="curve", subset=subset).isel(t=[0, -1])
                 axes.plot(ends["t"], ends, "o", color=color)
+    if any(line.get_linestyle() == ":" for line in axes.lines):
+        axes.plot([], [], ":", color="0.3", lw=0.8, label="barrier, above the chord of the ends")
     named = next((ds for ds in results.values() if "checkpoint_t" in ds.coords), None)
     for t, name in [] if named is None else zip(
         named["checkpoint_t"].values, named["checkpoint"].values, strict=True
@@ -99,7 +104,8 @@ def _draw_path(axes: Axes, here: xr.Dataset, line: str, color: tuple, what: str)
     """One path: its loss with a band, and the bar of its barrier."""
     barrier = float(here["barrier"])
     error = float(here["barrier_se"]) if "barrier_se" in here else np.nan
-    height = f"{barrier:.2g}" + (f" ± {error:.1g}" if np.isfinite(error) else "")
+    digits = max(0, -math.floor(math.log10(error))) if error > 0 else 3
+    height = f"{barrier:.{digits}f}" + (f" ± {error:.{digits}f}" if error >= 0 else "")
     axes.plot(here["t"], here["loss"], line, color=color, label=f"{what}: barrier {height}")
     mark_missing(axes, here["t"], here["loss"])
     low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]

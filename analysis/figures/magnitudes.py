@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -13,8 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.layout import fitting, legend, sized, subplots
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, pt
+from ridgeline.analysis.figures.layout import fitting, legend, subplots
+from ridgeline.analysis.figures.style import (
+    COLUMN,
+    PAGE,
+    SURFACE,
+    Results,
+    asked_width,
+    color_of,
+    pt,
+)
 from ridgeline.analysis.frequency.profiles import (
     network_magnitudes,
     radial_profile,
@@ -39,16 +48,19 @@ def draw_magnitudes(results: Results) -> Figure:
     values = values[np.isfinite(values)]
     if not values.size:
         raise InputError("the spectra hold no magnitudes to draw: all filters are zero")
-    columns = fitting(min(_WIDE, max(len(maps) for maps in panels.values())), 1.25, 1.2)
+    columns = fitting(min(_WIDE, max(len(maps) for maps in panels.values())), 1.25, 0.75)
     rows = {label: math.ceil(len(maps) / columns) for label, maps in panels.items()}
-    figure = plt.figure(figsize=sized(1.25 * columns + 1, 1.45 * sum(rows.values())),
+    width = asked_width() or 1.25 * columns + 1
+    side = (width - 1) / columns  # of a map, with the gap beside it
+    height = 0.3 + (side + pt(0.15)) * sum(rows.values()) + pt(0.2) * len(rows)
+    figure = plt.figure(figsize=(width, max(height, 1.6)),
                         layout="constrained")  # fmt: skip
     grid = figure.subplots(sum(rows.values()), columns, squeeze=False)
     first = 0
     for label, maps in panels.items():
         here = grid[first : first + rows[label]].ravel()
         first += rows[label]
-        here[0].set_ylabel(label)
+        _name(here[0], label)
         for place, (title, m) in zip(here, maps, strict=False):
             image = place.imshow(m.T, cmap=SURFACE, vmin=0, vmax=values.max())
             place.set_title(title, fontsize=pt(6))
@@ -66,6 +78,14 @@ def draw_magnitudes(results: Results) -> Figure:
     return figure
 
 
+def _name(axes: Axes, label: str) -> None:
+    """A network's name above the title of its first map; it may reach over the next maps."""
+    look = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": pt(7)}
+    above = mpl.rcParams["axes.titlepad"] + pt(8)
+    for text, counts in ((label, False), (" ", True)):  # the blank takes the room of its height
+        axes.annotate(text, (0, 1), (0, above), **look).set_in_layout(counts)
+
+
 def _maps(ds: xr.Dataset) -> list[tuple[str, np.ndarray]]:
     """Titles and maps (K, K) of one spectrum: the network's, then the layers'."""
     found = []
@@ -73,7 +93,7 @@ def _maps(ds: xr.Dataset) -> list[tuple[str, np.ndarray]]:
     for size in whole["kernel"].values:
         for average in whole["average"].values:
             values = whole.sel(kernel=size, average=average).values[:size, :size]
-            found.append((f"mean over {average}" + (f", K={size}" if whole.sizes["kernel"] > 1
+            found.append((f"all {average}" + (f", K={size}" if whole.sizes["kernel"] > 1
                                                     else ""), values))  # fmt: skip
     for layer in ds["layer"].values:
         size, seen = int(ds["kernel_size"].sel(layer=layer)), bool(ds["seen"].sel(layer=layer))
@@ -92,7 +112,7 @@ def draw_radii(results: Results) -> Figure:
             place = np.arange(size)
             name = f"{label}, K={size}" if whole.sizes["kernel"] > 1 else label
             axes.plot(*radial_profile(values, place, place, 0.01), look, label=name,
-                      color=PALETTE[number % len(PALETTE)])  # fmt: skip
+                      color=color_of(label, number))  # fmt: skip
     axes.axhline(1, color="0.6", lw=0.8, ls="--")
     axes.set(xlabel="radial frequency √(i² + j²)", ylabel="mean |DCT| (flat: 1)", ylim=(0, None))
     legend(axes)
@@ -103,7 +123,7 @@ def draw_rings(results: Results, axes: Axes | None = None) -> Figure:
     """Error rate under plane waves over their distance from DC, the clean error dotted."""
     axes = axes or subplots(figsize=(COLUMN, 2.4))[1]
     for number, (label, ds) in enumerate(results.items()):
-        color = PALETTE[number % len(PALETTE)]
+        color = color_of(label, number)
         at, mean = radial_profile(ds["error"].values, ds["row"].values, ds["column"].values)
         axes.plot(at, mean, "o-", color=color, label=label)
         axes.axhline(float(ds["clean_error"]), color=color, lw=0.8, ls=":")
@@ -128,7 +148,7 @@ def draw_penalty(metrics: Mapping[str, list[dict]]) -> Figure:
                             squeeze=False)  # fmt: skip
     loss, *panels = grid[0]
     for number, (label, lines) in enumerate(metrics.items()):
-        color, epochs = PALETTE[number % len(PALETTE)], [line["epoch"] for line in lines]
+        color, epochs = color_of(label, number), [line["epoch"] for line in lines]
         terms = np.array([line["penalty"] for line in lines])
         loss.plot(epochs, terms, "o-", color=color, label=label)
         loss.plot(epochs, np.array([line["train_loss"] for line in lines]) - terms, ":",

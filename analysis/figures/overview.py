@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.curvature import draw_eigenvalues
 from ridgeline.analysis.figures.frequency import draw_shares
-from ridgeline.analysis.figures.layout import headroom, thin
+from ridgeline.analysis.figures.layout import headroom, plain_logs, thin
+from ridgeline.analysis.figures.learning import draw_training
 from ridgeline.analysis.figures.lines import draw_curve
 from ridgeline.analysis.figures.style import PALETTE, pt, style
 from ridgeline.analysis.figures.surfaces import (
     draw_similarity,
     draw_surface,
-    draw_training,
     surface_norm,
 )
 
@@ -91,6 +91,7 @@ def overview(
         headroom(*(axes for axes in grid.flat if axes.get_legend() is not None))
         for texts in levels:
             thin(texts)
+        plain_logs(figure)
         return figure
 
 

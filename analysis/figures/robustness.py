@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ridgeline.analysis.figures.comparisons import draw_clean_robust, draw_smallest, one_norm
 from ridgeline.analysis.figures.layout import legend, legend_of, subplots
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results, pt
+from ridgeline.analysis.figures.style import COLUMN, PAGE, Results, color_of, pt
 from ridgeline.analysis.masking import FLAT, LEVEL, SURVIVE
 from ridgeline.models.errors import unknown
 
@@ -44,7 +44,7 @@ def draw_security(results: Results, axes: Axes | None = None) -> Figure:
     count = len(panels)
     figure, grid = subplots(
         1, count, figsize=(PAGE / min(count, 3) * count if count > 1 else COLUMN, 2.4), across=3,
-        squeeze=False,
+        squeeze=False, least=1.6,
     )  # fmt: skip
     for place, (drawing, held) in zip(grid[0], panels, strict=True):
         drawing(held, place)
@@ -70,16 +70,16 @@ def _panels(results: Results) -> Iterator[tuple[Callable[[Results, Axes], None],
 
 def _coloured(results: Results, name: str) -> Iterator[tuple[xr.Dataset, tuple, float]]:
     """Results that hold a variable, each with its colour and its place beside the others."""
-    for number, ds in enumerate(results.values()):
+    for number, (label, ds) in enumerate(results.items()):
         if name in ds:
             shift = _ROOM * ((number + 0.5) / len(results) - 0.5)
-            yield ds, PALETTE[number % len(PALETTE)], shift
+            yield ds, color_of(label, number), shift
 
 
 def _draw_budgets(results: Results, axes: Axes) -> None:
     norm = one_norm(results)
     for number, (label, ds) in enumerate(results.items()):
-        color = PALETTE[number % len(PALETTE)]
+        color = color_of(label, number)
         levels = ds.sortby("eps")
         axes.plot(levels["eps"], levels["accuracy"], "o-", color=color, label=label)
         axes.fill_between(levels["eps"], levels["accuracy_low"], levels["accuracy_high"],
@@ -111,7 +111,7 @@ def _draw_masking(results: Results, axes: Axes) -> None:
     axes.set_xticks([0, 1e-2, 1], ["0", "0.01", "1"])
     axes.minorticks_off()
     axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1), xlabel="p-value (p), or share of images",
-             title="masked gradients: ✕ warns")  # fmt: skip
+             title="masked gradients (cross: warns)")  # fmt: skip
 
 
 def _draw_searches(results: Results, axes: Axes) -> None:
@@ -169,7 +169,7 @@ def _draw_transfer(results: Results, axes: Axes) -> None:
                   color="black" if value > 0.6 else "white")  # fmt: skip
     axes.set_xticks(range(table.shape[1]), ds["target"].values)
     axes.set_yticks(range(table.shape[0]), ds["source"].values)
-    axes.set(xlabel="network", ylabel="images made for", title=f"{label}: accuracy by transfer")
+    axes.set(xlabel="target", ylabel="source", title=f"{label}: accuracy by transfer")
 
 
 #: what results of test_ensemble can be drawn against

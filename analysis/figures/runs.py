@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ridgeline.analysis.figures.layout import legend_of, subplots
 from ridgeline.analysis.figures.magnitudes import draw_penalty
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, pt
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, line_of, pt
 from ridgeline.analysis.training.overfitting import best_and_last, course, networks_in
 from ridgeline.models.errors import InputError
 
@@ -28,10 +28,10 @@ def draw_gradients(metrics: Metrics) -> Figure:
     """
     _needs(metrics, "gradient_norm_clean", "--gradient_size")
     figure, (clean, robust) = subplots(1, 2, figsize=(PAGE, 2.4), sharey=True)
-    for label, lines, look in _looks(metrics):
-        _line(clean, lines, "gradient_norm_clean", label=label, **look)
-        _line(robust, lines, "gradient_norm_target", label=label, **look)
-        _line(robust, lines, "gradient_norm_scheduled", **{**look, "ls": ":"})
+    for label, lines, look in looks(metrics):
+        line(clean, lines, "gradient_norm_clean", label=label, **look)
+        line(robust, lines, "gradient_norm_target", label=label, **look)
+        line(robust, lines, "gradient_norm_scheduled", **{**look, "ls": ":"})
     clean.set(title="clean loss", ylabel="norm of the weights' gradient [nat]", yscale="log")
     robust.set(title="robust loss (at the epoch's budget dotted)")
     return _finish(figure, clean, robust)
@@ -55,7 +55,7 @@ def draw_magnitudes(metrics: Metrics) -> Figure:
     figure, grid = subplots(1, len(chosen), figsize=(1.9 * len(chosen), 2.4), squeeze=False,
                             sharey=True)  # fmt: skip
     for place, name in zip(grid[0], chosen, strict=True):
-        for label, lines, look in _looks(metrics):
+        for label, lines, look in looks(metrics):
             some = [m for m in lines if "gradient_magnitude" in m]
             values = [m["gradient_magnitude"][name] for m in some]
             place.plot([m["epoch"] for m in some], values, label=label, **look)
@@ -71,10 +71,10 @@ def draw_certificate(metrics: Metrics) -> Figure:
     """
     _needs(metrics, "certificate_gap", "--certify_size")
     figure, (accuracy, gap) = subplots(1, 2, figsize=(PAGE, 2.4))
-    for label, lines, look in _looks(metrics):
-        _line(accuracy, lines, "certificate_own_accuracy", label=label, **look)
-        _line(accuracy, lines, "certificate_strong_accuracy", **{**look, "ls": "--"})
-        _line(gap, lines, "certificate_gap", **look)
+    for label, lines, look in looks(metrics):
+        line(accuracy, lines, "certificate_own_accuracy", label=label, **look)
+        line(accuracy, lines, "certificate_strong_accuracy", **{**look, "ls": "--"})
+        line(gap, lines, "certificate_gap", **look)
         some = [m for m in lines if "certificate_gap" in m]
         mean, half = (np.array([m[f"certificate_gap{w}"] for m in some]) for w in ("", "_se"))
         gap.fill_between([m["epoch"] for m in some], mean - 1.96 * half, mean + 1.96 * half,
@@ -90,21 +90,21 @@ def draw_trace(metrics: Metrics) -> Figure:
     Of a block's noise, relative to the size of what it disturbs, a line per block.
     """
     _needs(metrics, "generator_step", "train_apart (apart, fgsm or fgsm_plus)")
-    figure, grid = subplots(2, 3, figsize=(PAGE, 4.2))
+    figure, grid = subplots(1, 6, figsize=(2 * PAGE, 2.1), across=3, least=1.6)
     scales, blocks, bounds, gain, agreement, slope = grid.flat
-    for label, lines, look in _looks(metrics):
+    for label, lines, look in looks(metrics):
         faint = {**look, "ls": ":", "lw": 0.8}
-        _line(scales, lines, "generator_step", label=label, **look)
-        _line(scales, lines, "generator_memory_scale", **faint)
+        line(scales, lines, "generator_step", label=label, **look)
+        line(scales, lines, "generator_memory_scale", **faint)
         names = {k for m in lines for k in m if k.startswith("generator_noise_")}
         for name in sorted(names):
-            _line(blocks, lines, name, **{**look, "lw": 0.6, "marker": ""})
-        _line(bounds, lines, "generator_saturated", **look)
-        _line(bounds, lines, "generator_clipped", **faint)
-        _line(gain, lines, "generator_gain", **look)
-        _line(agreement, lines, "generator_sign_agreement", **look)
-        _line(agreement, lines, "generator_memory", **faint)
-        _line(slope, lines, "generator_step_gradient", **look)
+            line(blocks, lines, name, **{**look, "lw": 0.6, "marker": ""})
+        line(bounds, lines, "generator_saturated", **look)
+        line(bounds, lines, "generator_clipped", **faint)
+        line(gain, lines, "generator_gain", **look)
+        line(agreement, lines, "generator_sign_agreement", **look)
+        line(agreement, lines, "generator_memory", **faint)
+        line(slope, lines, "generator_step_gradient", **look)
     scales.set(title="step (memory's scale dotted)", ylabel="share of eps")
     blocks.set(title="noise at block inputs", ylabel="share of their size")
     bounds.set(title="at eps (clipped to [0,1] dotted)", ylabel="share of pixels")
@@ -119,9 +119,9 @@ def draw_tradeoff(metrics: Metrics) -> Figure:
 
     Every network that a run carries is a path of its own, the last epoch its filled end.
     """
-    figure, axes = subplots(figsize=(COLUMN, 2.8))
+    figure, axes = subplots(figsize=(COLUMN, 2.9))
     for number, (name, lines, network) in enumerate(_networks(metrics)):
-        look, at = _look(number), course(lines, network)
+        look, at = line_of(name, number), course(lines, network)
         ends = best_and_last(lines, network)
         alive = np.isfinite(at["robust"])
         clean, robust = at["clean"][alive], at["robust"][alive]
@@ -129,7 +129,9 @@ def draw_tradeoff(metrics: Metrics) -> Figure:
         axes.plot(clean[-1], robust[-1], "o", color=look["color"], ms=5)
         axes.plot(ends["clean_best"], ends["best"], "*", color=look["color"], ms=9, mec="white",
                   mew=0.5)  # fmt: skip
-    axes.set(xlabel="clean test accuracy", ylabel="robust test accuracy")
+    for mark, size, text in (("*", 9, "best epoch"), ("o", 5, "last epoch")):
+        axes.plot([], [], mark, color="0.3", ms=size, ls="", label=text)
+    axes.set(xlabel="clean test accuracy", ylabel=f"robust test accuracy{at_budget(metrics)}")
     legend_of(figure, *axes.get_legend_handles_labels(), most=3)
     return figure
 
@@ -139,14 +141,16 @@ def draw_final(metrics: Metrics) -> Figure:
     rows = _networks(metrics)
     width = max(COLUMN, 0.6 * len(rows) + 1)
     figure, axes = subplots(figsize=(width, 2.6))
-    for shift, what in ((-0.2, "clean"), (0.2, "robust")):
+    for shift, what, text in (
+        (-0.2, "clean", "clean"), (0.2, "robust", f"robust{at_budget(metrics)}")
+    ):  # fmt: skip
         column = "clean_last" if what == "clean" else "last"
-        values = [best_and_last(lines, network)[column] for _, lines, network in rows]
-        bars = axes.bar(np.arange(len(rows)) + shift, values, 0.4, label=what,
+        values = [100 * best_and_last(lines, network)[column] for _, lines, network in rows]
+        bars = axes.bar(np.arange(len(rows)) + shift, values, 0.4, label=text,
                         color=PALETTE[0 if what == "clean" else 1])  # fmt: skip
-        axes.bar_label(bars, [f"{100 * v:.1f}" for v in values], fontsize=pt(5), padding=1)
+        axes.bar_label(bars, [f"{v:.1f}" for v in values], fontsize=pt(5), padding=1)
     axes.set_xticks(range(len(rows)), [name for name, _, _ in rows], rotation=45, ha="right")
-    axes.set(ylabel="test accuracy, last epoch", ylim=(0, 1))
+    axes.set(ylabel="test accuracy, last epoch [%]", ylim=(0, 100))
     legend_of(figure, *axes.get_legend_handles_labels(), where="upper", most=2)
     return figure
 
@@ -158,8 +162,12 @@ def draw_cost(metrics: Metrics) -> Figure:
         spent = np.cumsum([m["seconds"] - m.get("eval_seconds", 0.0) for m in lines])
         robust = course(lines, network)["robust"]
         alive = np.isfinite(robust)
-        axes.plot(spent[alive], robust[alive], marker="o", label=name, **_look(number))
-    axes.set(xlabel="training time [s]", ylabel="robust test accuracy", xlim=(0, None))
+        axes.plot(spent[alive], robust[alive], marker="o", label=name, **line_of(name, number))
+    axes.set(
+        xlabel="training time [s]",
+        ylabel=f"robust test accuracy{at_budget(metrics)}",
+        xlim=(0, None),
+    )
     legend_of(figure, *axes.get_legend_handles_labels(), most=3)
     return figure
 
@@ -185,30 +193,42 @@ def _needs(metrics: Metrics, key: str, option: str) -> None:
 
 
 def _networks(metrics: Metrics) -> list[tuple[str, Sequence[dict], str]]:
-    """Name, metrics and copy of every network of the runs; InputError for one never attacked."""
-    found = []
+    """Name, metrics and copy of every network of the runs; InputError for one never attacked.
+
+    Names say the budget of the attack where runs have several.
+    """
+    found, budgets = [], _budgets(metrics)
+    single = len(set().union(*budgets.values())) < 2
     for label, lines in metrics.items():
         names = networks_in(lines)
         if not names:
             raise InputError(f"{label}: its metrics hold no robust test accuracy: train with "
                              "--attack")  # fmt: skip
-        found += [(f"{label} ({name})" if name else label, lines, name) for name in names]
+        (at,) = budgets[label] or {None}
+        text = label if single or at is None else f"{label}, ε = {at:.3g}"
+        found += [(f"{text} ({name})" if name else text, lines, name) for name in names]
     return found
 
 
-def _look(number: int) -> Look:
-    """Colour and line style of the n-th run."""
-    return {"color": PALETTE[number % len(PALETTE)],
-            "ls": ("-", "--", "-.")[number // len(PALETTE) % 3]}  # fmt: skip
+def _budgets(metrics: Metrics) -> dict[str, set[float]]:
+    """The budget of the attack on test images of every run; empty where it is not recorded."""
+    return {label: {m["target_eps"] for m in lines[-1:] if "target_eps" in m}
+            for label, lines in metrics.items()}  # fmt: skip
 
 
-def _looks(metrics: Metrics) -> Iterator[tuple[str, Sequence[dict], Look]]:
+def at_budget(metrics: Metrics) -> str:
+    """The budget of robust accuracies, where all runs have the same one."""
+    found = {at for budgets in _budgets(metrics).values() for at in budgets or {None}}
+    return f" at ε = {at:.3g}" if len(found) == 1 and (at := found.pop()) is not None else ""
+
+
+def looks(metrics: Metrics) -> Iterator[tuple[str, Sequence[dict], Look]]:
     """Label, metrics, and the colour with a marker of every run."""
     for number, (label, lines) in enumerate(metrics.items()):
-        yield label, lines, {**_look(number), "marker": "o"}
+        yield label, lines, {**line_of(label, number), "marker": "o"}
 
 
-def _line(axes: Axes, lines: Sequence[dict], key: str, **look: object) -> None:
+def line(axes: Axes, lines: Sequence[dict], key: str, **look: object) -> None:
     """A metric over the epochs that hold it."""
     some = [m for m in lines if key in m]
     axes.plot([m["epoch"] for m in some], [m[key] for m in some], **look)

@@ -11,12 +11,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Polygon
 
 from ridgeline.analysis.figures.layout import legend_of, subplots
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results
+from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, color_of, pt
 from ridgeline.models.errors import InputError, unknown
 
 VIEWS = ("measures", "boundary", "spikes")
 _WORDS = {"lambda_max": "λ max", "sam": "SAM", "keskar": "Keskar"}
 _FLOOR = 1e-6
+
+
+def measure_label(name: str) -> str:
+    """What a measure is called in figures."""
+    return _WORDS.get(name, name.replace("_", " "))
 
 
 def draw_sharpness(results: Results, view: str | None = None) -> Figure:
@@ -45,8 +50,8 @@ def draw_measures(results: Results) -> Figure:
     names = list(dict.fromkeys(str(m) for ds in results.values() for m in ds["measure"].values))
     ways = list(dict.fromkeys(str(w) for ds in results.values() for w in ds["logits"].values))
     figure, grid = subplots(
-        1, len(ways), figsize=(COLUMN * 1.2 if len(ways) == 1 else PAGE, 0.9 + 0.24 * len(names)),
-        squeeze=False, sharey=True,
+        1, len(ways), figsize=(COLUMN * 1.2 if len(ways) == 1 else PAGE, 1.4 + 0.24 * len(names)),
+        squeeze=False, sharey=True, least=1.6,
     )  # fmt: skip
     marks = [(label, str(loss)) for label, ds in results.items() for loss in ds["loss"].values]
     for axes, way in zip(grid.flat, ways, strict=True):
@@ -54,32 +59,35 @@ def draw_measures(results: Results) -> Figure:
             ds = results[label]
             if way in ds["logits"].values:
                 _mark(axes, ds.sel(loss=loss, logits=way), names, _shift(number, len(marks)),
-                      PALETTE[list(results).index(label) % len(PALETTE)], loss)  # fmt: skip
+                      color_of(label, list(results).index(label)), loss)  # fmt: skip
         axes.set_xscale("symlog", linthresh=_FLOOR, linscale=0.4)
-        _few_ticks(axes)
-        axes.set(xlabel=f"sharpness, {way} logits", ylim=(len(names) - 0.5, -0.5))
+        _few_ticks(axes, narrow=figure.get_figwidth() < 2.2 * len(ways))
+        axes.set_title(f"{way} logits", fontsize=pt(7))
+        axes.set(xlabel="sharpness", ylim=(len(names) - 0.5, -0.5))
         axes.axvline(0, color="0.8", lw=0.6, zorder=0)
         axes.grid(axis="y", lw=0.3, color="0.85")
     invariant = {str(m) for ds in results.values()
                  for m in ds["measure"].values[ds["invariant"].values.astype(bool)]}  # fmt: skip
     first = grid[0, 0]
-    first.set_yticks(range(len(names)), [_WORDS.get(n, n.replace("_", " ")) for n in names])
+    first.set_yticks(range(len(names)), [measure_label(n) for n in names])
     for axes in grid.flat:  # each, for where panels stand below each other
         for tick, name in zip(axes.get_yticklabels(), names, strict=False):
             tick.set_fontweight("bold" if name in invariant else "normal")
-    handles = [Line2D([], [], color=PALETTE[n % len(PALETTE)], marker="o", ls="", label=label)
+    handles = [Line2D([], [], color=color_of(label, n), marker="o", ls="", label=label)
                for n, label in enumerate(results) if len(results) > 1]  # fmt: skip
     for loss in dict.fromkeys(loss for _, loss in marks):
         fill = "white" if loss == "clean" else "0.3"
         handles.append(Line2D([], [], color="0.3", mfc=fill, marker="o", ls="", label=loss))
+    if any(line.get_marker() == ">" for axes in grid.flat for line in axes.lines):
+        handles.append(Line2D([], [], color="0.3", marker=">", ls="", ms=4, label="infinite"))
     legend_of(figure, handles, [str(h.get_label()) for h in handles], "upper", 6)
     return figure
 
 
-def _few_ticks(axes: Axes) -> None:
-    """0 and every third power of ten within what is drawn."""
+def _few_ticks(axes: Axes, narrow: bool) -> None:
+    """0 and every third power of ten within what is drawn; in a narrow panel every sixth."""
     low, high = axes.get_xlim()
-    powers = 10.0 ** np.arange(-5, 16, 3)
+    powers = 10.0 ** (np.arange(-2, 16, 6) if narrow else np.arange(-5, 16, 3))
     ticks = [-p for p in powers[::-1] if -p >= low] + [0.0] + [p for p in powers if p <= high]
     axes.set_xlim(min(low, 0.0), max(high, _FLOOR))
     axes.set_xticks(ticks)
@@ -93,15 +101,19 @@ def _shift(number: int, count: int) -> float:
 def _mark(
     axes: Axes, cell: xr.Dataset, names: list[str], shift: float, color: tuple, loss: str
 ) -> None:
-    """The points of one network and loss; infinite values are left out."""
+    """The points of one network and loss; an arrow at the right end stands for an infinite one."""
+    fill = "white" if loss == "clean" else color
     for row, name in enumerate(names):
         if name in cell["measure"].values:
             here = cell.sel(measure=name)
             value, error = float(here["value"]), float(here["se"])
+            if np.isposinf(value):
+                axes.plot(1, row + shift, ">", transform=axes.get_yaxis_transform(), clip_on=False,
+                          color=color, ms=4, mfc=fill)  # fmt: skip
             if np.isfinite(value):
                 axes.errorbar(
                     value, row + shift, xerr=np.nan_to_num(error), fmt="o", color=color, ms=3,
-                    mfc="white" if loss == "clean" else color, elinewidth=0.8,
+                    mfc=fill, elinewidth=0.8,
                 )  # fmt: skip
 
 
@@ -113,7 +125,7 @@ def draw_boundary(results: Results) -> Figure:
     count = len(results)
     figure, grid = subplots(
         2, count, figsize=(max(COLUMN, 2.3 * count), 4.4), squeeze=False,
-        height_ratios=[1.25, 1], sharey="row",
+        height_ratios=[1.25, 1], sharey="row", least=1.6,
     )  # fmt: skip
     high = max(float(ds["plane_loss"].max()) for ds in results.values())
     low = max(min(float(ds["plane_loss"].min()) for ds in results.values()), high * 1e-4)
@@ -137,10 +149,10 @@ def draw_boundary(results: Results) -> Figure:
             bottom.step(np.r_[0, places, far], np.r_[1, share, share[-1:] if len(share) else 1],
                         where="post", color=PALETTE[n], label=str(name))  # fmt: skip
         bottom.axvline(1, color="0.7", lw=0.7, zorder=0)
-        bottom.set(xlabel="distance moved [budgets]", ylim=(0, 1.05), xlim=(0, max(far, 1.2)))
+        bottom.set(xlabel="moved [budgets]", ylim=(0, 1.05), xlim=(0, max(far, 1.2)))
     grid[0, 0].set_ylabel("random signs [budgets]")
     grid[1, 0].set_ylabel("examples still right")
-    figure.colorbar(mesh, ax=grid[0, :].tolist(), label="mean loss [nat]")
+    figure.colorbar(mesh, ax=grid[0, :].tolist(), label="mean loss [nat]", aspect=30)
     handles, names = grid[1, 0].get_legend_handles_labels()
     legend_of(figure, handles, names, most=2)
     return figure
@@ -161,5 +173,5 @@ def draw_spikes(results: Results) -> Figure:
         axes.set_xticks(range(values.shape[1]))
         axes.set_yticks(range(values.shape[0]), range(1, values.shape[0] + 1))
     grid[0, 0].set_ylabel("eigenvector")
-    figure.colorbar(image, ax=grid.ravel().tolist(), label="change of accuracy")
+    figure.colorbar(image, ax=grid.ravel().tolist(), label="change of accuracy", aspect=30)
     return figure

@@ -7,23 +7,26 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import seaborn as sns
 import xarray as xr
 from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from ridgeline.analysis.look import COLUMN, PAGE, Look
 from ridgeline.models.errors import InputError
 from ridgeline.train.files.recipe import write_atomically
 
-__all__ = ["COLUMN", "PAGE", "PALETTE", "SURFACE", "Results", "figure_files", "save_figure",
-           "style"]  # fmt: skip
+__all__ = ["COLUMN", "PAGE", "PALETTE", "SURFACE", "Color", "Results", "color_of", "figure_files",
+           "line_of", "save_figure", "style"]  # fmt: skip
 PLAIN = Look()
 #: what drawings take: results by label
 Results = Mapping[str, "xr.Dataset"]
+Color = tuple[float, float, float]
 PALETTE = sns.color_palette("colorblind")
 SURFACE = "viridis"
 FORMATS = (".png", ".pdf", ".svg")
@@ -31,14 +34,15 @@ FORMATS = (".png", ".pdf", ".svg")
 ORIGIN = {"png": "Description", "pdf": "Subject", "svg": "Description"}
 #: begins what the metadata of our figures hold under "Keywords"
 MARK = "ridgeline figure "
-#: suffixes of pictures that are not written here
+#: suffixes of other pictures, and of files that are no pictures
 OTHERS = {f".{name}" for name in FigureCanvasBase.get_supported_filetypes()} - set(FORMATS) | {
-    ".bmp", ".gif"}  # fmt: skip
+    ".bmp", ".gif", ".nc", ".ckpt", ".jsonl", ".toml", ".html", ".csv", ".tex"}  # fmt: skip
 
 
 #: of the house's text, to which the sizes in drawings refer
 _BASE = 8
 _WIDTH: ContextVar[float | None] = ContextVar("width", default=None)
+_COLORS: ContextVar[Mapping[str, str] | None] = ContextVar("colors", default=None)
 
 
 @contextmanager
@@ -63,17 +67,30 @@ def style(look: Look = PLAIN) -> Iterator[None]:
         "lines.markersize": 3,
         "axes.prop_cycle": mpl.cycler(color=PALETTE),
     }
-    token = _WIDTH.set(look.inches)
+    width, colors = _WIDTH.set(look.inches), _COLORS.set(look.named_colors)
     try:
         with mpl.rc_context(settings | look.settings):
             yield
     finally:
-        _WIDTH.reset(token)
+        _WIDTH.reset(width)
+        _COLORS.reset(colors)
 
 
 def asked_width() -> float | None:
     """The width in inches that figures are to have; None: their own."""
     return _WIDTH.get()
+
+
+def color_of(label: str, number: int) -> Color:
+    """The colour of a network or run: what the look gives to its label, else the n-th one."""
+    held = (_COLORS.get() or {}).get(label)
+    return PALETTE[number % len(PALETTE)] if held is None else to_rgb(held)
+
+
+def line_of(label: str, number: int) -> dict[str, Any]:
+    """Colour and style of a line: the palette once solid, then dashed."""
+    return {"color": color_of(label, number),
+            "ls": ("-", "--", "-.")[number // len(PALETTE) % 3]}  # fmt: skip
 
 
 def pt(size: float) -> float:
@@ -84,8 +101,8 @@ def pt(size: float) -> float:
 def figure_files(path: str | Path) -> list[Path]:
     """The files of a figure: PATH itself if it ends in one of FORMATS, else PATH.png and PATH.pdf.
 
-    What else follows a dot belongs to the name (lr0.1). Raises InputError for the suffix of a
-    picture that is not written here.
+    What else follows a dot belongs to the name (lr0.1). Raises InputError for the suffix of
+    another kind of file.
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -18,10 +17,14 @@ from mpl_toolkits.mplot3d import Axes3D
 
 from ridgeline.analysis.figures.layout import alike_by, legend, panels_for, subplots, thin, unpile
 from ridgeline.analysis.figures.lines import axis_label, draw_lines, loss_label
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, pt
+from ridgeline.analysis.figures.style import COLUMN, PAGE, SURFACE, Results, color_of, pt
 from ridgeline.models.errors import InputError, unknown
 
 _THIN = 3  # sides of a plane that differ more than so many times are not drawn to scale
+
+
+_EXTEND = {(False, False): "neither", (True, False): "min", (False, True): "max",
+           (True, True): "both"}  # fmt: skip
 
 
 def _short(losses: Iterable[float]) -> list[str]:
@@ -59,9 +62,10 @@ def draw_surface(
     norm = LogNorm(shared.vmin, shared.vmax)  # each colour bar needs its own norm object
     levels = np.geomspace(norm.vmin, norm.vmax, 25)
     values = np.ma.masked_invalid(loss.values.T)
+    beyond = ((values < levels[0]).any(), (values > levels[-1]).any())
     filled = axes.contourf(
-        ds[first], ds[second], values, levels, norm=norm, cmap=SURFACE, extend="both"
-    )
+        ds[first], ds[second], values, levels, norm=norm, cmap=SURFACE, extend=_EXTEND[beyond]
+    )  # an arrow of the colour bar means that there is something beyond it
     lines = axes.contour(ds[first], ds[second], values, levels[::4], colors="white", linewidths=0.3)
     axes.clabel(lines, fmt=dict(zip(lines.levels, _short(lines.levels), strict=True)),
                 fontsize=pt(5))  # fmt: skip
@@ -98,11 +102,13 @@ def draw_space(
     )  # fmt: skip
     if np.isfinite(height).all():
         axes.contour(x, y, height, 12, zdir="z", offset=floor, cmap=SURFACE, vmin=low, vmax=high)
-    axes.set(xlabel=axis_label(ds, first), ylabel=axis_label(ds, second), title=title)
+    xlabel, ylabel = (axis_label(ds, n).replace(" [", "\n[") for n in (first, second))
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.set_zlim(floor, high)
-    axes.set_box_aspect(None, zoom=0.85)  # labels stand outside the box, which is not measured
-    for axis, pad in ((axes.xaxis, -4), (axes.yaxis, 1)):
-        axis.labelpad = pad
+    axes.set_box_aspect(None, zoom=0.78)  # labels stand outside the box, which is not measured
+    for axis, pad in ((axes.xaxis, 1), (axes.yaxis, 4)):
+        axis.labelpad = pt(pad)
+        axis.label.set_fontsize(pt(7))
         axis.set_major_locator(MaxNLocator(4))
     axes.tick_params(pad=-2)
     axes.tick_params(axis="z", pad=2)  # four digits would lie on the axis
@@ -110,7 +116,7 @@ def draw_space(
     axes.set_zticks(ticks, _short(10**ticks))
     bar = axes.figure.colorbar(surface, ax=axes, shrink=0.6, pad=0.12)
     bar.set_ticks(ticks, labels=_short(10**ticks))
-    bar.set_label(loss_label({"": ds}))
+    bar.set_label(f"height and colour: {loss_label({'': ds})}")
 
 
 def _loss_at(ds: xr.Dataset, eps: float | None) -> xr.DataArray:
@@ -236,7 +242,7 @@ def draw_distance(results: Results, axes: Axes | None = None) -> Figure:
     """
     alike = alike_by(results, "parameter")
     places = panels_for(alike, axes, (PAGE, 2.4))
-    colors = dict(zip(results, itertools.cycle(PALETTE), strict=False))
+    colors = {label: color_of(label, number) for number, label in enumerate(results)}
     for place, group in zip(places, alike, strict=True):
         for label, ds in group.items():
             total = float(ds["total_distance"])
@@ -247,30 +253,3 @@ def draw_distance(results: Results, axes: Axes | None = None) -> Figure:
         place.set(ylabel="||a - b|| / ||a||", xlabel="parameter")
     legend(*places)
     return places[0].figure
-
-
-def draw_training(
-    metrics: Mapping[str, list[dict]], axes: Axes | None = None, *,
-    colors: Mapping[str, tuple] | None = None,
-) -> Figure:  # fmt: skip
-    """Training loss per epoch of several runs, with the level of chance, ln of their classes.
-
-    Runs of data sets with different numbers of classes have no such level in common. Crosses are
-    epochs whose network gives all images one class. `colors` fixes those of runs by label.
-    """
-    axes = axes or subplots(figsize=(COLUMN, 2.4))[1]
-    for label, lines in metrics.items():
-        (line,) = axes.plot(
-            [m["epoch"] for m in lines], [m["train_loss"] for m in lines], label=label,
-            color=(colors or {}).get(label),
-        )  # fmt: skip
-        flat = [m for m in lines if m.get("constant_classifier")]
-        axes.plot([m["epoch"] for m in flat], [m["train_loss"] for m in flat], "x", ms=4,
-                  color=line.get_color())  # fmt: skip
-    classes = {m.get("classes") for lines in metrics.values() for m in lines}
-    if len(classes) == 1 and (count := classes.pop()):
-        axes.axhline(np.log(count), color="0.6", ls="--", lw=0.8, label=f"chance, ln {count}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch", ylabel="training loss [nat]")
-    legend(axes)
-    return axes.figure

@@ -14,14 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ridgeline.analysis.figures.layout import legend, legend_of, subplots
 from ridgeline.analysis.figures.runs import RUN_FIGURES
-from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, pt
+from ridgeline.analysis.figures.style import COLUMN, PAGE, SURFACE, Results, color_of, line_of, pt
 from ridgeline.models.errors import InputError, unknown
-
-
-def _look(number: int) -> dict:
-    """Colour and line style of the n-th line: the palette once solid, then dashed."""
-    return {"color": PALETTE[number % len(PALETTE)],
-            "ls": ("-", "--", "-.")[number // len(PALETTE) % 3]}  # fmt: skip
 
 
 def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
@@ -32,7 +26,7 @@ def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
             for name, ds in results.items() for label in ds["label"].values]  # fmt: skip
     figure, (curves, ends) = subplots(1, 2, figsize=(PAGE, 3.2), sharey=True, width_ratios=(3, 2))
     for number, (name, epochs, row) in enumerate(rows):
-        look, robust = _look(number), row["robust"].values
+        look, robust = line_of(name, number), row["robust"].values
         alive = np.isfinite(robust).any(0)
         x, y = epochs.values[alive], robust[:, alive]
         curves.plot(x, np.nanmean(y, 0), label=name, **look)
@@ -59,10 +53,10 @@ def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
     random directions with circles, steepest with crosses, on a scale linear around 0.
     """
     del axes
-    figure, grid = subplots(2, 3, figsize=(1.2 * PAGE, 4.6), sharex=True)
+    figure, grid = subplots(1, 6, figsize=(2.4 * PAGE, 2.3), across=3, least=1.6)
     accuracy, gradients, distance, curvature, trace, flatness = grid.flat
     for number, (label, ds) in enumerate(results.items()):
-        look = _look(number)
+        look = line_of(label, number)
         color = look["color"]
         if "robust_test" in ds:
             judged = ds["robust_test"].dropna("every_epoch")
@@ -83,10 +77,10 @@ def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
     accuracy.set(ylabel="robust accuracy (training dotted)")
     gradients.set(ylabel="gradient norm [nat]", title="clean loss dotted", yscale="log")
     distance.set(ylabel="relative distance from start")
-    curvature.set(ylabel="largest eigenvalue", xlabel="epoch", yscale="log")
-    trace.set(ylabel="trace", xlabel="epoch", yscale="log")
+    curvature.set(ylabel="largest eigenvalue", yscale="log")
+    trace.set(ylabel="trace", yscale="log")
     first = next(iter(results.values()))
-    flatness.set(ylabel="rise of the robust loss [nat]", xlabel="epoch")
+    flatness.set(ylabel="rise of the robust loss [nat]")
     flatness.set_yscale("symlog", linthresh=0.01)
     flatness.set_title(f"random, {first.attrs['radius']:g} of each filter (circles)\n"
                        f"steepest, {first.attrs['ascent']:g} (crosses)",
@@ -94,6 +88,7 @@ def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
     legend_of(figure, *accuracy.get_legend_handles_labels(),
                   fontsize=pt(7))  # fmt: skip
     for place in grid.flat:
+        place.set_xlabel("epoch")
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
@@ -102,6 +97,11 @@ def _banded(axes: Axes, ds: xr.Dataset, name: str, color) -> None:
     axes.plot(ds["epoch"], ds[name], "o-", color=color)
     low, high = ds[name] - ds[f"{name}_se"], ds[name] + ds[f"{name}_se"]
     axes.fill_between(ds["epoch"], low, high, color=color, alpha=0.2, lw=0)
+
+
+def _named(text: str) -> str:
+    """The network, or the kind of images, of `layer, NAME`."""
+    return Path(text.removeprefix("layer, ")).stem
 
 
 def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
@@ -117,7 +117,7 @@ def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
             else label  # fmt: skip
         for axis, side, which in ((place.xaxis, "layer_a", "first"),
                                   (place.yaxis, "layer_b", "second")):  # fmt: skip
-            axis.set_label_text(f"layer of {Path(ds.attrs[which]).stem}" if which in ds.attrs
+            axis.set_label_text(f"layer ({_named(ds.attrs[which])})" if which in ds.attrs
                                 else "layer")  # fmt: skip
             _name_layers(axis, ds[side].values)
         place.set(title=title)
@@ -126,7 +126,7 @@ def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
         for number, (label, ds) in enumerate(diagonals.items()):
             grid[0, -1].errorbar(range(ds.sizes["layer"]), ds["diagonal"], ds["diagonal_se"],
                                  fmt="o-", capsize=1.5, label=label,
-                                 color=PALETTE[number % len(PALETTE)])  # fmt: skip
+                                 color=color_of(label, number))  # fmt: skip
         grid[0, -1].set(xlabel="layer", ylabel="CKA of equal layers", ylim=(None, 1.02))
         _name_layers(grid[0, -1].xaxis, next(iter(diagonals.values()))["layer"].values)
         legend(grid[0, -1])

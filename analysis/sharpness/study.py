@@ -23,13 +23,15 @@ from ridgeline.train.evaluation import Scores
 
 
 def check_also(battery: BatteryOptions, attack: Attack | None) -> None:
-    """Raise InputError if diagnostics that need an attack are named and there is no attack.
+    """Raise InputError if named diagnostics need an attack and there is none, or one of budget 0.
 
     These are the boundary, whose unit is the budget, and measures of the robust loss. Without
     --measures such measures are left blank instead.
     """
     if attack is not None and attack.eps:
         return
+    if attack is not None:
+        raise InputError("--attack with a budget of 0 leaves the clean loss: leave --attack out")
     if "boundary" in battery.also:
         raise InputError("--also boundary needs --attack with a budget above 0")
     named = [n for n in battery.measures if MEASURES[n].robust]

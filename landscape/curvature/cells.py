@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.examples import Images
 from ridgeline.train.exchange import leader
-from ridgeline.train.files.checkpoint import check_checkpoint, save_checkpoint
+from ridgeline.train.files.checkpoint import check_checkpoint, save_checkpoint, stored_recipe
 from ridgeline.train.files.recipe import Recipe
 
 
@@ -50,11 +50,31 @@ class Cell:
     diagonals: list[tuple[Path, Recipe]]
 
     def claim(self, overwrite: bool) -> None:
-        """Raise InputError if a file of another result is in the way; `overwrite` deletes it."""
+        """Raise InputError if a file of another result is in the way; `overwrite` deletes it.
+
+        With `overwrite` also eigenvectors of an earlier result that had more of them are deleted.
+        """
         for target, wanted in (*self.vectors, *self.diagonals):
             check_checkpoint(target, wanted, overwrite)
+        for stale in self._beyond() if overwrite else ():
+            stale.unlink(missing_ok=True)
         if held(self.part, self.recipe, overwrite) is None:
             self.part.unlink(missing_ok=True)
+
+    def _beyond(self) -> Iterator[Path]:
+        """Files of eigenvectors whose number is above those of this cell."""
+        if not self.vectors:
+            return
+        first = self.vectors[0][0]
+        begin = first.name.removesuffix("0.ckpt")
+        for path in first.parent.iterdir():
+            number = path.name.removeprefix(begin).removesuffix(".ckpt")
+            if (
+                path.name == f"{begin}{number}.ckpt" and number.isdecimal()
+                and int(number) >= len(self.vectors)
+                and (stored_recipe(path) or {}).get("kind") == "direction"
+            ):  # fmt: skip
+                yield path
 
     def done(self) -> xr.Dataset | None:
         """The numbers of this cell if an earlier run finished them, else None."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from ridgeline.landscape.curvature.eigenpairs import top_eigenpairs
 from ridgeline.landscape.curvature.input_hessian import InputHessian
 from ridgeline.landscape.sharpness.options import SharpnessOptions
 from ridgeline.landscape.sharpness.view import Value, View
+
+log = logging.getLogger(__name__)
 
 
 def input_curvature(view: View, options: SharpnessOptions) -> Value:
@@ -17,6 +21,8 @@ def input_curvature(view: View, options: SharpnessOptions) -> Value:
     of a pass over all.
     """
     count = len(view.problem.data)
+    if options.inputs > count:
+        log.warning("--inputs %d: there are %d examples, all are taken", options.inputs, count)
     found = []
     for example in range(min(options.inputs, count)):
         operator = InputHessian(view.problem, example)

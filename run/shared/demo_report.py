@@ -11,9 +11,9 @@ import xarray as xr
 from ridgeline.analysis.distances import parameter_distance
 from ridgeline.analysis.figures import draw
 from ridgeline.analysis.figures.frequency import draw_filters
+from ridgeline.analysis.figures.learning import draw_training
 from ridgeline.analysis.figures.overview import overview, table
 from ridgeline.analysis.figures.style import save_figure, style
-from ridgeline.analysis.figures.surfaces import draw_training
 from ridgeline.run.shared.origin import origin
 from ridgeline.train.files.checkpoint import load_checkpoint
 

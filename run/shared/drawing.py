@@ -70,6 +70,8 @@ class Drawing:
     def check_sources(self) -> None:
         """Raise InputError for a file that is not there."""
         for path in self.paths:
+            if path.is_dir():
+                raise InputError(f"{path} is a folder, not a file to draw")
             if not path.is_file():
                 raise InputError(f"no such file to draw: {path}")
 

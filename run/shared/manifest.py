@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ridgeline.analysis.look import Look
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.run.shared.drawing import METRICS, Drawing
 
-LOOK = ("style", "width", "font_size")
+LOOK = ("style", "width", "font_size", "colors")
 #: the keys of an entry; all but `kind` are options of `plot`
 KEYS = ("kind", "result", "label", "out_file", "against", "view", *LOOK)
 
@@ -31,6 +32,8 @@ def read_manifest(path: Path) -> dict[str, tuple[Drawing, str | None]]:
     entries = held.get("figure")
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path} lists no figures: each begins with [[figure]]")
+    with naming(str(path)):
+        shared["colors"] = _colors(entries) | _table(shared.get("colors", {}))
     found: dict[str, tuple[Drawing, str | None]] = {}
     owners: dict[Path, str] = {}
     for number, entry in enumerate(entries, 1):
@@ -86,9 +89,29 @@ def _drawing(shared: Mapping[str, Any], entry: Any, folder: Path) -> Drawing:
         if key in entry and not isinstance(entry[key], str):
             raise InputError(f"{key} must be a text, got {entry[key]!r}")
     files, labels = (_texts(entry, key) for key in ("result", "label"))
-    look = Look(**{k: v for k, v in {**shared, **entry}.items() if k in LOOK})
-    return Drawing(files, labels, entry.get("against"), entry.get("view"), look,
-                   entry["out_file"], folder)  # fmt: skip
+    drawing = Drawing(files, labels, entry.get("against"), entry.get("view"), Look(),
+                      entry["out_file"], folder)  # fmt: skip
+    look = {k: v for k, v in {**shared, **entry}.items() if k in LOOK}
+    colors = shared["colors"] | _table(entry.get("colors", {}))
+    look["colors"] = tuple(f"{k}={v}" for k, v in colors.items() if k in drawing.names)
+    return replace(drawing, look=Look(**look))
+
+
+def _colors(entries: list) -> dict[str, str]:
+    """A colour for every label of a manifest, by their order: the same in all figures."""
+    labels = dict.fromkeys(
+        label for entry in entries if isinstance(entry, dict)
+        for label in (entry["label"] if isinstance(entry.get("label"), list)
+                      else [entry.get("label")]) if isinstance(label, str)
+    )  # fmt: skip
+    return {label: f"C{number}" for number, label in enumerate(labels)}
+
+
+def _table(colors: Any) -> dict[str, str]:
+    """Colours by label as they stand in a manifest; InputError for anything else."""
+    if not isinstance(colors, dict) or not all(isinstance(v, str) for v in colors.values()):
+        raise InputError(f'colors must be a table, label = "colour", got {colors!r}')
+    return colors
 
 
 def _texts(entry: Mapping[str, Any], key: str) -> tuple[str, ...]:

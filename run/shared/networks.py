@@ -37,6 +37,8 @@ from ridgeline.train.files.recipe import Recipe, difference
 from ridgeline.train.options import Options
 from ridgeline.train.specs import number, parse_spec
 
+log = logging.getLogger(__name__)
+
 #: the assumptions about a checkpoint without a recipe
 FOREIGN = {"width": None, "bias": True}
 #: --precision -> dtype of the weights
@@ -122,6 +124,9 @@ class LoadedNetwork:
         elif subset != self.first_subset:
             images = load_images(self.dataset, subset, self.data_dir)
         images.check_beside(self.first)
+        if size is not None and size > len(images):
+            log.warning("%s %s has %d examples, fewer than %d: all are taken", self.dataset, subset,
+                        len(images), size)  # fmt: skip
         return images.subset(size and min(size, len(images)))
 
     def _trained_images(self) -> Images:
@@ -239,7 +244,7 @@ def open_network(
         known = recipe.get("model", {}).get("code")
         model["code"] = code_of(module)
         if known not in (None, model["code"]):
-            logging.warning(
+            log.warning(
                 "the code of %s has changed since %s was written: its weights may mean another "
                 "function", model["model_type"], model2load,
             )  # fmt: skip
