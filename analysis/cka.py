@@ -62,7 +62,7 @@ class CkaOptions(Options):
     """How CKA is estimated."""
 
     minibatch: Annotated[
-        int, Opt("examples of one unbiased estimate, all in memory at a time", low=4)
+        int, Opt("examples in one unbiased estimate, all in memory together", low=4)
     ] = 200
 
 

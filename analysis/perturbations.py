@@ -26,7 +26,9 @@ _LARGE = 2**24  # a file of more bytes is read in pieces: signs need 40 times th
 class SimilarityOptions(Options):
     """Which images of the adversarial sets are compared."""
 
-    only_correct: Annotated[bool, Opt("leave out images that a network gets wrong clean")] = False
+    only_correct: Annotated[
+        bool, Opt("leave out images that a network gets wrong without attack")
+    ] = False
     batch_size: Annotated[int, Opt("examples in memory at a time", low=1, decides=False)] = 1000
 
 

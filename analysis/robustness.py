@@ -41,13 +41,13 @@ class CloserLook(Options):
         bool, Opt("save loss, gradient norm and success by pass, and count the passes")
     ] = False
     also: Annotated[
-        tuple[str, ...], Opt("what else is asked, several by commas", choices=ALSO)
+        tuple[str, ...], Opt("further measures, separated by commas", choices=ALSO)
     ] = ()
 
     randomised: Annotated[
         bool,
-        Opt("the network draws random numbers when it predicts: one draw judges each image; give "
-            "the attack eot=N"),
+        Opt("the network draws random numbers when it predicts: each image is judged by one draw; "
+            "give the attack eot=N"),
     ] = False  # fmt: skip
 
     def check_judge(self, attack: Attack | None, networks: int) -> None:

@@ -15,7 +15,7 @@ from ridgeline.train.files.checkpoint import claim_checkpoint, save_checkpoint
 def main(
     *,
     model2load: o.Model2Load,
-    to: Annotated[str, "checkpoint beside which it is brought, of the same architecture"],
+    to: Annotated[str, "checkpoint of the same architecture that gives the order"],
     network: o.Network,
     machine: o.Machine,
     out_folder: o.OutFolder = None,

@@ -14,7 +14,9 @@ from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.same_data import check_same_data
 
-Second = Annotated[str | None, "another checkpoint: compare networks; None: clean with adversarial"]
+Second = Annotated[
+    str | None, "another checkpoint, to compare networks; None: compare clean with adversarial"
+]
 
 
 def main(

@@ -13,7 +13,7 @@ from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.networks import output_path
 from ridgeline.train.files.checkpoint import load_checkpoint
 
-Initial = Annotated[str | None, "the run's NAME_init.ckpt, whose spectrum is noted beside"]
+Initial = Annotated[str | None, "the run's NAME_init.ckpt, to record its spectrum too"]
 
 
 def main(

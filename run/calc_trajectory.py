@@ -24,7 +24,7 @@ def main(
     machine: o.Machine,
     attack: Annotated[str, "the attack of the robust loss"] = o.PGD10,
     beside: AlongOptions,
-    best: Annotated[str | None, "NAME_best.ckpt, for the barrier to the last epoch's"] = None,
+    best: Annotated[str | None, "NAME_best.ckpt, for the barrier to the last epoch"] = None,
     examples: o.Examples = o.TRAINED_500,
     options: TrajectoryOptions,
     out_file: o.OutFile = None,

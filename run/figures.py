@@ -16,7 +16,7 @@ def main(
         "figures.toml"
     ),
     all: Annotated[bool, "draw figures again that are up to date"] = False,
-    overwrite: Annotated[bool, "replace files that are no figures of Ridgeline"] = False,
+    overwrite: Annotated[bool, "replace files that are not figures of Ridgeline"] = False,
 ) -> None:
     """Each [[figure]] has result and out_file, and may have kind, label, against, view and a look.
 

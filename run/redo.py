@@ -11,11 +11,9 @@ from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.redoing import Compared, redo
 from ridgeline.train.options import Opt
 
-Folder = Annotated[str | None, "where relative input paths begin; None: where the call was made"]
-Tolerance = Annotated[float, Opt("largest relative difference that counts as the same", low=0)]
-ModelType = Annotated[
-    str | None, "external code that the result names and that may run; None: none"
-]
+Folder = Annotated[str | None, "base folder of relative input paths; None: that of the call"]
+Tolerance = Annotated[float, Opt("largest relative difference that counts as equal", low=0)]
+ModelType = Annotated[str | None, "external code of the result that is allowed to run; None: none"]
 _SHOWN = 20
 
 

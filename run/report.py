@@ -14,7 +14,7 @@ from ridgeline.train.files.recipe import check_new, write_atomically
 def main(
     *,
     model2load: Annotated[
-        tuple[str, ...], "checkpoints, the rows of the verdict; none: no table"
+        tuple[str, ...], "checkpoints, one row each in the verdict; none: no table"
     ] = (),
     result: Annotated[tuple[str, ...], "results (.nc) and metrics (.jsonl) of any kinds"],
     out_file: Annotated[str, "page (.html)"] = "report.html",

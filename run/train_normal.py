@@ -13,7 +13,9 @@ from ridgeline.train.methods.base import CLOCKS
 from ridgeline.train.options import Opt
 
 WarmStart = Annotated[str | None, Opt("start from this checkpoint instead of a random network")]
-Mode = Annotated[str, Opt("schedules see the epoch, or the batch", choices=CLOCKS)]
+Mode = Annotated[
+    str, Opt("schedules get the whole epoch, or the fractional one of the batch", choices=CLOCKS)
+]
 
 SHARED = True  #: torchrun's processes share every batch
 

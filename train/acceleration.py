@@ -18,19 +18,19 @@ from ridgeline.train.options import Opt, Options
 
 Precision = Annotated[
     str,
-    Opt("of training steps (scores are taken in float32)",
+    Opt("precision of training steps (scores are computed in float32)",
         choices={"float32": "", "tf32": "10-bit products on CUDA", "bf16": "autocast"}),
 ]  # fmt: skip
 Compile = Annotated[bool, Opt("torch.compile the network")]
 ChannelsLast = Annotated[bool, Opt("keep images and filters channels last in memory")]
 Accumulate = Annotated[
     int,
-    Opt("split every batch in so many parts and add their gradients: less memory, the same step; "
-        "BatchNorm sees the parts", low=1),
+    Opt("split every batch into so many parts and add their gradients: less memory, the same "
+        "step; BatchNorm normalises each part", low=1),
 ]  # fmt: skip
 SyncBatchnorm = Annotated[
     bool,
-    Opt("under torchrun BatchNorm sees whole batches; False: each process's share of them"),
+    Opt("under torchrun BatchNorm uses whole batches; False: each process's part"),
 ]  # fmt: skip
 Deterministic = Annotated[bool, Opt("the same numbers from run to run on one CUDA device: slower")]
 

@@ -86,7 +86,7 @@ class Trades(Objective):
 OBJECTIVES = {"at": "the loss at --attack's images", "trades": "CE + beta KL"}
 
 # the options of methods that minimise an objective
-ObjectiveName = Annotated[str, Opt("what training minimises", choices=OBJECTIVES)]
+ObjectiveName = Annotated[str, Opt("objective of training", choices=OBJECTIVES)]
 TradesBeta = Annotated[
     float, Opt("weight of the divergence of trades", low=0, only={"objective": ("trades",)})
 ]

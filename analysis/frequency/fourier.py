@@ -51,7 +51,9 @@ class FourierOptions(Options):
     strength: Annotated[
         float, Opt("l_2 norm of a plane wave per channel, [0,1] units", above=0)
     ] = 4.0
-    cutoffs: Annotated[tuple[float, ...], Opt("shares of Nyquist that filters keep")] = CUTOFFS
+    cutoffs: Annotated[
+        tuple[float, ...], Opt("shares of the Nyquist frequency that the filters keep")
+    ] = CUTOFFS
 
     def check(self) -> None:
         """Raise InputError for cutoffs out of order or out of range."""

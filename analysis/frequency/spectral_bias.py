@@ -25,7 +25,7 @@ MEASURES = ("high_share", "centroid", "entropy")
 class BiasOptions(Options):
     """The measure that is compared with robustness."""
 
-    measure: Annotated[str, Opt("measure of spectra", choices=MEASURES)] = "high_share"
+    measure: Annotated[str, Opt("measure of the spectra", choices=MEASURES)] = "high_share"
     seed: Annotated[int, Opt("seed of the bootstrap")] = 0
 
     def check(self) -> None:

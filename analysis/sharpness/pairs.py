@@ -29,8 +29,8 @@ MATRICES = {"distance": False, "cosine": True, "barrier": False, "cka": True}
 class PairOptions(Options):
     """The resolution of the barrier, and the minibatch of CKA."""
 
-    places: Annotated[int, Opt("places between two networks for the barrier", low=1)] = 9
-    minibatch: Annotated[int, Opt("examples of one estimate of CKA", low=4)] = 200
+    places: Annotated[int, Opt("points between two networks for the barrier", low=1)] = 9
+    minibatch: Annotated[int, Opt("examples in one estimate of CKA", low=4)] = 200
 
 
 def pairs(

@@ -36,14 +36,14 @@ class StudyOptions(Options):
     # the images themselves are in the recipe
     train_size: Annotated[
         int,
-        Opt("training images for the gap of own and strong attack", low=1, decides=False),
+        Opt("training images for the gap between own and strong attack", low=1, decides=False),
     ] = 1000
     block_noise: Annotated[
         bool,
         Opt("also the accuracy on training images under the run's own noise at block inputs"),
     ] = False
-    tiles: Annotated[int, Opt("images whose perturbations are kept for the picture", low=1)] = 4
-    ignore: Annotated[int, Opt("first epochs that cannot count as a collapse", low=0)] = 0
+    tiles: Annotated[int, Opt("images whose perturbations are saved for the figure", low=1)] = 4
+    ignore: Annotated[int, Opt("first epochs, which do not count as a collapse", low=0)] = 0
     cycle_epochs: Annotated[
         float | None,
         Opt("epochs of a learning-rate cycle; None: no table", above=0, decides=False),

@@ -32,24 +32,24 @@ from ridgeline.train.statistics import mean_and_error
 class TrajectoryOptions(Options):
     """Cost and radii of the measures of every epoch."""
 
-    trace_products: Annotated[int, Opt("products spent on each trace", low=2)] = 20
+    trace_products: Annotated[int, Opt("Hessian products for each trace", low=2)] = 20
     radius: Annotated[
         float, Opt("length of random directions, relative to each filter", above=0)
     ] = 0.1
     ascent: Annotated[
-        float, Opt("length of the step up the gradient, relative to each tensor", above=0)
+        float, Opt("length of the step along the gradient, relative to each tensor", above=0)
     ] = 0.01
-    directions: Annotated[int, Opt("random directions", low=1)] = 5
+    directions: Annotated[int, Opt("number of random directions", low=1)] = 5
 
 
 @dataclass(frozen=True)
 class AlongOptions(Options):
     """The metrics of the run itself, for the same figure."""
 
-    metrics: Annotated[str | None, Opt("the run's metrics (.jsonl), drawn along")] = None
+    metrics: Annotated[str | None, Opt("the run's metrics (.jsonl), for the same figure")] = None
     copy: Annotated[
         str | None,
-        Opt("which network it is: stable, average, revision; None: the trained one"),
+        Opt("network in the metrics: stable, average, revision; None: the trained one"),
     ] = None
 
     def check(self) -> None:

@@ -60,14 +60,14 @@ class SpectrumOptions(Options):
     topk: Annotated[int, Opt("number of eigenpairs", low=0)] = 1
     which: Annotated[str, Opt("end of the spectrum", choices=ENDS, only=_PAIRS)] = "LA"
     tol: Annotated[
-        float, Opt("relative residual of a converged pair; 0: as rounding allows", only=_PAIRS)
+        float, Opt("relative residual of a converged pair; 0: limited by rounding", only=_PAIRS)
     ] = 1e-4
     max_iter: Annotated[int | None, Opt("restarts of the Lanczos process", low=1, only=_PAIRS)] = 50
     density_probes: Annotated[int, Opt("probes of the spectral density; 0: none", low=0)] = 0
     density_steps: Annotated[
         int, Opt("Lanczos steps per probe", low=1, only={"density_probes": ()})
     ] = 80
-    trace_products: Annotated[int, Opt("products spent on the trace; 0: none", low=0)] = 0
+    trace_products: Annotated[int, Opt("products for the trace; 0: none", low=0)] = 0
     trace_estimator: Annotated[
         str,
         Opt(
@@ -76,9 +76,9 @@ class SpectrumOptions(Options):
             only={"trace_products": (), "estimator": ("ridgeline",)},
         ),
     ] = "hutchinson"
-    diagonal_products: Annotated[int, Opt("products spent on the diagonal; 0: none", low=0)] = 0
+    diagonal_products: Annotated[int, Opt("products for the diagonal; 0: none", low=0)] = 0
     estimator: Annotated[
-        str, Opt("who computes; pyhessian is an independent check", choices=TOOLS)
+        str, Opt("program that computes; pyhessian is an independent check", choices=TOOLS)
     ] = "ridgeline"
 
     def check(self) -> None:
@@ -112,7 +112,9 @@ class SpectrumOptions(Options):
 class CurvatureOptions(Options):
     """Which matrix is measured, and of which loss."""
 
-    adversary: Annotated[str, Opt("what adversarial images do", choices=ADVERSARIES)] = "frozen"
+    adversary: Annotated[
+        str, Opt("how adversarial images depend on the weights", choices=ADVERSARIES)
+    ] = "frozen"
     operator: Annotated[str, Opt("the matrix", choices=OPERATORS)] = "hessian"
     blocks: Annotated[
         str | None, Opt("globs 'a.*,b.*', each: every layer; None: all parameters as one")
@@ -126,7 +128,7 @@ class CurvatureOptions(Options):
     ] = "float32"
     memory: Annotated[
         float | None,
-        Opt("what the products may use; None: half of what is free", above=0, unit="GiB",
+        Opt("memory for the products; None: half of the free memory", above=0, unit="GiB",
             decides=False),
     ] = None  # fmt: skip
     compile: Annotated[

@@ -40,7 +40,7 @@ class BatteryOptions(Options):
         tuple[str, ...],
         Opt("logits of the loss: as they are, centred and divided by their spread", choices=LOGITS),
     ] = LOGITS
-    also: Annotated[tuple[str, ...], Opt("what to measure besides", choices=ALSO)] = ()
+    also: Annotated[tuple[str, ...], Opt("further diagnostics", choices=ALSO)] = ()
     held_out: Annotated[
         int | None, Opt("test images for the generalisation gap; None: no gap", low=2)
     ] = None

@@ -65,10 +65,10 @@ class CurveScanOptions(Options):
     ] = None
     fix_points: Annotated[
         tuple[int, ...],
-        Opt("only checked: as many as the curve has control points", decides=False),
+        Opt("only checked: one number per control point of the curve", decides=False),
     ] = ()
     step_size: Annotated[float, Opt("distance of the points t; the ends 0 and 1 are exact")] = 0.02
-    batchnorm: Annotated[str, Opt("BatchNorm's statistics at every place", choices=POLICIES)] = (
+    batchnorm: Annotated[str, Opt("BatchNorm's statistics at every t", choices=POLICIES)] = (
         "recalibrate"
     )
 

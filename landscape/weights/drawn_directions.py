@@ -37,7 +37,7 @@ class DirectionOptions(Options):
     ] = "zero"
     vec_scale: Annotated[float, Opt("factor on random directions")] = 1.0
     orthogonal: Annotated[
-        bool, Opt("take from every direction what lies along those before it (Gram-Schmidt)")
+        bool, Opt("make every direction orthogonal to those before it (Gram-Schmidt)")
     ] = False
 
     def check(self) -> None:

@@ -65,7 +65,7 @@ class DemoOptions(Options):
     test_size: Annotated[int, Opt("test images under PGD-40", low=1)] = 500
     seed: Annotated[int, Opt("seed of everything random")] = 0
     gpu: o.Gpu = None
-    overwrite: Annotated[bool, Opt("compute everything anew", decides=False)] = False
+    overwrite: Annotated[bool, Opt("compute everything again", decides=False)] = False
 
     def check(self) -> None:
         """Raise InputError for budgets in the wrong order and for a wrong seed."""

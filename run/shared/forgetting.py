@@ -35,16 +35,16 @@ class ForgettingOptions(Options):
 
     model2load: Annotated[
         tuple[str, ...],
-        Opt("checkpoints before and after forgetting and relearnt, e.g. F_cycle1_before.ckpt,"
-            "F_cycle1_after.ckpt,F_cycle1_relearnt.ckpt, or LURE's L_chunk1_best.ckpt,"
-            "L_chunk2_init.ckpt,L_chunk2_best.ckpt", decides=False),
+        Opt("checkpoints before forgetting, after it and after relearning, e.g. "
+            "F_cycle1_before.ckpt,F_cycle1_after.ckpt,F_cycle1_relearnt.ckpt, or LURE's "
+            "L_chunk1_best.ckpt,L_chunk2_init.ckpt,L_chunk2_best.ckpt", decides=False),
     ]  # fmt: skip
     view: Annotated[
         str, Opt("what is scanned", choices={"surface": "the plane through the three",
                                              "line": "from one to the next"})
     ] = "surface"  # fmt: skip
-    points: Annotated[int, Opt("places along an axis or the line, odd", low=3, high=1001)] = 21
-    batchnorm: Annotated[str, Opt("BatchNorm's statistics at every place", choices=POLICIES)] = (
+    points: Annotated[int, Opt("points along an axis or the line, odd", low=3, high=1001)] = 21
+    batchnorm: Annotated[str, Opt("BatchNorm's statistics at every point", choices=POLICIES)] = (
         "recalibrate"
     )
 

@@ -22,7 +22,7 @@ class NaturalOptions(Options):
     natural: Annotated[str | None, Opt("checkpoint of the natural network to start from")] = None
     natural_epochs: Annotated[
         int | None,
-        Opt("epochs of natural training first; None: as many, 0: none (or --natural)", low=0),
+        Opt("epochs of natural training first; None: --epoch_num, 0: none (or --natural)", low=0),
     ] = None
 
     def check(self) -> None:

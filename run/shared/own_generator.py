@@ -15,8 +15,8 @@ from ridgeline.train.methods.apart_generator import Generator
 
 Given = Annotated[
     str | None,
-    "attack that stands for the run's own; None: the own one, where the checkpoints hold it, else "
-    "fgsm at --attack's eps",
+    "attack to use as the generator; None: the run's own, if the checkpoints have it, else fgsm "
+    "at --attack's eps",
 ]
 
 

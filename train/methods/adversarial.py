@@ -36,9 +36,9 @@ class AdversarialOptions(Options):
     attack_threshold_schedule: Annotated[
         str | Schedule | None, Opt("budget per epoch, e.g. name=cycle_cos,...; None: constant")
     ] = None
-    average: Annotated[str | None, Opt("average the weights beside training", choices=AVERAGES)] = (
-        None
-    )
+    average: Annotated[
+        str | None, Opt("average of the weights during training", choices=AVERAGES)
+    ] = None
     average_decay: Annotated[
         float, Opt("decay of ema per step", low=0, high=1, only={"average": ("ema",)})
     ] = 0.999

@@ -21,15 +21,15 @@ class ApartOptions(Options):
     """The generator of APART and its training, or a baseline instead."""
 
     method: Annotated[
-        str, Opt("what makes the images of training", choices={
+        str, Opt("method that makes the training images", choices={
             "apart": "", "fgsm": "", "fgsm_plus": "learnable step", "pgd": ""})
     ] = "apart"  # fmt: skip
     eps: Annotated[
         str | float | None, Opt("radius in training; None: the one of --attack")
     ] = None  # fmt: skip
-    memory: Annotated[
-        bool, Opt("apart: remember a perturbation per training image", only=_APART)
-    ] = True
+    memory: Annotated[bool, Opt("apart: store a perturbation per training image", only=_APART)] = (
+        True
+    )
     layerwise: Annotated[bool, Opt("apart: noise at the input of every block", only=_APART)] = True
     save_memory: Annotated[
         bool,

@@ -49,7 +49,7 @@ class CureOptions(Options):
     """Conserved weights of CURE, and updates of its revision model."""
 
     cure_variant: Annotated[
-        str, Opt("reading of the method", choices=(*VARIANTS, FREEZE))
+        str, Opt("variant of the method", choices=(*VARIANTS, FREEZE))
     ] = "paper"  # fmt: skip
     percentile: Annotated[
         float, Opt("percent of the weights conserved at every step", low=0, high=100, only=_MASKED)
@@ -62,7 +62,7 @@ class CureOptions(Options):
         Opt("weight of the divergence of trades", low=0, only=_of(lambda v: v.base == "trades")),
     ] = 5.0
     gamma: Annotated[float, Opt("weight of the revision", low=0, only=_ALL)] = 1.0
-    rgp_scope: Annotated[str, Opt("tensors ranked together", choices=SCOPES, only=_MASKED)] = (
+    rgp_scope: Annotated[str, Opt("scope of the percentile", choices=SCOPES, only=_MASKED)] = (
         "layer"
     )
     mask_bn: Annotated[

@@ -36,7 +36,7 @@ class FrequencyOptions(Options):
 
     basis_filter: Annotated[
         str | None,
-        Opt("how kernels are written; None: as they are, and no penalty",
+        Opt("basis of the kernels; None: plain kernels and no penalty",
             choices={"WD": "synthesise them", "SD": "convolve with the basis"})
     ] = "WD"  # fmt: skip
     init_scale: Annotated[
@@ -45,9 +45,9 @@ class FrequencyOptions(Options):
             "", "kaiming_normal": "", "signal": "SD's"}, only=_IN_BASIS),
     ] = "same"  # fmt: skip
     min_kernel_size: Annotated[
-        int, Opt("smallest kernel that is written in the basis", low=2, only=_IN_BASIS)
+        int, Opt("smallest kernel that uses the basis", low=2, only=_IN_BASIS)
     ] = 3  # fmt: skip
-    l2_reg: Annotated[bool, Opt("penalise; False: the same network without")] = True
+    l2_reg: Annotated[bool, Opt("use the penalty; False: the same network without it")] = True
     l2_lambda: Annotated[float, Opt("strength of the penalty", low=0, only=_REGULARISED)] = 0.01
     reg_depth: Annotated[
         float, Opt("penalise the first floor(N/depth)+1 layers; 1: all", above=0, only=_PENALISED)

@@ -42,14 +42,17 @@ class LietOptions(Options):
         int, Opt("steps between two computations of the labels' perturbations", low=1)
     ] = 20
     noise_low: Annotated[
-        float, Opt("smallest share of pixels with noise in place of these", low=0, high=1)
+        float, Opt("smallest share of pixels with noise instead of these", low=0, high=1)
     ] = 0.1
     noise_high: Annotated[float, Opt("largest such share", low=0, high=1)] = 0.5
     label_noise: Annotated[
-        float, Opt("share of a label that goes to other classes at random", low=0, high=1)
+        float, Opt("share of a label that is spread over other classes at random", low=0, high=1)
     ] = 0.6
     consistency: Annotated[
-        float, Opt("weight, in the last epoch, of the divergence of both ends of the step", low=0)
+        float,
+        Opt(
+            "weight, in the last epoch, of the divergence between start and end of the step", low=0
+        ),
     ] = 100.0
     average_decay: Annotated[
         float | None, Opt("decay per step of the average of weights; None: none", low=0, high=1)

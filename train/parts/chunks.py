@@ -28,9 +28,11 @@ _SHRINKS = {"forget": ("shrink_perturb",)}
 class LureOptions(Options):
     """The chunks of data, their replay, and the forgetting between them."""
 
-    meta_batch_size: Annotated[int, Opt("examples of a chunk, a tenth of them validation")] = 6250
+    meta_batch_size: Annotated[
+        int, Opt("examples in a chunk; a tenth of them is for validation")
+    ] = 6250
     meta_batch_number: Annotated[int, Opt("chunks")] = 8
-    replay: Annotated[str, Opt("what a chunk is trained with", choices=REPLAYS)] = "full"
+    replay: Annotated[str, Opt("data that are trained on with a chunk", choices=REPLAYS)] = "full"
     buffer_size_train: Annotated[
         int,
         Opt("examples kept of each earlier chunk, for buffer", low=1, only={"replay": ("buffer",)}),
@@ -50,7 +52,7 @@ class LureOptions(Options):
     snip_size: Annotated[
         float,
         Opt(
-            "share of the weights forgotten, of the chunk scored",
+            "share of the weights that are forgotten, and of the chunk that scores them",
             above=0,
             high=1,
             only={"forget": (None, "snip"), "use_snip": ()},

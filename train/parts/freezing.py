@@ -20,7 +20,7 @@ class FreezeOptions(Options):
     """Which stages of a network train, and whether they are re-initialised."""
 
     blocks: Annotated[tuple[str, ...], Opt("freeze: the stages to train, e.g. 2,3")] = ()
-    reinit: Annotated[bool, Opt("freeze: draw these stages anew", only={"blocks": ()})] = True
+    reinit: Annotated[bool, Opt("freeze: re-initialise these stages", only={"blocks": ()})] = True
     reinit_bn: Annotated[
         bool, Opt("freeze: their BatchNorm too", only={"blocks": (), "reinit": ()})
     ] = False
