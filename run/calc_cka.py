@@ -14,9 +14,7 @@ from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.same_data import check_same_data
 
-Second = Annotated[
-    str | None, "another checkpoint, to compare networks; None: compare clean with adversarial"
-]
+Second = Annotated[str | None, "checkpoint to compare with; None: clean with adversarial"]
 
 
 def main(
