@@ -34,7 +34,7 @@ class AdversaryOptions(Options):
 
 
 class _Piece(NamedTuple):
-    """Perturbations of some examples under one draw, and the place of the first one."""
+    """Perturbations of some examples under one draw, and the index of the first example."""
 
     draw: int
     place: int
@@ -64,12 +64,12 @@ def adversaries(
 
 
 class AdversaryFile:
-    """The same, with one piece of the data in memory at a time.
+    """The same as `adversaries`, with one piece of the data in memory at a time.
 
-    `rest` attacks, and keeps the images in the parts of the result, where they survive a kill; it
-    returns all but the perturbations. `write` then reads the parts again and writes these. Where
-    the ball is l_inf and every entry is -eps, 0 or eps to the last bit, signs (int8) are written
-    with eps as `scale_factor`, which every netCDF reader multiplies in.
+    `rest` runs the attack. It stores the images in the parts of the result, from which a killed
+    command resumes, and returns everything except the perturbations. Then `write` reads the parts
+    and writes the perturbations. For an l_inf ball whose entries are all exactly -eps, 0 or eps,
+    it writes signs (int8) with eps as `scale_factor`: every netCDF reader multiplies by it.
     """
 
     def __init__(self, problems: Mapping[str, Problem], attack: Attack | None, draws: int):
@@ -84,9 +84,9 @@ class AdversaryFile:
         return self._over(keep, tick, self._look)
 
     def write(self, path: Path) -> None:
-        """Begin the file with the variable `perturbation`.
+        """Create the file with the variable `perturbation`.
 
-        Raises OSError if its disk has no room for it uncompressed.
+        Raises OSError if the disk has too little space for it without compression.
         """
         images = [problem.images for problem in self.problems.values()]
         count, shape = sum(map(len, images)), images[0].image_shape
@@ -95,7 +95,7 @@ class AdversaryFile:
         eps = np.float32(self.attack.eps) if self._signs else None
         dtype = np.dtype("i1") if self._signs else _numpy(self._dtype)
         _check_room(path, math.prod(sizes) * dtype.itemsize)
-        import h5netcdf  # when it is used: --help would load HDF5 otherwise
+        import h5netcdf  # imported here so that --help does not load HDF5
 
         with h5netcdf.File(path, "w") as file:
             file.dimensions = dict(zip(_DIMS, sizes, strict=True))
@@ -121,7 +121,7 @@ class AdversaryFile:
         return _walk(problems, self.attack, self.draws, tick, visit)
 
     def _look(self, piece: _Piece) -> None:
-        """Are signs still all there is to keep?"""
+        """Check whether the signs of a piece are enough to store it."""
         d = piece.perturbation
         self._signs = self._signs and d.dtype == torch.float32
         if self._signs:
@@ -130,9 +130,9 @@ class AdversaryFile:
 
 
 def _check_room(path: Path, size: int) -> None:
-    """Raise OSError unless so many bytes can be written at `path`, where no file is.
+    """Raise OSError if `size` bytes cannot be written to a new file at `path`.
 
-    HDF5 itself ends the process when it writes to a full disk.
+    HDF5 itself aborts the process when the disk is full.
     """
     if not hasattr(os, "posix_fallocate"):
         return
@@ -147,7 +147,7 @@ def _walk(
     problems: Mapping[str, Problem], attack: Attack | None, draws: int,
     tick: Callable[[int], None] | None, visit: Callable[[_Piece], None],
 ) -> xr.Dataset:  # fmt: skip
-    """Show every piece; returns what is small of all of them."""
+    """Call `visit` with every piece; return labels, predictions and coordinates of all."""
     parts, place = [], 0
     for name, problem in problems.items():
         images, fooled, clean = problem.images, [[] for _ in range(draws)], []

@@ -1,4 +1,4 @@
-"""The scores of a problem under attacks at several budgets, and on request how they came about."""
+"""The scores of a problem under attacks at several budgets, and a trace of each on request."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ Tick = Callable[[int], Any]
 
 @dataclass(frozen=True)
 class AttackRun:
-    """Scores at one budget, and with a trace: how the attack went.
+    """Scores at one budget and, if traced, the progress of the attack (else None).
 
-    `course` (passes, 3) has the mean cross-entropy, the share of examples fooled so far and the
-    mean l_2 gradient norm of every pass over whole batches; `forward` and `backward` count passes
-    per example; `success` (N,): did any image within the budget fool? They are None without one.
+    - `course` (passes, 3): for every pass over whole batches, the mean cross-entropy, the share of
+      examples fooled so far, and the mean l_2 norm of the gradient.
+    - `forward`, `backward`: passes per example.
+    - `success` (N,): whether any image within the budget fooled the network.
     """
 
     scores: Scores
@@ -40,9 +41,10 @@ class AttackRun:
 def attack_runs(
     problem: Problem, budgets: Sequence[float], tick: Tick | None = None, trace: bool = False
 ) -> tuple[list[AttackRun], Tensor | None]:
-    """The problem's attack at each budget; of a minimum-norm attack one search, and its budgets.
+    """The problem's attack at each budget. A minimum-norm attack searches once for all budgets.
 
-    Those (N,) are the smallest budget of every example, infinite where nothing was found.
+    For a minimum-norm attack the second value (N,) is the smallest budget that fools on each
+    example, infinite if none was found. For other attacks it is None.
     """
     if isinstance(problem.attack, MinimumNorm):
         return _one_search(problem, budgets, tick, trace)
@@ -86,7 +88,7 @@ def _one_search(
     name = f"smallest perturbations at {list(budgets)}{' traced' * trace}"
 
     def counted(number: int) -> None:
-        if tick is not None:  # the bar has a pass over the examples for each budget
+        if tick is not None:  # the progress bar counts one pass over the examples per budget
             tick(number * len(budgets))
 
     parts = [p for _, p in piece_by_piece(problem, name, search, None, None, counted)]
@@ -101,7 +103,7 @@ def _one_search(
 
 
 def _kept(record: Trace, count: int, success: Tensor) -> Values:
-    """What a trace comes to, as numbers that can be kept; a budget of 0 has no search."""
+    """The numbers of a trace that are stored. A budget of 0 has no search."""
     if record.success is not None:
         success = success | record.success.cpu()
     passes = torch.tensor([record.forward, record.backward, count], dtype=torch.float64)
@@ -109,7 +111,7 @@ def _kept(record: Trace, count: int, success: Tensor) -> Values:
 
 
 def _course(parts: Sequence[Values]) -> tuple[Tensor, float, float, Tensor]:
-    """Means over all examples; a batch whose search has ended is in no mean of a later pass."""
+    """Means over all examples. A batch whose search has ended is left out of later passes."""
     longest = max(len(p["course"]) for p in parts)
     total = torch.zeros(longest, 4, dtype=torch.float64)
     for part in parts:

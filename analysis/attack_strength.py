@@ -18,16 +18,16 @@ from ridgeline.train.losses import correctness
 
 
 def as_pgd(attack: Attack) -> PGD:
-    """The attack itself where it is a PGD, else one of 20 steps from a random start."""
+    """The attack itself if it is PGD, else PGD with 20 steps from a random start."""
     if isinstance(attack, PGD):
         return attack
     return PGD(eps=attack.eps, order=attack.order, iterations=20)
 
 
 def stronger(attack: Attack) -> dict[str, Attack]:
-    """The attack and what it is held against: more steps, more restarts, the margin, APGD-CE.
+    """The attack and those it is compared with: more steps, more restarts, margin loss, APGD-CE.
 
-    Of an attack that is no PGD, PGD with 20 steps is what gets more of them.
+    If the attack is not PGD, then PGD with 20 steps gets more steps and restarts instead.
     """
     eps, order = attack.eps, attack.order
     pgd = as_pgd(attack)
@@ -41,11 +41,11 @@ def stronger(attack: Attack) -> dict[str, Attack]:
 
 
 def convergence(problem: Problem) -> xr.Dataset:
-    """How far the problem's attack is from what stronger ones reach at its budget.
+    """Compare the problem's attack with stronger ones at the same budget.
 
     Over `search`: `search_accuracy` with its 95 % Wilson interval and `search_loss`. The
-    `convergence_gap` is the share of examples that stand the problem's own attack and fall to
-    another: by so much at least is its robust accuracy too high.
+    `convergence_gap` is the share of examples on which the problem's own attack fails and another
+    one succeeds. The robust accuracy is too high by at least this share.
     """
     attacks = stronger(problem.attack)
     scores = {name: problem.under(attack).evaluate() for name, attack in attacks.items()}
@@ -65,11 +65,11 @@ def convergence(problem: Problem) -> xr.Dataset:
 
 
 def transfer(problems: Sequence[Problem]) -> xr.Dataset:
-    """Accuracy of every network on the images that the attack makes of every other.
+    """Accuracy of every network on the adversarial images of every other.
 
-    `transfer_accuracy` over `source`, whose gradients are used, and `target`, numbered from 1 in
-    the order given, with its 95 % Wilson interval. The diagonal is each network's own robust
-    accuracy. Raises InputError for a single network.
+    `transfer_accuracy` is over `source` (the network that the attack uses) and `target`, both
+    numbered from 1 in the given order, with its 95 % Wilson interval. The diagonal is each
+    network's own robust accuracy. Raises InputError for a single network.
     """
     if len(problems) < 2:
         raise InputError("a transfer matrix needs two or more networks")

@@ -1,4 +1,4 @@
-"""Networks trained at different budgets, each judged at several: the PAS table."""
+"""Networks trained at different budgets, each evaluated at several: the PAS table."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from ridgeline.analysis.statistics import wilson
 from ridgeline.landscape.problem import Problem
 from ridgeline.models.errors import InputError
 
-#: methods that train on clean images: their attack only adds to the evaluation
+#: methods that train on clean images; they use an attack only for evaluation
 CLEAN = ("standard", "frequency")
 _ATTACK = re.compile(r"\w+\(eps=([^,()]+), order=([^,()]+)")
 _OF_ATTACK = re.compile(r"\b(eps|order)=([\w.+-]+)")
 
 
 def budget_of(attack: object) -> dict[str, str]:
-    """`eps` and `order` of an attack as recipes write it; empty for none."""
+    """`eps` and `order` of an attack as recipes write it; empty without an attack."""
     return dict(_OF_ATTACK.findall(attack)) if isinstance(attack, str) else {}
 
 
 class TrainedAt(NamedTuple):
-    """The budget that a checkpoint was trained at, in [0,1] units, and the norm of it.
+    """The training budget of a checkpoint, in [0,1] units, and its norm.
 
-    NaN for a checkpoint that records no training; 0 for one of clean images, whose order is NaN.
-    `scheduled` marks a budget that changed while training; `eps` is then the attack's own.
+    NaN for a checkpoint that records no training. After training on clean images `eps` is 0 and
+    `order` NaN. `scheduled` marks a budget that changed during training; `eps` is then the
+    attack's own.
     """
 
     eps: float = math.nan
@@ -40,7 +41,7 @@ class TrainedAt(NamedTuple):
 
 
 def trained_at(recipe: Mapping[str, Any] | None) -> TrainedAt:
-    """The training budget in a checkpoint's recipe; NaN where it names none, and untrained."""
+    """The training budget in a checkpoint's recipe; NaN if there is none or it is untrained."""
     if not recipe or "method" not in recipe or recipe.get("epoch") == 0:
         return TrainedAt()
     attack = recipe.get("attack")
@@ -57,7 +58,7 @@ def trained_at(recipe: Mapping[str, Any] | None) -> TrainedAt:
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """What networks are called: their files' names, with as many folders as tell them apart.
+    """Names of networks: their file names, with as many folders as are needed to be distinct.
 
     Raises InputError for a file that is given twice.
     """
@@ -70,13 +71,15 @@ def budget_matrix(
     problems: Mapping[str, Problem], budgets: Sequence[float], trained: Sequence[TrainedAt],
     tick: Callable[[int], None] | None = None,
 ) -> xr.Dataset:  # fmt: skip
-    """Accuracy of every network at every budget of its problem's attack, and clean.
+    """Accuracy of every network, clean and at every budget of its problem's attack.
 
-    Over `network` and `eps`, 0 (clean) first: `accuracy` with its 95 % Wilson interval and `loss`
-    with its standard error. `trained_eps` and `trained_order` over `network` are what the
-    checkpoints record (`TrainedAt`), `scheduled` whether that budget grew while training; the
-    attribute `probe_order` is the norm of the attack. Of a minimum-norm attack one search serves
-    all budgets.
+    - Over `network` and `eps` (0, clean, first): `accuracy` with its 95 % Wilson interval, and
+      `loss` with its standard error.
+    - Over `network`: `trained_eps` and `trained_order` from the checkpoints (`TrainedAt`), and
+      `scheduled`, whether that budget changed during training.
+    - The attribute `probe_order` is the norm of the attack.
+
+    A minimum-norm attack searches once for all budgets.
     """
     attack = next(iter(problems.values())).attack
     levels = [eps for eps in budgets if eps]
@@ -109,7 +112,7 @@ def budget_matrix(
 
 
 def rows_of(ds: xr.Dataset) -> list[tuple[int, str]]:
-    """The networks by training budget, unknown ones last: place and label."""
+    """The networks sorted by training budget, unknown ones last: index and label."""
     eps, known = ds["trained_eps"].values, []
     for place in np.argsort(eps, kind="stable"):
         name, order = str(ds["network"].values[place]), float(ds["trained_order"][place])
@@ -120,7 +123,7 @@ def rows_of(ds: xr.Dataset) -> list[tuple[int, str]]:
 
 
 def budgets_report(ds: xr.Dataset) -> Iterator[str]:
-    """Accuracies by network (down) and budget (across); a warning where norms differ."""
+    """Accuracies by network (rows) and budget (columns), with a warning if the norms differ."""
     rows, probe = rows_of(ds), ds.attrs["probe_order"]
     width = max(len(label) for _, label in rows)
     yield f"{'eps':{width}s}  " + "  ".join(f"{eps:6.4g}" for eps in ds["eps"].values)

@@ -1,4 +1,4 @@
-"""Do confidences say how often the network is right, and which classes are right how often?"""
+"""Calibration: do confidences equal the accuracy? And the accuracy of each class."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BINS = 15
 def confidences(scores: Scores) -> np.ndarray:
     """The probability (N,) of every example's predicted class, from cross-entropy and margin.
 
-    It is that of the label, exp(-loss), where the label wins, and exp(-margin) times that where
-    another class does. NaN for outputs that are not finite.
+    If the prediction is the label, it is exp(-loss). If it is another class, it is
+    exp(-loss) exp(-margin). NaN for outputs that are not finite.
     """
     losses, margins = scores.losses.numpy(), scores.margins.numpy()
     return np.exp(-losses - np.minimum(margins, 0)).clip(max=1)
@@ -26,9 +26,10 @@ def confidences(scores: Scores) -> np.ndarray:
 def calibration(conditions: Sequence[Scores]) -> xr.Dataset:
     """The reliability diagram and its summary, over `condition`.
 
-    Confidences fall into 15 equal bins of (0, 1], `bin` their middles: `bin_count` examples with
-    mean `bin_confidence` and `bin_accuracy` (NaN for none). `ece`, the expected calibration error,
-    is the mean over examples of their bins' |accuracy - confidence| (Guo et al. 2017, eq. 3).
+    Confidences are sorted into 15 equal bins of (0, 1]; `bin` has the middles. Each bin has
+    `bin_count` examples, mean `bin_confidence` and `bin_accuracy` (NaN without examples). `ece` is
+    the expected calibration error: |accuracy - confidence| of the bins, averaged over examples (Guo
+    et al. 2017, eq. 3).
     """
     count = np.zeros((len(conditions), BINS))
     confidence, accuracy = np.full_like(count, np.nan), np.full_like(count, np.nan)
@@ -59,8 +60,8 @@ def calibration(conditions: Sequence[Scores]) -> xr.Dataset:
 def by_class(conditions: Sequence[Scores], labels: np.ndarray, classes: int) -> xr.Dataset:
     """Accuracy of every true class with its 95 % Wilson interval, over `condition` and `class`.
 
-    `class_accuracy`, `class_accuracy_low`, `class_accuracy_high`, NaN for a class without examples;
-    `class_count` over `class`.
+    The variables are `class_accuracy`, `class_accuracy_low` and `class_accuracy_high`. They are NaN
+    for a class without examples. `class_count` is over `class`.
     """
     count = np.bincount(labels, minlength=classes)
     shares = np.full((3, len(conditions), classes), np.nan)

@@ -1,4 +1,4 @@
-"""How alike are the features of two networks, or of clean and adversarial images? Linear CKA."""
+"""Linear CKA: the similarity of the features of two networks, or of clean and attacked images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def layers_of(network: nn.Module, kinds: Sequence[type[nn.Module]] = LAYERS) -> list[str]:
-    """Names of the layers whose outputs are compared, in module order; InputError for none."""
+    """Names of the layers to compare, in module order. Raises InputError if there are none."""
     names = [n for n, m in network.named_modules() if isinstance(m, tuple(kinds))]
     if not names:
         raise InputError(f"{type(network).__name__} has no layer whose features could be compared")
@@ -62,7 +62,7 @@ class CkaOptions(Options):
     """How CKA is estimated."""
 
     minibatch: Annotated[
-        int, Opt("examples of one unbiased estimate, all in memory at a time", low=4)
+        int, Opt("examples in one unbiased estimate, all in memory together", low=4)
     ] = 200
 
 
@@ -83,16 +83,16 @@ def cka(
     Args:
         first: The problem.
         second: The other problem, or None.
-        minibatch: Examples of one estimate of HSIC, in memory together. HSIC is the mean over
-            minibatches. A last one of fewer than 4 examples is left out.
+        minibatch: Examples in one estimate of HSIC, in memory together. HSIC is the mean over
+            minibatches. A last minibatch of fewer than 4 examples is left out.
         kinds: Types of the layers that are compared.
         tick: Called with the number of examples after every minibatch.
 
     Returns:
         `cka` over (`layer_a`, `layer_b`). Its estimate is unbiased, so it may be slightly below 0.
         If both have the same layers, also `diagonal` (equal layers) with `diagonal_se`, a jackknife
-        over minibatches, and `mean_diagonal`. A layer whose features are all equal, or not finite,
-        gives NaN, and so does that mean.
+        over minibatches, and `mean_diagonal`. A layer whose features are all equal or not finite
+        gives NaN; then `mean_diagonal` is NaN too.
 
     Raises:
         InputError: without an attack and without `second`, and for fewer than 4 examples.
@@ -126,7 +126,7 @@ def cka(
     )
     if names[0] == names[1]:
         ds["diagonal"] = ("layer", np.diag(values))
-        several = len(found) > 1  # one minibatch alone tells nothing of chance
+        several = len(found) > 1  # a single minibatch gives no standard error
         error = jackknife(_without_each(parts)) if several else np.full(len(values), np.nan)
         ds["diagonal_se"] = ("layer", error)
         ds["mean_diagonal"] = float(np.diag(values).mean())
@@ -178,5 +178,5 @@ def _grams(problem: Problem, predict, x: Tensor, names: Sequence[str]) -> Tensor
             handle.remove()
     missing = [n for n in names if n not in found]
     if missing:
-        raise InputError(f"layer {missing[0]} takes no part in the forward pass")
+        raise InputError(f"layer {missing[0]} is not called in the forward pass")
     return torch.stack([found[n] for n in names])

@@ -19,7 +19,7 @@ from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.options import Opt, Options
 from ridgeline.train.statistics import error_of_share, mean_and_error
 
-#: the corruptions of every group: the benchmark's, then what its authors held back
+#: the corruptions of every group: the benchmark's, then its four extra ones
 _IN_GROUP = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
     "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
@@ -27,11 +27,11 @@ _IN_GROUP = {
     "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression", "saturate"),
 }
 GROUPS = tuple(_IN_GROUP)
-_SEEDED = ("impulse_noise", "glass_blur")  # take a seed; the others draw from numpy's global state
+_SEEDED = ("impulse_noise", "glass_blur")  # these take a seed; the others use numpy's global state
 
 
 def library() -> ModuleType:
-    """The package imagecorruptions; InputError tells how to get it."""
+    """The package imagecorruptions. If it is missing, the InputError says how to install it."""
     try:
         import imagecorruptions
     except ImportError as error:
@@ -42,14 +42,16 @@ def library() -> ModuleType:
 
 
 def group_of(name: str) -> str | None:
-    """Which of GROUPS a corruption belongs to; None for one of another package."""
+    """The group of a corruption, from GROUPS; None for a corruption of another package."""
     return next((group for group, names in _IN_GROUP.items() if name in names), None)
 
 
 def names_of(text: Sequence[str]) -> list[str]:
-    """Corruptions by name: `common` (the benchmark's 15), `all` (19), GROUPS, `cure`; each once.
+    """The corruptions that names stand for, each once.
 
-    `cure` are the 17 of Gowda et al. 2024, figure 7: all but spatter and saturate.
+    A name is a corruption, a group of GROUPS, `common` (the benchmark's 15), `all` (19) or `cure`
+    (the 17 of Gowda et al. 2024, figure 7: all but spatter and saturate). Raises InputError for
+    other names.
     """
     known = library()
     every = known.get_corruption_names("all")
@@ -77,10 +79,11 @@ def check_corruptible(images: Images) -> None:
 
 
 def corrupted(images: Images, name: str, severity: int, seed: int = 0) -> Images:
-    """Images (N, C, H, W) with a corruption of severity 1 to 5, keyed by seed and example.
+    """Images (N, C, H, W) with a corruption of severity 1 to 5, determined by seed and example.
 
-    The severities are those of ImageNet-C at the images' own size, harsher on 32x32 pixels than
-    the CIFAR-10-C files. Raises InputError for images below 32x32 or not of 1 or 3 channels.
+    The severities are those of ImageNet-C at the images' own size. On 32x32 pixels they are
+    stronger than in the CIFAR-10-C files. Raises InputError for images below 32x32 or not of 1 or
+    3 channels.
     """
     check_corruptible(images)
     channels, height, width = images.image_shape
@@ -100,7 +103,7 @@ def corrupted(images: Images, name: str, severity: int, seed: int = 0) -> Images
             try:
                 with np.errstate(invalid="raise" if name == "spatter" else "warn"):
                     result = corrupt(picture, severity=severity, corruption_name=name, **options)
-            except FloatingPointError:  # no drop has fallen, and the package divides 0 by 0
+            except FloatingPointError:  # spatter without any drop: the package divides 0 by 0
                 result = picture
             found[n] = result[..., :channels]
     finally:
@@ -121,11 +124,11 @@ class CorruptionOptions(Options):
     )  # fmt: skip
 
     def check(self) -> None:
-        """Raise InputError for no severity, one given twice, and unknown names."""
+        """Raise InputError without severities, for repeated ones and for unknown names."""
         if not self.severities:
             raise InputError("--severities needs whole numbers from 1 to 5")
         if len(set(self.severities)) < len(self.severities):
-            raise InputError("--severities names one twice, which would count twice in the means")
+            raise InputError("--severities repeats a value, which would count twice in the means")
         names_of(self.corruptions)
 
 
@@ -137,9 +140,9 @@ def corruption_scores(
 ) -> xr.Dataset:
     """Accuracy over (corruption, severity) with its standard error, and the clean accuracy.
 
-    `mean_accuracy` is the plain mean over all cells, `group_accuracy` that over the cells of every
-    `group` among the names (GROUPS); their errors `_se` treat the cells of an example as one draw
-    (they share the example).
+    `mean_accuracy` is the mean over all cells. `group_accuracy` is the mean over the cells of each
+    `group` (GROUPS). Their errors `_se` count all cells of an example as one sample, because these
+    cells are not independent.
     """
     clean = problem.under(None)
 

@@ -1,4 +1,4 @@
-"""How far apart are two networks in weight space?"""
+"""The distance of two networks in weight space."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def is_parameter(name: str) -> bool:
-    """Whether a state-dict key is a weight rather than one of BatchNorm's statistics.
+    """Whether a state-dict key is a parameter and not a BatchNorm statistic.
 
     >>> is_parameter("bn1.weight"), is_parameter("bn1.running_mean")
     (True, False)
@@ -27,13 +27,13 @@ def is_parameter(name: str) -> bool:
 def parameter_distance(
     a: Mapping[str, Tensor], b: Mapping[str, Tensor], ties: Sequence[Sequence[str]] = ()
 ) -> xr.Dataset:
-    """Euclidean distance of two state dicts, total and per tensor, statistics left out.
+    """Euclidean distance of two state dicts, total and per tensor, without BatchNorm statistics.
 
-    Names that stand for one tensor in both (`ties`, in groups) count once, under the first.
+    `ties` are groups of names of one shared tensor. It counts once, under the first name.
 
     Per tensor (dim `parameter`): `distance`, `relative` = ||a-b|| / ||a||, and the cosine between
-    a and b; scalars `total_distance` and `total_relative`. Raises InputError for different keys
-    or shapes, and for values that are no numbers.
+    a and b. Scalars: `total_distance` and `total_relative`. Raises InputError for different keys
+    or shapes, and for NaN values.
     """
     again = {name for group in ties for name in group[1:]}
     names, others = ([n for n in x if is_parameter(n) and n not in again] for x in (a, b))

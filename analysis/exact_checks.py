@@ -1,8 +1,8 @@
-"""Exact answers that any machine, device and dtype must reproduce: `run/selfcheck.py`.
+"""Exact checks that every machine, device and dtype must pass: `run/selfcheck.py`.
 
-Each anchor builds a small problem whose answer is known in closed form, asks the same code that
-the commands use, and returns how far off it was. Numbers and theory: Sagun et al. 2016, Ghorbani
-et al. 2019, Cohen et al. 2021 (edge of stability), Marchenko and Pastur 1967.
+Each check builds a small problem with a closed-form answer, runs the code of the commands, and
+returns the error. Theory: Sagun et al. 2016, Ghorbani et al. 2019, Cohen et al. 2021 (edge of
+stability), Marchenko and Pastur 1967.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from ridgeline.train.data.examples import Images
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how precisely to compute."""
+    """The device and the dtype of the checks."""
 
     device: torch.device
     dtype: torch.dtype
 
     def problem(self, network: nn.Module, images: Images, attack: Attack | None = None, **options):
-        """A problem on this device in this dtype, in ragged batches of 7."""
+        """A problem on this device in this dtype, in batches of 7 (the last may be shorter)."""
         options = {"batch_size": 7, **options}
         return Problem(network.to(self.dtype), images, attack, device=self.device, **options)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What an anchor measured: `error` is relative, and passes up to `allowed` roundings."""
+    """The result of a check: `error` is relative; up to `allowed` roundings it passes."""
 
     what: str
     measured: float
@@ -56,7 +56,7 @@ class Finding:
 
     @property
     def passed(self) -> bool:
-        """Whether the error lies within what rounding explains (NaN never does)."""
+        """Whether rounding explains the error. A NaN never passes."""
         return self.error <= self.allowed
 
 
@@ -97,7 +97,7 @@ def _compare(what: str, ours: Tensor, truth: Tensor, bench: Bench, roundings: fl
 
 
 def quadratic(bench: Bench) -> Iterator[Finding]:
-    """Eigenvalues by Lanczos, and quadrature of full length, of a known matrix."""
+    """A known matrix: eigenvalues by Lanczos, and Lanczos quadrature with all steps."""
     values = np.concatenate([np.linspace(-1, 2, 96), [5.0, 6.0, 7.5, 9.0]])
     q = np.linalg.qr(np.random.default_rng(0).standard_normal((100, 100)))[0]
     matrix = Matrix(torch.tensor((q * values) @ q.T, dtype=bench.dtype, device=bench.device))
@@ -140,7 +140,7 @@ def softmax(bench: Bench) -> Iterator[Finding]:
 
 
 def small_network(bench: Bench) -> Iterator[Finding]:
-    """The dense Hessian of an MLP by an independent route (torch.func), on ragged batches."""
+    """The dense Hessian of an MLP against torch.func, with batches of unequal size."""
     images, network = _data(23, 10, 4), _mlp()
     origin = point_of(network)
 
@@ -157,8 +157,8 @@ def small_network(bench: Bench) -> Iterator[Finding]:
 def layers(bench: Bench) -> Iterator[Finding]:
     """Hessians through layers against those of the same functions in elementary operations.
 
-    PyTorch's own derivatives of the layers are no witness: that of weight_norm is wrong. The last
-    batch holds one example.
+    PyTorch's own derivatives of the layers cannot be the reference: that of weight_norm is wrong.
+    The last batch has one example.
     """
     data = _data(22, 16, 3)
     images = replace(data, pixels=data.pixels.view(22, 1, 4, 4))
@@ -213,7 +213,7 @@ def adversarial_logistic(bench: Bench) -> Iterator[Finding]:
 
 
 def edge_of_stability(bench: Bench) -> Iterator[Finding]:
-    """Full-batch gradient descent ends with lambda_max just under 2 / step (Cohen et al. 2021)."""
+    """Full-batch gradient descent ends with lambda_max close to 2 / step (Cohen et al. 2021)."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(50, 1, 1, 10, generator=generator)
@@ -237,7 +237,7 @@ def edge_of_stability(bench: Bench) -> Iterator[Finding]:
 
 
 def paths_and_directions(bench: Bench) -> Iterator[Finding]:
-    """Curve ends bit for bit; random directions with filter norms of the weights."""
+    """Curves have exact ends; random directions have the filter norms of the weights."""
     start = {n: t.to(bench.device, bench.dtype) for n, t in point_of(_mlp()).items()}
     end = add(start, start, 0.3)
     for kind in ("bezier", "poly_chain"):
@@ -251,7 +251,7 @@ def paths_and_directions(bench: Bench) -> Iterator[Finding]:
 
 
 def perturbations(bench: Bench) -> Iterator[Finding]:
-    """Budget 0 leaves images alone; a PGD perturbation stays in its ball."""
+    """A budget of 0 does not change images; a PGD perturbation stays in its ball."""
     images = _data(20, 10, 4)
     problem = bench.problem(_mlp(), images)
     attack = PGD(eps=0.1, iterations=5)
@@ -264,7 +264,7 @@ def perturbations(bench: Bench) -> Iterator[Finding]:
 
 
 def frequencies_and_cosines(bench: Bench) -> Iterator[Finding]:
-    """A constant filter is all DC; independent signs have cosines of spread 1/sqrt(D)."""
+    """A constant filter has only DC; cosines of random signs have standard deviation 1/sqrt(D)."""
     energy = filter_spectrum({"conv.weight": torch.ones(2, 1, 3, 3)})["energy"].values.squeeze()
     share = float(energy[0, 0] / energy.sum())
     yield Finding("DC share of constant filters", share, 1.0, abs(share - 1), 1e-6)
@@ -275,7 +275,7 @@ def frequencies_and_cosines(bench: Bench) -> Iterator[Finding]:
     yield Finding("spread of null cosines (5 %)", spread, null, abs(spread / null - 1), 0.05)
 
 
-#: all anchors
+#: all checks
 ANCHORS: tuple[Callable[[Bench], Iterator[Finding]], ...] = (
     quadratic, least_squares, softmax, small_network, layers, adversarial_logistic,
     edge_of_stability, paths_and_directions, perturbations, frequencies_and_cosines,

@@ -1,4 +1,4 @@
-"""Layers beside the same functions in elementary operations, as witnesses of their derivatives."""
+"""Layers and the same functions in elementary operations, to check the layers' derivatives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ridgeline.landscape.weights.point import Point
 
 
 class _Attention(nn.MultiheadAttention):
-    """Self-attention of the rows of an image of one channel."""
+    """Self-attention over the rows of a one-channel image."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x[:, 0]
@@ -21,13 +21,13 @@ class _Attention(nn.MultiheadAttention):
 
 
 def _patches(kernel: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """A 3x3 convolution as a product of matrices."""
+    """A 3x3 convolution as a matrix product."""
     y = kernel.flatten(1) @ F.unfold(x, 3) + bias[:, None]
     return y.view(len(x), len(kernel), 2, 2)
 
 
 def _running(p: Point, x: Tensor) -> Tensor:
-    """A convolution and a normalisation by running statistics, which is affine by channel."""
+    """A convolution, then normalisation by running statistics (an affine map per channel)."""
     y = _patches(p["0.0.weight"], p["0.0.bias"], x).movedim(1, -1)
     scale = p["0.1.weight"] / (p["0.1.running_var"] + 1e-5).sqrt()
     return ((y - p["0.1.running_mean"]) * scale + p["0.1.bias"]).movedim(-1, 1)
@@ -40,7 +40,7 @@ def _weight_norm(p: Point, x: Tensor) -> Tensor:
 
 
 def _heads(p: Point, x: Tensor) -> Tensor:
-    """Attention with two heads, in products of matrices."""
+    """Attention with two heads, as matrix products."""
     q, k, v = (x[:, 0] @ p["0.in_proj_weight"].T + p["0.in_proj_bias"]).chunk(3, -1)
     shares = [(a @ b.mT / 2**0.5).softmax(-1) @ c
               for a, b, c in zip(*(t.split(2, -1) for t in (q, k, v)), strict=True)]  # fmt: skip

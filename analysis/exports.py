@@ -17,20 +17,25 @@ from ridgeline.train.files.recipe import write_atomically
 
 
 def export(result: xr.Dataset, path: str | Path, over: Sequence[str] = ()) -> Path:
-    """Write a result in another format. `save_result` keeps everything, this what a program reads.
+    """Write a result in another format. Only `save_result` keeps the whole result.
 
     Args:
         result: The result.
         path: The file; its suffix, one of EXPORTS, is the format.
-        over: Dimensions of the table; with none, as CSV the largest table, as LaTeX all that fit a
-            paper.
+        over: Dimensions of the table. Empty: the largest table for CSV, all short enough tables
+            for LaTeX.
 
     Returns:
         The path.
 
     Raises:
-        InputError: for another suffix, for dimensions that no variable has or the format does not
-            take, and for a result that the format cannot hold.
+        InputError: for another suffix, for dimensions that no variable has or that the format does
+            not accept, and for a result that the format cannot hold.
+
+    >>> result = xr.Dataset({"loss": ("x", [0.5, 2.0])}, {"x": [0, 1]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export(result, f"{folder}/result.csv").read_text().split()
+    ['x,loss', '0,0.5', '1,2.0']
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -44,10 +49,10 @@ def export(result: xr.Dataset, path: str | Path, over: Sequence[str] = ()) -> Pa
 
 
 def to_csv(result: xr.Dataset, over: Sequence[str] = ()) -> str:
-    """One row per cell: its coordinates, then every variable over these and no other dimensions.
+    """One row per cell: its coordinates, then every variable over exactly these dimensions.
 
-    These dimensions are those `over`, or the most that a variable has. Raises InputError if there
-    are none.
+    The dimensions are `over`, or those of the variable that has the most. Raises InputError if
+    there are none.
     """
     if over:
         return table_over(result, over).to_csv(index=False, lineterminator="\n")
@@ -62,8 +67,8 @@ def to_csv(result: xr.Dataset, over: Sequence[str] = ()) -> str:
 def to_vts(result: xr.Dataset) -> str:
     """A structured grid for ParaView: the coordinates, and every variable at its points.
 
-    A plane is a sheet whose height is the loss of the last budget; a 3-D scan fills its box. Of
-    every variable there is an array per budget, `loss_eps0.1`.
+    A 2-D scan becomes a surface whose height is the loss of the last budget. A 3-D scan becomes a
+    volume. Each variable has one array per budget, such as `loss_eps0.1`.
     """
     loss = _loss(result)
     axes = [d for d in loss.dims if d != "eps"]
@@ -93,9 +98,9 @@ def to_vts(result: xr.Dataset) -> str:
 
 
 def to_html(result: xr.Dataset) -> str:
-    """A page that needs no network: the surface to turn, or the lines, one view per budget.
+    """An interactive page that works offline: a 3-D surface or lines, one view per budget.
 
-    Needs plotly (pip install 'ridgeline[interactive]'); InputError without it.
+    It needs plotly (pip install 'ridgeline[interactive]'). Raises InputError without it.
     """
     try:
         import plotly.graph_objects as go
@@ -178,7 +183,7 @@ def _range(loss: xr.DataArray) -> tuple[float, float]:
 
 
 def _flat(values: np.ndarray) -> np.ndarray:
-    """Values in VTK's order: the first axis runs fastest."""
+    """Values in VTK's order: the first axis varies fastest."""
     return values.ravel(order="F")
 
 

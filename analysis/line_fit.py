@@ -1,4 +1,4 @@
-"""A straight line through measured points, with its errors."""
+"""A straight line fitted to points, with standard errors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ def line(
 ) -> tuple[float, float, float, float]:
     """Intercept and slope of the weighted least-squares line, and their standard errors.
 
-    Through points x, y (n,), `weights` (n,) proportional to 1 / variance. The errors come from the
-    residuals: NaN for fewer than three points. Intercept and slope are NaN for fewer than two, and
-    all are for a y that is not finite.
+    The points are x, y (n,); `weights` (n,) are proportional to 1 / variance. The errors come from
+    the residuals and are NaN for fewer than three points. Intercept and slope are NaN for fewer
+    than two. All are NaN if a y is not finite.
 
     >>> intercept, slope, *_ = line(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0]))
     >>> float(intercept), float(slope)
@@ -34,9 +34,9 @@ def line(
 
 
 def relative_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float, float]:
-    """`line` for positive y whose errors are a share of y: weights 1 / y^2.
+    """`line` for positive y with relative errors: weights 1 / y^2.
 
-    Where distances span decades, equal weights would leave the intercept to the largest of them.
-    With a y that is not positive all weights are equal.
+    If x spans decades, equal weights would let the largest values determine the intercept. If a y
+    is not positive, all weights are equal.
     """
     return line(x, y, 1 / y**2 if (y > 0).all() else 1.0)

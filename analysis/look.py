@@ -1,4 +1,4 @@
-"""How figures look: the style of a venue, their width, the size of their text."""
+"""The look of figures: style of a venue, width, and size of the text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ridgeline.train.options import Opt, Options
 
 COLUMN = 3.25  # inches; the width of one column of a two-column paper
 PAGE = 6.75
-_END = 4  # digits of a year, with which the names of venues end
+_END = 4  # names of venues end with the four digits of a year
 _TEXT = ("axes.labelsize", "axes.titlesize", "font.size")
 _SMALL = ("xtick.labelsize", "ytick.labelsize", "legend.fontsize")
 
@@ -20,7 +20,7 @@ _SMALL = ("xtick.labelsize", "ytick.labelsize", "legend.fontsize")
 class Look(Options):
     """The look of figures. Drawing again with another look computes nothing.
 
-    Without any of it figures have the house's look, each in a width of its own.
+    Without any option figures have the default look, each with its own width.
     """
 
     style: Annotated[
@@ -41,7 +41,7 @@ class Look(Options):
     ] = ()  # fmt: skip
 
     def check(self) -> None:
-        """Raise InputError for an unknown venue, and for a width that is none."""
+        """Raise InputError for an unknown venue and for a wrong width."""
         if self.style is not None and self.style not in venues():
             raise unknown("--style", self.style, venues())
         if self.width is not None and self.width not in ("column", "full"):
@@ -73,7 +73,7 @@ class Look(Options):
 
     @property
     def inches(self) -> float | None:
-        """The width of a figure; None: its own."""
+        """The width of all figures in inches; None: each figure has its own."""
         if self.width is None and self.style is None:
             return None
         if self.width not in (None, "column", "full"):
@@ -85,7 +85,7 @@ class Look(Options):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it changes of matplotlib's settings: fonts and sizes of text."""
+        """The matplotlib settings that it changes: fonts and text sizes."""
         found: dict[str, Any] = {}
         if self.style is not None:
             found = {k: v for k, v in _bundle(self.style).items() if k in (*_TEXT, *_SMALL)}
@@ -97,14 +97,14 @@ class Look(Options):
 
 
 def venues() -> list[str]:
-    """The names of all styles, in their order."""
-    from tueplots import bundles  # loads matplotlib, which takes a second
+    """The names of all styles, in order."""
+    from tueplots import bundles  # imported here: it loads matplotlib, which takes a second
 
     return sorted(n for n, f in vars(bundles).items() if n[-_END:].isdigit() and callable(f))
 
 
 def _bundle(venue: str, full: bool = False) -> dict[str, Any]:
-    """The settings that tueplots has for a venue, at the width of a column or of the page."""
+    """The settings of tueplots for a venue, at the width of a column or of the page."""
     import inspect
 
     from tueplots import bundles
@@ -116,9 +116,9 @@ def _bundle(venue: str, full: bool = False) -> dict[str, Any]:
 
 
 def _fonts(bundle: dict[str, Any]) -> dict[str, Any]:
-    """The fonts of a venue that this machine has, then those that matplotlib brings.
+    """The fonts of a venue that are installed here, then matplotlib's own.
 
-    They are named one by one, so that a figure looks the same wherever it is written later.
+    All are named explicitly, so a figure looks the same if it is saved later with other settings.
     """
     from matplotlib import font_manager
 

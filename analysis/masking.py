@@ -1,9 +1,9 @@
-"""Signs that gradients are masked: that an attack fails although the network is not robust.
+"""Signs that gradients are masked: the attack fails although the network is not robust.
 
-The five are those of Athalye, Carlini and Wagner 2018 (section 3.1) and Carlini et al. 2019. A sign
-is no proof of masking. The absence of signs is no proof of robustness. Comparisons of two attacks
-are exact one-sided tests on the same examples (McNemar), so that chance alone warns at most once in
-a hundred.
+The five signs are those of Athalye, Carlini and Wagner 2018 (section 3.1) and Carlini et al. 2019.
+A sign does not prove masking. The absence of signs does not prove robustness. Two attacks are
+compared by an exact one-sided test on the same examples (McNemar). By chance alone such a test
+warns at most once in a hundred.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ridgeline.train.attacks.library import Square
 from ridgeline.train.attacks.norms import INF
 from ridgeline.train.losses import margin
 
-#: sign -> what it means, as reports say it
+#: sign -> its meaning, in the words of reports
 SIGNS = {
     "not_monotone": "more examples fall at a smaller budget than at a larger one",
     "black_box": "Square, which sees no gradient, fools more than PGD does",
@@ -32,9 +32,9 @@ SIGNS = {
     "unbounded": "{value:.1%} of examples survive a budget that covers the whole range",
     "steps": "a single step fools more than many steps do",
 }
-LEVEL = 0.01  # of the tests
-FLAT, SURVIVE = 0.1, 0.01  # shares of the examples that are right from the start
-_STILL = 1e-6  # of a margin: rounding
+LEVEL = 0.01  # significance level of the tests
+FLAT, SURVIVE = 0.1, 0.01  # thresholds: shares of the examples that are right on clean images
+_STILL = 1e-6  # a smaller relative change of a margin is rounding
 _LADDER = (0.25, 0.5, 1.0, 2.0)  # budgets, in units of the attack's
 QUERIES = 500
 
@@ -42,13 +42,14 @@ QUERIES = 500
 def masking(problem: Problem) -> xr.Dataset:
     """The five signs of masked gradients for a problem's network and the budget of its attack.
 
-    PGD is the problem's own attack where that is PGD, else 20 steps from a random start. Square has
+    PGD is the problem's own attack if that is PGD, else 20 steps from a random start. Square has
     500 queries.
 
-    `masking_value` over `sign` is a p-value for the signs that compare two attacks
-    (`not_monotone`: the smallest of its three; `black_box`; `steps`). For `flat` and `unbounded` it
-    is a share of the examples that are right on clean images. `masking_warning` says which signs
-    are present. `ladder_accuracy` over `ladder` is the accuracy under PGD at the budgets tried.
+    - `masking_value` over `sign`: a p-value for the signs that compare two attacks
+      (`not_monotone`: the smallest of its three; `black_box`; `steps`). For `flat` and `unbounded`
+      a share of the examples that are right on clean images.
+    - `masking_warning` over `sign`: whether the sign is present.
+    - `ladder_accuracy` over `ladder`: the accuracy under PGD at several budgets.
     """
     eps, order = problem.attack.eps, problem.attack.order
     pgd = as_pgd(problem.attack)
@@ -83,9 +84,9 @@ def _right(problem: Problem, attack: Attack | None) -> np.ndarray:
 
 
 def _p(weaker: np.ndarray, stronger: np.ndarray) -> float:
-    """P-value of the supposedly weaker attack's fooling more: small where it does.
+    """P-value of the test whether the supposedly weaker attack fools more; small if it does.
 
-    Only the examples count that one attack fools and the other does not.
+    Only examples count that exactly one of the two attacks fools.
     """
     surprising, expected = int((~weaker & stronger).sum()), int((weaker & ~stronger).sum())
     both = surprising + expected
@@ -97,10 +98,10 @@ def _share(some: np.ndarray, of: np.ndarray) -> float:
 
 
 def _still(problem: Problem) -> np.ndarray:
-    """Whose margin does not move when every pixel follows the gradient's sign by the budget?
+    """The examples (N,) whose margin does not change after a full step along the gradient's sign.
 
-    The gradient is the margin's own: that of the cross-entropy vanishes for a confident network,
-    which is no fault of the network.
+    The gradient is that of the margin. The gradient of the cross-entropy would vanish for every
+    confident network, masked or not.
     """
     predict = problem.predict(problem.origin)
     step = PGD(eps=problem.attack.eps, order=problem.attack.order, iterations=1, loss="cw",

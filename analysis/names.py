@@ -1,4 +1,4 @@
-"""What files and numbers are called in tables and figures."""
+"""Names of files and numbers in tables and figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def distinct_names(files: Sequence[str]) -> list[str]:
-    """Their names without suffix, with as many folders before them as tell them apart.
+    """Names of files without suffix, with as many folders as are needed to be distinct.
 
     >>> distinct_names(["r/a/x.ckpt", "r/b/x.ckpt"])
     ['a/x', 'b/x']
@@ -21,7 +21,7 @@ def distinct_names(files: Sequence[str]) -> list[str]:
 
 
 def distinct_numbers(values: Sequence[float], digits: int = 4) -> list[str]:
-    """Different numbers with as many digits, at least `digits`, as tell them apart.
+    """Different numbers as text, with as many digits (at least `digits`) as make them distinct.
 
     >>> distinct_numbers([0.1, 0.25]), distinct_numbers([0.1, 0.100001])
     (['0.1', '0.25'], ['0.1', '0.100001'])

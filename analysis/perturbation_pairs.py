@@ -1,4 +1,4 @@
-"""Similarity and sign flips of pairs of perturbations, as means over examples with errors."""
+"""Similarity and sign flips of pairs of perturbations: means over examples, with errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ridgeline.analysis.perturbations import similarity
 from ridgeline.train.statistics import mean_and_error
 
-#: what is measured of two perturbations of an example
+#: measures of two perturbations of one example
 MEASURES = {
     "cosine": "cosine of the perturbations",
     "sign_cosine": "cosine of the perturbations' signs",
@@ -24,9 +24,10 @@ _ROWS = 1000  # examples compared at a time
 def compare(a: Tensor, b: Tensor, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
     """MEASURES of perturbations a[i] and b[j] for every (i, j) in `pairs`; a, b (draws, N, ...).
 
-    Every example's numbers are averaged over the pairs, then over the examples; `*_se` are standard
-    errors over examples. Examples with a perturbation of 0 have no cosine: they are left out of
-    both cosines and counted in `left_out`. What a NaN enters is NaN, as is all without pairs.
+    The numbers of an example are averaged over the pairs, then over the examples. `*_se` are
+    standard errors over examples. Examples with a perturbation of 0 have no cosine: they are left
+    out of both cosines and counted in `left_out`. A NaN in the input makes the mean NaN. Without
+    pairs all is NaN.
     """
     names = [*MEASURES, *(f"{name}_se" for name in MEASURES), "left_out"]
     result = dict.fromkeys(names, math.nan)
@@ -44,14 +45,14 @@ def compare(a: Tensor, b: Tensor, pairs: Sequence[tuple[int, int]]) -> dict[str,
 
 
 def _examples(a: Tensor, b: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """MEASURES, and the share of pairs without a cosine: (5, N), means over the pairs."""
+    """MEASURES and the share of pairs without a cosine: (5, N), averaged over the pairs."""
     return torch.stack([_pair(a[i], b[j]) for i, j in pairs]).mean(0)
 
 
 def _pair(a: Tensor, b: Tensor) -> Tensor:
     found = similarity(a, b)
     signs = a.flatten(1).sign() * b.flatten(1).sign()
-    unknown = (a + b).flatten(1).isnan().any(1)  # the sign of NaN is 0 to torch
+    unknown = (a + b).flatten(1).isnan().any(1)  # needed because torch's sign of NaN is 0
     flipped, zero = (
         torch.where(unknown, torch.nan, (signs == sign).double().mean(1)) for sign in (-1, 0)
     )

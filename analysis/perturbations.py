@@ -19,22 +19,24 @@ from ridgeline.models.errors import InputError
 from ridgeline.train.options import Opt, Options
 from ridgeline.train.statistics import mean_and_error
 
-_LARGE = 2**24  # bytes of a file that is read piece by piece: signs take 40 times that in memory
+_LARGE = 2**24  # a file of more bytes is read in pieces: signs need 40 times that in memory
 
 
 @dataclass(frozen=True)
 class SimilarityOptions(Options):
-    """Which images of adversarial sets are compared."""
+    """Which images of the adversarial sets are compared."""
 
-    only_correct: Annotated[bool, Opt("leave out images that a network gets wrong clean")] = False
+    only_correct: Annotated[
+        bool, Opt("leave out images that a network gets wrong without attack")
+    ] = False
     batch_size: Annotated[int, Opt("examples in memory at a time", low=1, decides=False)] = 1000
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """Per-example cosines (N,) of two sets of perturbations; NaN where one of them is.
+    """Cosines (N,) of two sets of perturbations, per example; NaN if a perturbation is NaN.
 
-    `zero` (N,) marks the examples of which a perturbation is zero: they have no cosine (NaN).
+    `zero` (N,) marks the examples with a zero perturbation. They have no cosine (NaN).
     """
 
     cosine: Tensor
@@ -43,13 +45,13 @@ class Similarity:
 
     @property
     def zeros(self) -> int:
-        """Examples left out because a perturbation is zero."""
+        """Number of examples left out because a perturbation is zero."""
         return int(self.zero.sum())
 
     def mean_and_error(self, values: Tensor) -> tuple[float, float]:
-        """Mean of values (N,) over the other examples, its standard error (NaN for fewer than 2).
+        """Mean of values (N,) over the other examples, and its standard error (NaN below 2).
 
-        A NaN among them is no reason to leave an example out: the mean is NaN.
+        An example with a NaN is not left out: the mean is NaN.
         """
         return mean_and_error(values[~self.zero])
 
@@ -80,11 +82,18 @@ def similarity_matrix(
 ) -> xr.Dataset:
     """Mean cosine and sign cosine, with standard errors, for every pair of adversarial sets.
 
-    Dims are (subset, set_a, set_b). Pairs compare draw 0 of the one with draw 1 of the other, so
-    the diagonal is the noise floor: the same network, two attack seeds (NaN with one draw).
-    `null` is the standard deviation 1/sqrt(D) of the cosine of independent directions.
-    `only_correct` leaves out examples that either network gets wrong clean. `batch_size` examples
-    are in memory at a time. Raises InputError if the sets hold different examples.
+    Dims are (subset, set_a, set_b). A pair compares draw 0 of the first set with draw 1 of the
+    second. So the diagonal is the noise floor: one network, two attack seeds (NaN with one draw).
+    `null` is 1/sqrt(D), the standard deviation of the cosine of independent directions.
+
+    Args:
+        sets: Adversarial sets by name.
+        subsets: Names of the subsets to compare.
+        only_correct: Use only examples that both networks get right on clean images.
+        batch_size: Examples in memory at a time.
+
+    Raises:
+        InputError: if the sets have different examples.
     """
     names = list(sets)
     check_same_examples(sets)
@@ -119,9 +128,10 @@ def similarity_matrix(
 
 
 def adversarial_sets(folder: str | Path, dataset: str | None = None) -> dict[str, xr.Dataset]:
-    """The results of generate_adversary in a folder by name, of one data set if it is named.
+    """The results of generate_adversary in a folder, by name.
 
-    Raises InputError for a folder without any, a set of other data, and sets of other examples.
+    Raises InputError for a folder without results, for a result of another data set than
+    `dataset` (if that is given), and for results of different examples.
     """
     if not Path(folder).is_dir():
         raise InputError(f"--folder: no such folder: {folder}")
@@ -154,7 +164,7 @@ def check_same_examples(sets: Mapping[str, xr.Dataset]) -> None:
 
 
 def _pair(a: xr.Dataset, b: xr.Dataset, places: np.ndarray, batch_size: int) -> Similarity:
-    """Draw 0 of a against the last of draws 0 and 1 of b, at the given examples."""
+    """Draw 0 of a against draw 1 of b (draw 0 if it is the only one), at the given examples."""
     parts = []
     for start in range(0, len(places), batch_size):
         chunk = places[start : start + batch_size]

@@ -1,4 +1,4 @@
-"""Directions in weight space along which a diagnostic moves, by name."""
+"""Named directions in weight space for diagnostics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ridgeline.landscape.weights.point import Point, flatten, norm, unflatten
 from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.specs import whole
 
-#: directions by name; NAME:2 is the second of its kind
+#: directions by name; NAME:2 is the second of that name
 DIRECTIONS = {
     "random": "Gaussian in all parameters, a function of the seed",
     "gradient": "steepest ascent of the loss, attacked at the weights",
@@ -29,11 +29,11 @@ DIRECTIONS = {
 def probe_directions(
     problem: Problem, wanted: Mapping[str, Point] | Sequence[str], batchnorm: str = "keep"
 ) -> dict[str, Point]:
-    """The directions asked for, as Points or as names in DIRECTIONS, in the network's dtype.
+    """The wanted directions, given as Points or as names in DIRECTIONS, in the network's dtype.
 
-    Gradient and eigenvectors are those of the problem's loss under its own attack. `between` of
-    two networks is a Point. Raises InputError for none, for unknown names and for directions of
-    another network, of length 0 or not finite.
+    Gradient and eigenvectors are those of the problem's loss under its own attack. For the
+    direction to another network pass the Point of `between`. Raises InputError for an empty list,
+    for unknown names, and for directions of another network, of length 0 or not finite.
     """
     if isinstance(wanted, str) or not wanted:
         raise InputError(f"directions must be a list of names or Points by name, got {wanted!r}")

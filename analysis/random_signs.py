@@ -1,7 +1,7 @@
-"""How similar unrelated perturbations of the same images are: every sign by a fair coin.
+"""The similarity of unrelated perturbations of the same images: independent random signs.
 
-Clipping to [0,1] leaves a pixel at 0 or 1 one direction only, so unrelated perturbations of images
-with a black background are far from orthogonal. The null keeps that.
+Clipping to [0,1] leaves only one direction to a pixel at 0 or 1. So unrelated perturbations of
+images with a black background are far from orthogonal. This null model includes the clipping.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from ridgeline.train.attacks.norms import INF
 from ridgeline.train.data.noise import Noise, Purpose
 from ridgeline.train.statistics import mean_and_error
 
-_PAIRS = 8  # drawn for every image
+_PAIRS = 8  # pairs drawn for every image
 
 
 def sign_null(clean: Tensor) -> dict[str, tuple[float, float]]:
     """Exact mean and standard deviation under random signs: sign_cosine, flipped and zero.
 
-    `clean` (N, C, H, W) in [0,1]. Two perturbations of an image are independent: each pixel goes up
-    or down with probability 1/2, and stays where the way is blocked (0 and 1). Means are over the
-    images, the standard deviation is that of one image, sqrt(mean variance). In D pixels that are
-    not blocked: 0 and 1/sqrt(D); 1/2 and 1/(2 sqrt(D)); 0 and 0.
+    `clean` (N, C, H, W) is in [0,1]. Two perturbations of an image are independent: each pixel goes
+    up or down with probability 1/2. It does not change if clipping blocks that direction (at 0 and
+    1). The mean is over images. The standard deviation is that of one image, sqrt(mean variance).
+    With D pixels, none blocked, mean and deviation are 0 and 1/sqrt(D) for sign_cosine, 1/2 and
+    1/(2 sqrt(D)) for flipped, 0 and 0 for zero.
 
     >>> grey = torch.full((1, 1, 2, 2), 0.5)  # no pixel is blocked: mean 0, sd 1 / sqrt(4)
     >>> sign_null(grey)["sign_cosine"]
@@ -51,9 +52,9 @@ def _summary(mean: Tensor, variance: Tensor) -> tuple[float, float]:
 def _sign_cosine(free: int, blocked: int) -> tuple[float, float]:
     """Mean and variance of the cosine of two independent sign vectors.
 
-    `free` entries are +1 or -1, `blocked` ones the only allowed sign or 0. Given how many of the
-    blocked move in either vector, K and K', their overlap is hypergeometric: both moments are
-    sums of products over K and K'. Two vectors of which one is all zero have no cosine and are left
+    `free` entries are +1 or -1; `blocked` entries are 0 or their only allowed sign. K and K' of the
+    blocked entries are nonzero in the two vectors. Given K and K', the overlap is hypergeometric.
+    So both moments are sums over K and K'. Pairs with a zero vector have no cosine and are left
     out.
     """
     count = torch.arange(blocked + 1, dtype=torch.float64)
@@ -83,9 +84,10 @@ def cosine_null(
 ) -> dict[str, float]:
     """Cosine of two random-sign perturbations of an image: mean, its error, sd of one image.
 
-    Of `clean` (N, C, H, W) moved by random signs of l_inf or l_2 norm eps and clipped to [0,1], a
-    few pairs per example, keyed by seed and `index` (N,). Drawn, since pixels close to 0 or 1 leave
-    no closed form. The sd is sqrt(mean variance within an image), as in `sign_null`.
+    `clean` (N, C, H, W) gets random signs of l_inf or l_2 norm eps and is clipped to [0,1]. There
+    are a few pairs per example, determined by seed and `index` (N,). They are drawn because pixels
+    close to 0 or 1 allow no closed form. The sd is sqrt(mean variance within an image), as in
+    `sign_null`.
     """
     eps = eps if order == INF else eps / math.sqrt(clean[0].numel())
     noise = Noise(seed, index, purpose=Purpose.RANDOM_SIGNS)

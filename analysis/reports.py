@@ -15,7 +15,7 @@ from ridgeline.models.errors import unknown
 
 
 def report(result: xr.Dataset) -> str:
-    """The numbers of a result as lines of text, with their errors; InputError for other kinds."""
+    """The numbers of a result as text, with their errors. Raises InputError for other kinds."""
     kind = result.attrs.get("kind", "unknown")
     if kind not in REPORTS:
         raise unknown("kind of result to report", kind, REPORTS)
@@ -23,7 +23,7 @@ def report(result: xr.Dataset) -> str:
 
 
 def unfinished(results: Mapping[str, xr.Dataset]) -> list[str]:
-    """A line for every grid that is not complete: how many of its cells are there."""
+    """A line for every incomplete grid: how many of its cells are computed."""
     return [
         f"{name}: {int(ds['done'].sum())} of {ds['done'].size} cells are computed"
         for name, ds in results.items() if not complete(ds)
@@ -31,14 +31,14 @@ def unfinished(results: Mapping[str, xr.Dataset]) -> list[str]:
 
 
 def _rows(ds: xr.Dataset, dim: str) -> Iterator[tuple[object, dict[str, float]]]:
-    """Every entry of a dimension with the single numbers it has."""
+    """Every entry of a dimension, with its scalar variables."""
     for value in ds[dim].values:
         row = ds.sel({dim: value})
         yield value, {k: float(v) for k, v in row.items() if v.ndim == 0 and v.dtype.kind in "fiub"}
 
 
 def hessian(ds: xr.Dataset) -> Iterator[str]:
-    """Every spectrum: eigenvalues with residuals, trace with its error."""
+    """Eigenvalues with residuals and trace with its error, for every spectrum."""
     ds = ds.expand_dims([d for d in ("eps", "block") if d not in ds.dims])
     several = ds.sizes["eps"] * ds.sizes["block"] > 1
     for e in range(ds.sizes["eps"]):
@@ -79,7 +79,7 @@ def curve(ds: xr.Dataset) -> Iterator[str]:
 
 
 def scan(ds: xr.Dataset) -> Iterator[str]:
-    """How much of the grid is there, and its range."""
+    """How much of the grid is computed, and the range of its values."""
     done = ds["done"].values if "done" in ds else np.ones(ds["loss"].shape, dtype=bool)
     if not done.all():
         yield f"{int(done.sum())} of {done.size} cells are computed"
@@ -143,7 +143,7 @@ def robustness(ds: xr.Dataset) -> Iterator[str]:
 
 
 def fourier(ds: xr.Dataset) -> Iterator[str]:
-    """Error rates over frequencies, and where half of the accuracy is left."""
+    """Error rates over frequencies, and the cutoffs at half of the accuracy."""
     yield (
         f"error rate: clean {float(ds['clean_error']):.3f}, low over high frequencies "
         f"{float(ds['low_high_ratio']):.2f}; half of the accuracy at low-pass "
@@ -156,7 +156,7 @@ def _collapse(epoch: float) -> str:
 
 
 def generator(ds: xr.Dataset) -> Iterator[str]:
-    """Transfer, robustness and gap by epoch, and the reference, and whether that can tell."""
+    """Transfer, robustness and gap by epoch, and whether the reference is good enough to judge."""
     for epoch, row in _rows(ds, "epoch"):
         yield (f"epoch {epoch:4d}  clean {row['clean']:.3f}  robust {row['robust']:.3f}  "
                f"transfer {row['transfer']:.3f}  strength {row['strength']:.2f}  "
@@ -245,7 +245,7 @@ def overfitting(ds: xr.Dataset) -> Iterator[str]:
 
 
 def scattering(ds: xr.Dataset) -> Iterator[str]:
-    """Similarity and scatter by direction and distance, beside the noise floor."""
+    """Similarity and scatter by direction and distance, and the noise floor."""
     for eps in ds["eps"].values:
         level = ds.sel(eps=eps)
         floor, gradient = float(level["floor_cosine"]), float(level["gradient_norm"])

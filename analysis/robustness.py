@@ -1,4 +1,4 @@
-"""How often is a network, or an ensemble, right: clean and under attack?"""
+"""Accuracy of a network or an ensemble, clean and under attack."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ ALSO = {
 
 @dataclass(frozen=True)
 class CloserLook(Options):
-    """What is looked at besides accuracy and loss."""
+    """Further measures besides accuracy and loss."""
 
     trace: Annotated[
         bool, Opt("save loss, gradient norm and success by pass, and count the passes")
     ] = False
     also: Annotated[
-        tuple[str, ...], Opt("what else is asked, several by commas", choices=ALSO)
+        tuple[str, ...], Opt("further measures, separated by commas", choices=ALSO)
     ] = ()
 
     randomised: Annotated[
         bool,
-        Opt("the network draws random numbers when it predicts: one draw judges each image; give "
-            "the attack eot=N"),
+        Opt("the network draws random numbers when it predicts: each image is judged by one draw; "
+            "give the attack eot=N"),
     ] = False  # fmt: skip
 
     def check_judge(self, attack: Attack | None, networks: int) -> None:
-        """Raise InputError for an attack that leaves the ball of its eps, or one that is missing.
+        """Raise InputError for an attack that leaves the ball of its eps, or a missing attack.
 
-        And for a transfer matrix of a single network.
+        Also for a transfer matrix of a single network.
         """
         lacking = [word for word in self.also if word in ("masking", "convergence", "transfer")]
         if lacking and (attack is None or not attack.eps):
@@ -69,7 +69,7 @@ class CloserLook(Options):
                              "use pgd, apgd or autoattack")  # fmt: skip
 
     def checked(self, problems: Sequence[Problem]) -> Sequence[Problem]:
-        """The problems; InputError for `randomised` where no network draws random numbers."""
+        """The problems. Raises InputError for `randomised` if no network draws random numbers."""
         if self.randomised and not any(draws_numbers(p.network, p.data) for p in problems):
             raise InputError("--randomised: two passes over the same images give the same outputs; "
                              "leave it out for networks that draw no random numbers")  # fmt: skip
@@ -87,7 +87,7 @@ class CloserLook(Options):
                                  "leave it out with --randomised")  # fmt: skip
 
     def says(self, attack: Attack | None, seed: int) -> str:
-        """What the numbers of a randomised network are."""
+        """A note on the meaning of the numbers of a randomised network."""
         text = f"randomised network: every image is judged by one draw, seed {seed}"
         if attack is None:
             return text
@@ -97,7 +97,7 @@ class CloserLook(Options):
 
 
 class Ensemble(nn.Module):
-    """Several networks, of any architectures, as one: the mixture of their predictions."""
+    """Several networks of any architectures as one: the mixture of their predictions."""
 
     def __init__(self, members: Sequence[nn.Module]):
         super().__init__()
@@ -109,9 +109,9 @@ class Ensemble(nn.Module):
 
 
 def ensemble(problems: Sequence[Problem]) -> Problem:
-    """The problem of the mixture of several problems' networks; all else is the first's.
+    """The problem of the mixture of several problems' networks. All else is the first problem's.
 
-    Raises InputError if the problems are about different images or classes.
+    Raises InputError if the problems have different images or classes.
     """
     first, *others = problems
     for other in others:
@@ -130,30 +130,30 @@ def robustness(
 ) -> xr.Dataset:
     """Clean and adversarial scores of the mixture of networks (one problem per member).
 
-    The recipe names the attack at every place where it is judged.
-
     Args:
         problems: One problem for each member of the mixture.
         budgets: Attack budgets in [0,1] units; None: the attack's own.
         tick: Called with the number of examples after every batch.
-        closer: What else is measured.
+        closer: Further measures.
 
     Returns:
         Over `condition` (clean; with an attack adversarial, or eps=... for each of several
         budgets): the budget `eps`, `accuracy` with its 95 % Wilson interval, and `loss` with its
-        standard error. `nrr` is the harmonic mean of clean and this accuracy (NaN for clean; Gowda
-        et al. 2024, section 4). `losses` and `correct` are per example.
+        standard error. `nrr` is the harmonic mean of the clean and this accuracy (NaN for clean;
+        Gowda et al. 2024, section 4). `losses` and `correct` are per example.
 
-        A minimum-norm attack (fmn, fab) searches once, whatever the number of budgets. It also
-        gives per example the `smallest_budget` that fools (infinite: none found), and `security`
-        with its Wilson interval over `radius`, the security curve.
+        A minimum-norm attack (fmn, fab) searches once for all budgets. It adds `smallest_budget`
+        per example, the smallest budget that fools (infinite: none found). It also adds the
+        security curve: `security` over `radius`, with its Wilson interval.
 
-        `closer.trace` adds how the attack went: `forward_passes` and `backward_passes` per example
-        over `condition`. Over `call` (passes over whole batches) the mean cross-entropy
-        `call_loss`, the share `call_fooled` that was fooled by then, and the mean l_2 norm
-        `call_gradient`. `success` says per example if any image within the budget fooled; `correct`
-        is that of the worst iterate alone. `closer.also` adds what `masking`, `convergence`,
-        `transfer`, `calibration` and `by_class` give.
+        `closer.trace` adds the progress of the attack. Over `condition`: `forward_passes` and
+        `backward_passes` per example. Over `call` (passes over whole batches): the mean
+        cross-entropy `call_loss`, the share `call_fooled` of examples fooled so far, and the mean
+        l_2 norm `call_gradient`. `success` per example: whether any image within the budget fooled.
+        `correct` refers only to the worst iterate.
+
+        `closer.also` adds the results of `masking`, `convergence`, `transfer`, `calibration` and
+        `by_class`.
 
     Raises:
         InputError: for an attack that leaves its ball.
@@ -215,8 +215,9 @@ def _also(
 def security(smallest: np.ndarray) -> xr.Dataset:
     """The security curve of the smallest budgets (N,) that fool: accuracy at every budget.
 
-    `security` over `radius`, in 101 steps from 0 to the largest budget found, is the share whose
-    budget is above it; with its 95 % Wilson interval. `smallest_budget` has the examples'.
+    `security` over `radius`, in 101 steps from 0 to the largest budget found, is the share of
+    examples whose smallest budget is larger, with its 95 % Wilson interval. `smallest_budget` is
+    per example.
     """
     finite = smallest[np.isfinite(smallest)]
     radii = np.linspace(0, finite.max() if len(finite) and finite.max() > 0 else 1, 101)
@@ -234,7 +235,7 @@ def security(smallest: np.ndarray) -> xr.Dataset:
 
 
 def _courses(runs: Sequence[AttackRun], clean: Scores) -> xr.Dataset:
-    """How each attack went, over `condition`; the clean one has no attack, and NaN."""
+    """The progress of each attack over `condition`; NaN for clean, which has no attack."""
     longest = max(len(run.course) for run in runs)
     course = np.full((1 + len(runs), longest, 3), np.nan)
     for row, run in enumerate(runs, start=1):

@@ -1,7 +1,7 @@
-"""How adversarial perturbations, and the gradients they lead to, change as the weights move.
+"""Changes of adversarial perturbations and of the adversarial gradient when the weights move.
 
 Liu et al. 2020, section 3: under an attack the gradients are scattered. A small step of the weights
-turns perturbations round, and the gradient of the adversarial loss jumps with them.
+changes the perturbations a lot, and so it changes the gradient of the adversarial loss a lot.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ridgeline.train.files.integrity import tensors_digest
 from ridgeline.train.losses import unit_of
 from ridgeline.train.statistics import mean_and_error
 
-#: which perturbations are compared: (at theta, at the place)
+#: which perturbations are compared: (at theta, at theta + s d)
 PAIRS = {
     "same_seed": "theta and the place, the same attack seed",
     "other_seed": "theta and the place, different attack seeds",
@@ -49,7 +49,7 @@ PARTS = {
 
 
 class _Found(NamedTuple):
-    """What the attack finds at a place, draw by draw, on the CPU."""
+    """The results of the attack at one Point, for every draw, on the CPU."""
 
     images: Tensor  # (draws, N, C, H, W)
     losses: Tensor  # (draws, N)
@@ -68,40 +68,46 @@ def scattering(
     batchnorm: str = "keep",
     tick: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
-    """Perturbations and gradients at theta + s d against those at theta, over direction, eps, s.
+    """Compare perturbations and gradients at theta + s d with those at theta, over d, eps and s.
 
-    Examples and attack noise are the same everywhere (common random numbers). With eps = 0 nothing
-    is perturbed: cosines are NaN, `flipped` is 0, `moving` is exactly 0. Examples whose loss is not
-    finite have no perturbation: what they enter is NaN. Gradients are over these examples, and
-    errors of `scatter` are not given. Work is kept part by part (`Problem.resuming`).
+    Examples and attack noise are the same everywhere (common random numbers). With eps = 0 there
+    are no perturbations: cosines are NaN, `flipped` and `moving` are exactly 0. Examples whose loss
+    is not finite have no perturbation, and every mean with them is NaN. Gradients are over these
+    examples; `scatter` has no standard error. Finished parts are stored (`Problem.resuming`).
 
     Args:
         problem: The problem, with an attack.
         directions: Points by name, or names in DIRECTIONS; each gets unit Euclidean norm.
-        distances: The s, Euclidean.
-        relative: The s are shares of ||theta||.
+        distances: Euclidean distances s.
+        relative: The s are fractions of ||theta||.
         budgets: Attack budgets in [0,1] units; None: the attack's own.
-        draws: Independent attack seeds that are averaged over; pairs of two seeds need 2 or more.
+        draws: Number of independent attack seeds to average over; pairs of two seeds need 2.
         fit_to: Largest distance in the fit, in the unit of `distances`; None: all.
-        batchnorm: keep the BatchNorm statistics, or recalibrate them at every place.
+        batchnorm: keep the BatchNorm statistics, or recalibrate them at every Point.
         tick: Called with the number of examples attacked.
 
     Returns:
-        - MEASURES over (direction, eps, distance, pair), means over examples with standard errors
-          `*_se`; `left_out` counts examples that have no cosine, since a perturbation is 0. Pairs
-          are in PAIRS; those of two seeds are NaN with one draw.
-        - `floor_*` over eps: the same of two attack seeds at theta. `null_*` with the spread `*_sd`
-          of one example: perturbations of random signs (`random_signs`).
-        - `scatter` over (direction, eps, distance, part): norms of PARTS, and `scatter_floor` over
-          eps: two attack seeds at theta. `gradient_norm` at theta, `gradient_cosine` of the
-          gradients at theta and at the place. `loss` on the place's adversarial images,
-          `loss_at_theta`.
+        - MEASURES over (direction, eps, distance, pair): means over examples with standard errors
+          `*_se`. `left_out` counts examples without a cosine (a perturbation is 0). Pairs are in
+          PAIRS; those of two seeds are NaN with one draw.
+        - `floor_*` over eps: the same measures for two attack seeds at theta. `null_*`: for
+          perturbations of random signs (`random_signs`); `*_sd` is the deviation of one example.
+        - `scatter` over (direction, eps, distance, part): norms of PARTS. `scatter_floor` over eps:
+          for two attack seeds at theta. `gradient_norm` is at theta. `gradient_cosine` compares the
+          gradients at theta and at theta + s d. `loss` is the adversarial loss at theta + s d,
+          `loss_at_theta` that at theta.
         - `intercept` and `slope` of `scatter` against s, with standard errors from the residuals:
           least squares of relative errors (`relative_line`) over the distances above 0. The
-          intercept is what does not vanish for small steps.
+          intercept is the part that does not vanish for small steps.
 
     Raises:
         InputError: for options out of range, and for budgets above 0 without an attack.
+
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> images = torch.rand(4, 1, 2, 2), torch.arange(4) % 2
+    >>> found = scattering(Problem(network, images, "name=fgsm,eps=0.1"), ["random"], [0.0])
+    >>> found["flipped"].sel(pair="same_seed").item(), found["scatter"].sel(part="total").item()
+    (0.0, 0.0)
     """
     budgets = _check(problem, distances, budgets, draws, fit_to, batchnorm)
     points = probe_directions(problem, directions, batchnorm)
@@ -142,7 +148,7 @@ def _check(
     problem: Problem, distances: Sequence[float], budgets: Sequence[float] | None, draws: int,
     fit_to: float | None, batchnorm: str,
 ) -> list[float]:  # fmt: skip
-    """The budgets; InputError for settings that ask for nothing sensible."""
+    """The budgets. Raises InputError for wrong settings."""
     _ = problem.images
     attack, s = problem.attack, np.asarray(distances, dtype=float)
     if not (
@@ -188,7 +194,7 @@ def _attacked(problem: Problem, point: Point, buffers, draws: int, tick) -> _Fou
 
 
 def _perturbations(found: _Found, clean: Tensor) -> Tensor:
-    """(draws, N, C, H, W); NaN for examples that have no finite loss to climb."""
+    """(draws, N, C, H, W); NaN for examples whose loss is not finite."""
     finite = found.losses.isfinite()[..., None, None, None]
     return torch.where(finite, found.images - clean, torch.nan)
 
@@ -198,7 +204,7 @@ def _two_seeds(draws: int) -> list[tuple[int, int]]:
 
 
 def _at_home(problem: Problem, home: _Found, clean: Tensor, eps: float) -> dict[str, float]:
-    """What does not depend on the place: noise floors, the null and the gradient at theta."""
+    """The numbers at theta itself: noise floors, the null model and the gradient."""
     deltas = _perturbations(home, clean)
     pairs = _two_seeds(len(deltas))
     row = {f"floor_{name}": v for name, v in compare(deltas, deltas, pairs).items()}
@@ -219,7 +225,7 @@ def _at_home(problem: Problem, home: _Found, clean: Tensor, eps: float) -> dict[
 def _cell(
     problem: Problem, home: _Found, place: Point, clean: Tensor, batchnorm: str, tick
 ) -> Values:  # fmt: skip
-    """The numbers of one place: by pair, by part, and single ones."""
+    """The numbers at one Point: by pair, by part, and scalars."""
     buffers = statistics_at(problem, place, batchnorm)
     draws = len(home.images)
     there = _attacked(problem, place, buffers, draws, tick)
@@ -234,7 +240,7 @@ def _cell(
         n: torch.tensor([row[n] for row in compared], dtype=torch.float64) for n in compared[0]
     }
     at_home, at_place = home.gradients, there.gradients
-    if problem.attack is None:  # the same images: the same numbers, not computed again
+    if problem.attack is None:  # the images are the same, so the numbers are the same
         crossed = at_place
     else:
         crossed = torch.stack([loss_gradient(problem, place, buffers, x)[1] for x in home.images])
@@ -252,7 +258,7 @@ def _gathered(
     cells: list[Values], homes: list[dict[str, float]], shape: tuple[int, int, int],
     problem: Problem,
 ) -> xr.Dataset:  # fmt: skip
-    """All numbers by label; the cells come budget by budget, direction by direction."""
+    """All numbers as a labelled dataset. The cells are ordered by budget, then by direction."""
     nat = {"units": unit_of(problem.loss)}
     about = {
         **{n: {"long_name": text, "units": "1"} for n, text in MEASURES.items()},

@@ -1,4 +1,4 @@
-"""The options of the perturbation question."""
+"""The options of `calc_scattering`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ridgeline.train.options import Opt, Options
 
 @dataclass(frozen=True)
 class ScatteringOptions(Options):
-    """How far the weights move, along what, and how often the attack is drawn."""
+    """Distances and directions of the weights, and the number of attack draws."""
 
     directions: Annotated[
-        tuple[str, ...], Opt("random, gradient, eigenvector; random:2 is the second of its kind")
+        tuple[str, ...], Opt("random, gradient, eigenvector; random:2 is the second random one")
     ] = ("random", "gradient", "eigenvector")
-    distances: Annotated[tuple[float, ...], Opt("distances moved, increasing", low=0)] = (
+    distances: Annotated[tuple[float, ...], Opt("distances of the weights, increasing", low=0)] = (
         0.0, 0.001, 0.003, 0.01, 0.03, 0.1,
     )  # fmt: skip
-    relative: Annotated[bool, Opt("distances as shares of the norm of the weights")] = True
+    relative: Annotated[bool, Opt("distances are shares of the norm of the weights")] = True
     draws: Annotated[int, Opt("attack seeds; two or more give the noise floor", low=1)] = 2
     fit_to: Annotated[
         float | None, Opt("distance up to which a line is fitted; None: all", above=0)

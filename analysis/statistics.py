@@ -1,4 +1,4 @@
-"""Errors and intervals of numbers that are no plain means."""
+"""Errors and intervals of numbers that are not simple means."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import scipy  # its parts are loaded when used
 def jackknife(left_out: np.ndarray) -> np.ndarray:
     """Standard error (...) of a statistic from its values (n, ...) with one sample left out each.
 
-    sqrt((n - 1) / n sum_i (t_i - mean t)^2): for the mean it is s / sqrt(n). NaN for fewer than 2
-    samples (Efron and Stein 1981).
+    It is sqrt((n - 1) / n sum_i (t_i - mean t)^2); for the mean this is s / sqrt(n). NaN for fewer
+    than 2 samples (Efron and Stein 1981).
 
     >>> samples = np.array([1.0, 3.0, 8.0])
     >>> without = (samples.sum() - samples) / 2

@@ -1,4 +1,4 @@
-"""The numbers of a result as tables: one for every set of dimensions that its variables have."""
+"""The numbers of a result as tables: one for every set of dimensions of its variables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import xarray as xr
 
 from ridgeline.models.errors import InputError, unknown
 
-#: a table of more rows is data, and no table for a paper
+#: a table with more rows is too long for a paper
 LONGEST = 200
 _ESCAPES = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -19,9 +19,9 @@ _ESCAPES = str.maketrans({
 
 
 def tables(result: xr.Dataset) -> dict[str, pd.DataFrame]:
-    """Tables by the names of their dimensions, joined by commas; single numbers under "".
+    """Tables by the names of their dimensions, joined by commas; scalars are under "".
 
-    A table has a row per place, its coordinates first, then every variable over these dimensions.
+    A row has the coordinates first, then every variable over these dimensions.
     """
     found = {}
     for dims in dict.fromkeys(v.dims for v in result.data_vars.values()):
@@ -38,7 +38,7 @@ def tables(result: xr.Dataset) -> dict[str, pd.DataFrame]:
 
 
 def table_over(result: xr.Dataset, over: Sequence[str]) -> pd.DataFrame:
-    """The table over these dimensions, in any order; InputError if the result has none."""
+    """The table over these dimensions, in any order. Raises InputError if there is none."""
     every = tables(result)
     for dims, frame in every.items():
         if set(dims.split(",")) == set(over):
@@ -47,10 +47,10 @@ def table_over(result: xr.Dataset, over: Sequence[str]) -> pd.DataFrame:
 
 
 def to_tex(result: xr.Dataset, over: Sequence[str] = ()) -> str:
-    """Tables for LaTeX (package booktabs): all of at most LONGEST rows, or the one `over` these.
+    """Tables for LaTeX (package booktabs): all with at most LONGEST rows, or the one in `over`.
 
-    A value and its standard error or interval share a column. Raises InputError if none is short
-    enough.
+    A value and its standard error or interval share a column. Raises InputError if no table is
+    short enough.
     """
     every = {",".join(over): table_over(result, over)} if over else tables(result)
     short = {dims: frame for dims, frame in every.items() if len(frame) <= LONGEST}
@@ -60,7 +60,7 @@ def to_tex(result: xr.Dataset, over: Sequence[str] = ()) -> str:
 
 
 def rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    """The cells as text, a value and its error or interval in one of them."""
+    """The cells as text; a value and its error or interval share one cell."""
     shown = {}
     for name in frame.columns:
         stem = str(name).removesuffix("_se").removesuffix("_low").removesuffix("_high")

@@ -1,4 +1,4 @@
-"""How far robust accuracies can be trusted, in words."""
+"""Reports on how reliable robust accuracies are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ridgeline.analysis.masking import SIGNS
 
 
 def trust(ds: xr.Dataset) -> Iterator[str]:
-    """How far robust accuracies can be trusted: what `--also` asked for."""
+    """The results of `--also`: how reliable the robust accuracies are."""
     if "masking_warning" in ds:
         signs = [s for s in ds["sign"].values if bool(ds["masking_warning"].sel(sign=s))]
         for sign in signs:

@@ -1,4 +1,4 @@
-"""What BatchNorm's statistics are at a place where the network was never trained."""
+"""BatchNorm statistics at weights that training never had."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ridgeline.train.parts import batchnorm_statistics
 from ridgeline.train.workers import alone
 
 #: keep: the statistics stored with the network;
-#: recalibrate: those of the clean calibration images at the place in question
+#: recalibrate: those of the clean calibration images at the given weights
 POLICIES = ("keep", "recalibrate")
 
 
 def statistics_at(problem: Problem, point: Point, policy: str = "keep") -> Mapping[str, Tensor]:
-    """The buffers to use at a Point under a policy; `problem` and its buffers stay as they are."""
+    """The buffers to use at a Point under a policy. `problem` and its buffers do not change."""
     if policy not in POLICIES:
         raise unknown("batchnorm policy", policy, POLICIES)
     layers = [m for m in problem.network.modules() if batchnorm_statistics.tracks(m)]

@@ -1,4 +1,4 @@
-"""A digest at the end of a file: a single flipped bit anywhere is noticed when it is read."""
+"""A digest at the end of a file, so that reading detects every changed bit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _CHUNK = 2**20
 def seal(path: Path) -> None:
     """Append the SHA-256 of all bytes of a file to it.
 
-    HDF5 keeps the length of its data in the header and ignores what follows, so that every netCDF
-    reader opens a sealed file. Its own checksums cover neither attributes nor its metadata.
+    HDF5 stores the length of its data in the header and ignores all bytes after it. So every
+    netCDF reader opens a sealed file. HDF5's own checksums do not cover attributes or metadata.
     """
     digest = _digest(path, path.stat().st_size)
     with path.open("ab") as file:
@@ -24,7 +24,7 @@ def seal(path: Path) -> None:
 
 
 def check_seal(path: Path) -> None:
-    """Raise InputError if a sealed file has changed since; files without a seal pass."""
+    """Raise InputError if a sealed file has changed. Files without a seal are accepted."""
     size = path.stat().st_size - _SIZE
     if size < 0:
         return

@@ -1,9 +1,13 @@
 """Sharing the work of a diagnostic over the processes of `torchrun`.
 
-Either every process runs the same program on its own images, and sums over all of them are
-exchanged, so that every process holds the same numbers; or every process computes its own cells of
-a grid, or pieces of the data, and joins the others at the end. Without torchrun there is one
-process and no exchange.
+There are two ways:
+
+- Every process runs the same program on its own images. Sums over all processes are exchanged, so
+  every process has the same numbers.
+- Every process computes its own cells of a grid or its own pieces of the data. The results are
+  put together at the end.
+
+Without torchrun there is one process and no exchange.
 """
 
 from __future__ import annotations
@@ -20,55 +24,56 @@ from ridgeline.train import exchange
 from ridgeline.train.data.examples import Images
 from ridgeline.train.exchange import connect, gathered, own_device, together
 
-#: whether sums are over all processes: those that compute cells of their own only meet
+#: which of the two ways is used; processes with their own cells use neither and only wait
 _shared = {"sums": False, "pieces": False}
 
 
 def join(device: torch.device) -> torch.device:
-    """Share sums from now on with the processes torchrun started; returns this process's device.
+    """Exchange sums with all processes of torchrun from now on; returns this process's device.
 
-    Call once, first.
+    Call it once, before any work.
     """
     _shared.update(sums=connect(own_device(device)))
     return own_device(device)
 
 
 def share_pieces(device: torch.device) -> None:
-    """From now on every process computes its pieces of a problem's data, and hears the others'.
+    """From now on every process computes its own pieces of the data and receives the others'.
 
-    All must ask for the same work in the same order. Call once, first.
+    All processes must ask for the same work in the same order. Call it once, before any work.
     """
     _shared.update(pieces=connect(device))
 
 
 def own_pieces(count: int) -> range:
-    """The pieces, of so many, that this process computes: all, unless they are shared."""
+    """The numbers of the pieces (of `count`) that this process computes: all, if not shared."""
     if not _shared["pieces"]:
         return range(count)
     return range(dist.get_rank(), count, dist.get_world_size())
 
 
 def all_pieces(own: Mapping[int, Any]) -> list[Any]:
-    """What all processes computed, in the order of the pieces; tensors must lie on the CPU."""
+    """The results of all processes in the order of the pieces. Tensors must be on the CPU."""
     found = {n: values for part in gathered(dict(own)) for n, values in part.items()}
     return [found[n] for n in sorted(found)]
 
 
 def sharing() -> bool:
-    """Whether sums are over all processes."""
+    """Whether sums are taken over all processes."""
     return _shared["sums"]
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Leave the group of processes."""
     _shared.update(sums=False, pieces=False)
     exchange.leave()
 
 
 def shard(images: Images, unit: int = 1) -> Images:
-    """The images of this process: every world-size-th run of `unit` examples.
+    """The images of this process: every world-size-th block of `unit` examples.
 
-    `unit` keeps together what an attack treats together. InputError if a process gets none.
+    `unit` is the number of examples that an attack treats together. Raises InputError if a process
+    gets no images.
     """
     if not sharing():
         return images
@@ -82,7 +87,7 @@ def shard(images: Images, unit: int = 1) -> Images:
 
 
 def all_sum(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all processes (the tensor itself when there is one)."""
+    """The sum of a tensor over all processes (the tensor itself if there is only one)."""
     if sharing():
         with together():
             dist.all_reduce(tensor)
@@ -98,5 +103,5 @@ def all_count(count: int) -> int:
 
 
 def everywhere(here: bool) -> bool:
-    """Whether it is so for every process, which must decide alike."""
+    """Whether `here` is True in every process, so that all decide the same."""
     return all_count(int(not here)) == 0

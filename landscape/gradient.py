@@ -21,11 +21,10 @@ def loss_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Losses (N,) of the examples at a Point, and the gradient (P,) of their mean.
 
-    In float64 on the CPU, the gradient in the order of `flatten`; parameters without a part in the
-    loss have 0. The examples are the problem's own, or `images` (N, C, H, W) in their order, held
-    fixed: on the images an attack found at the Point this is the gradient of the adversarial loss
-    (Danskin). The problem's attack is not run. The loss is the mean over all examples, so
-    `batch_size` changes it by rounding alone.
+    Both are in float64 on the CPU. The gradient is in the order of `flatten`, 0 for parameters that
+    the loss does not depend on. `images` (N, C, H, W) replace the problem's images, in the same
+    order. On the images that an attack found at the Point, this is the gradient of the adversarial
+    loss (Danskin's theorem). The problem's attack is not run. `batch_size` changes only rounding.
 
     >>> network = torch.nn.Linear(1, 1, bias=False)
     >>> problem = Problem(network, (torch.ones(1, 1), torch.zeros(1, 1)), loss="squared_error")

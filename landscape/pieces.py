@@ -1,4 +1,4 @@
-"""The work on a problem's data, piece by piece, on the cores of the machine."""
+"""Work on a problem's data piece by piece, on all cores of the machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ridgeline.train.workers import in_order
 if TYPE_CHECKING:
     from ridgeline.landscape.problem import Problem
 
-#: number of a piece -> name of a module -> what is called in the place of its forward
+#: number of a piece -> name of a module -> function that is called instead of its forward
 Instead = Callable[[int], Replacements]
 
 
@@ -34,10 +34,10 @@ def piece_by_piece(
     tick: Callable[[int], None] | None,
     instead: Instead | None = None,
 ) -> Iterator[tuple[Data, Values]]:
-    """The data in runs of `batch_size`, each with what `compute` makes of it.
+    """The data in pieces of `batch_size` examples, each with the values of `compute`.
 
-    An attack may insist on another number of examples. `compute` is told what `evaluate` and
-    `attacked` need to know of the Point, and of how to run.
+    An attack may require pieces of another size. `compute` gets the keywords of `evaluate` and
+    `attacked`: predict, dtype, seed, device, batch_size.
     """
     point = laid_out(problem, problem.origin if point is None else point)
     size = problem.chunk or problem.batch_size
@@ -55,7 +55,7 @@ def piece_by_piece(
         if problem.randomised:
             number = number_of(problem.seed, Purpose.NETWORK, int(chunk.index[0]))
             draws = seeded(number, problem.device)
-        with draws, torch.enable_grad():  # attacks need it, whatever the caller's mode
+        with draws, torch.enable_grad():  # attacks need gradients, even under torch.no_grad
             return compute(chunk, here)
 
     jobs = [partial(job, number, chunk) for number, chunk in enumerate(chunks)]
@@ -64,11 +64,11 @@ def piece_by_piece(
         found = {n: _on_cpu(_kept(problem, what, chunks[n], jobs[n])) for n in own}
         yield from _ticking(chunks, all_pieces(found), tick)
         return
-    # an attack with chunks of its own seeds the global generator, which threads share
+    # an attack that sets its own piece size seeds the global generator, which threads share
     if problem.keep is at_once and problem.chunk is None and problem.together:
         problem.replicas.provide(min(torch.get_num_threads(), len(jobs)))
         results = in_order(jobs, len(jobs), problem.device)
-    else:  # what was kept is read in the order it was written
+    else:  # finished parts are read in the order they were written
         pairs = zip(chunks, jobs, strict=True)
         results = (_kept(problem, what, chunk, job) for chunk, job in pairs)
     yield from _ticking(chunks, results, tick)
@@ -88,7 +88,7 @@ def _on_cpu(values: Values) -> Values:
 
 
 def laid_out(problem: Problem, point: Point) -> Point:
-    """The Point with the kernels of its convolutions as they run fastest."""
+    """The Point with its convolution kernels in the memory layout that runs fastest."""
     if problem.device.type != "cpu":
         return point
     layout = torch.channels_last
@@ -96,7 +96,7 @@ def laid_out(problem: Problem, point: Point) -> Point:
 
 
 def _kept(problem: Problem, what: str, chunk: Data, compute: Compute) -> Values:
-    """The values of one chunk, under a name that tells what was done with which examples."""
+    """The values of one chunk, kept under a name with the work and its examples."""
     first, last = chunk.index[0], chunk.index[-1]
     name = f"{what} of {chunk.name} {first}..{last}, {problem.attack!r}, seed {problem.seed}"
     return problem.keep(name, compute)

@@ -29,25 +29,27 @@ from ridgeline.train.undisturbed import undisturbed
 
 @dataclass(frozen=True, repr=False)
 class Problem:
-    """L(theta) = sum over examples of the loss / number of examples, in eval mode.
+    """L(theta): the mean of the loss over the examples, with the network in eval mode.
 
-    `data` is anything `examples_of` reads: a pair (x, y), a DataLoader, a Dataset, or Images; x may
-    be a tuple (the network's arguments) or a dict (its keyword arguments). `loss` is a name in
-    LOSSES, or a callable (outputs, targets) -> (N,); attacks climb their own loss whatever it
-    is. With an attack, given also as its spec ("name=pgd,threshold=8,iter_num=10,order=-1"), the
-    loss is that of the images the attack finds at theta (noise keyed by `seed` and example: common
-    random numbers at every theta).
+    The problem evaluates a private copy of the network, so the caller's never changes. Values have
+    the dtype of the Point. Raises InputError for a network that does not fit the data or cannot be
+    measured (`check_network`), and for an attack on anything but images.
 
-    Holds a private copy of the network and evaluates that with other tensors, so nothing of the
-    caller's is ever touched. `batch_size` is a memory setting that changes values by rounding alone
-    (an attack in float32 may turn that into another sign). The dtype is that of the Point. `device`
-    None is the network's own. `calibration` are the data that recalibrated BatchNorm statistics
-    come from (None: the problem's own). `keep` remembers parts of the work (`landscape.resume`).
-    A `randomised` network may draw random numbers in eval mode: they belong to `seed` and to the
-    batches of 100 that `evaluate` and `adversarial` then work on.
-
-    Raises InputError for a network that does not fit the data or cannot be measured
-    (`check_network`), and for an attack on anything but images.
+    Args:
+        network: The network.
+        data: A pair (x, y), a DataLoader, a Dataset, or Images (`examples_of`). x may be a tuple
+            (the network's arguments) or a dict (its keyword arguments).
+        attack: None, an attack or its spec ("name=pgd,threshold=8,iter_num=10,order=-1"). The loss
+            is then that of the images the attack finds at theta. The attack maximises its own loss.
+        seed: With the example, it determines the attack's noise: the same at every theta.
+        batch_size: Examples at a time. It changes rounding alone (which can flip a sign in an
+            attack in float32).
+        device: None: the network's.
+        calibration: The data of recalibrated BatchNorm statistics; None: `data`.
+        loss: A name in LOSSES, or a callable (outputs, targets) -> (N,).
+        keep: Stores finished parts of the work (`landscape.resume`).
+        randomised: The network may draw random numbers in eval mode. They depend on `seed` and on
+            the batch: 100 examples in `evaluate` and `adversarial`.
 
     >>> network = nn.Linear(1, 1, bias=False)
     >>> problem = Problem(network, (torch.ones(1, 1), torch.zeros(1, 1)), loss="squared_error")
@@ -68,7 +70,7 @@ class Problem:
     origin: Point = field(init=False)
     replicas: Replicas = field(init=False, compare=False)
     together: bool = field(default=True, init=False, compare=False)
-    _clones: bool = field(init=False, compare=False)  # the network overwrites what it is given
+    _clones: bool = field(init=False, compare=False)  # the network overwrites its inputs
     buffers: Mapping[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,13 +103,11 @@ class Problem:
         return f"Problem({what}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
 
     def _check_attack(self, attack: Attack | None, data: Data) -> None:
-        """Raise InputError for an attack on no images, no logits, or too few classes."""
+        """Raise InputError for an attack on other data than images, or on too few classes."""
         if attack is None:
             return
         if not isinstance(data, Images):
-            raise InputError(
-                f"attacks are for images (N, C, H, W) with class labels; the data are {data!r}"
-            )
+            raise InputError(f"attacks are for images (N, C, H, W) with class labels, got {data!r}")
         if getattr(attack, "eot", 1) > 1 and not self.randomised:
             raise InputError(
                 f"attack eot={attack.eot} averages over passes that draw random numbers, and this "
@@ -144,21 +144,19 @@ class Problem:
 
     @property
     def images(self) -> Images:
-        """The data, for what needs images; InputError for other data."""
+        """The data, if they are images; InputError for other data."""
         if not isinstance(self.data, Images):
-            raise InputError(
-                f"this needs images (N, C, H, W) with class labels; the data are {self.data!r}"
-            )
+            raise InputError(f"this needs images (N, C, H, W) with class labels, got {self.data!r}")
         return self.data
 
     def on(self, data: Data) -> Problem:
-        """The same problem on other data; BatchNorm is still calibrated on the present ones."""
+        """The same problem on other data. BatchNorm calibration keeps the present data."""
         data = examples_of(data)
         self._check_attack(self.attack, data)
         return self._with(data=data, calibration=self.calibration or self.data)
 
     def under(self, attack: Attack | str | None) -> Problem:
-        """The same problem under another attack (or its spec), or none; InputError."""
+        """The same problem under another attack (or its spec), or none. Raises InputError."""
         attack = _attack_of(attack)
         self._check_attack(attack, self.data)
         return self._with(attack=attack)
@@ -168,11 +166,11 @@ class Problem:
         return self._with(seed=check_seed(seed))
 
     def running(self, together: bool, batch_size: int) -> Problem:
-        """The same problem whose pieces run side by side on a CPU, or one by one on all threads."""
+        """The same problem with its pieces in parallel on a CPU, or one by one on all threads."""
         return self._with(together=together, batch_size=batch_size)
 
     def resuming(self, keep: Keep) -> Problem:
-        """The same problem with a memory for finished parts of its work."""
+        """The same problem; `keep` stores finished parts of its work."""
         return self._with(keep=keep)
 
     def to(
@@ -192,7 +190,7 @@ class Problem:
         )
 
     def recipe(self) -> dict[str, Any]:
-        """What the problem is, for the recipe of a result computed in Python."""
+        """A description of the problem, for the recipe of a result computed in Python."""
         return {
             "network": type(self.network).__name__,
             "weights": tensors_digest({**self.origin, **self.buffers}),
@@ -212,8 +210,8 @@ class Problem:
     ) -> Predict:  # fmt: skip
         """The function x -> outputs at a Point, in its dtype; differentiable in both.
 
-        The Point may lie on any device. `instead` is called in the place of some modules' forward,
-        by name; its first argument is the module.
+        The Point may be on any device. `instead` maps names of modules to functions that replace
+        their forward; the first argument of such a function is the module.
         """
         dtype = next(iter(point.values())).dtype
         buffers = self.buffers if buffers is None else buffers
@@ -234,7 +232,7 @@ class Problem:
     ) -> Scores:  # fmt: skip
         """Loss and correctness of every example at a Point (default: the network's own).
 
-        `instead` gives for each piece of the data what stands in for modules (`predict`).
+        `instead` gives for each piece of the data the functions that replace modules (`predict`).
         """
 
         def score(chunk: Data, options: dict[str, Any]) -> Values:
@@ -249,7 +247,7 @@ class Problem:
     def adversarial(
         self, point: Point | None = None, buffers: Mapping[str, Tensor] | None = None, tick=None
     ) -> Iterator[tuple[Batch, Tensor]]:
-        """Every batch, in order, with what the attack makes of it at a Point (or clean)."""
+        """Every batch, in order, with its adversarial images at a Point (or the clean ones)."""
 
         def perturbed(chunk: Data, options: dict[str, Any]) -> Values:
             return {"x": next(attacked(images=chunk, attack=self.attack, **options))[1]}
@@ -268,9 +266,9 @@ class Problem:
     def batches(
         self, dtype: torch.dtype | None = None, data: Data | None = None
     ) -> Iterator[Batch]:
-        """The clean data (or others) on the device, in their fixed order, in the network's dtype.
+        """The clean data (or others) on the device, in fixed order, in `dtype` (or the network's).
 
-        Another `dtype` is for a Point that has another.
+        A Point of another dtype needs that `dtype`.
         """
         dtype = dtype or self.dtype
         return (data or self.data).batches(self.batch_size, device=self.device, dtype=dtype)
@@ -280,8 +278,8 @@ class Problem:
     ) -> Problem:
         """The problem without attack on the images that the attack finds at a Point.
 
-        Its gradient there is that of the adversarial loss (Danskin); its Hessian leaves out how
-        the adversarial images move with theta.
+        Its gradient there is that of the adversarial loss (Danskin's theorem). Its Hessian treats
+        the adversarial images as constants.
         """
         if self.attack is None:
             return self

@@ -29,11 +29,11 @@ from ridgeline.train.progress import progress
 from ridgeline.train.workers import in_order
 
 Cell = tuple[int, ...]
-#: kinds of results that are grids of cells, filled one after the other
+#: kinds of results that are grids of cells, computed one after the other
 GRIDS = ("scan", "curve")
-#: what is added to a grid once all its cells are there
+#: variables that are added to a grid when all its cells are computed
 _LAST = {"curve": "barrier"}
-#: seconds of a cell below which threads gain more by a cell each than by sharing one out
+#: seconds of a cell below which one cell per thread is faster than all threads on one cell
 _SHORT = 2.0
 
 
@@ -49,7 +49,7 @@ def stamp(dataset: xr.Dataset, kind: str, recipe: Recipe, **notes: str) -> xr.Da
 
 
 def provenance_of(dataset: xr.Dataset) -> dict[str, Any]:
-    """The provenance stored with a result; empty if it has none."""
+    """The provenance stored with a result; an empty dict if it has none."""
     try:
         found = json.loads(dataset.attrs["provenance"])
     except (KeyError, ValueError, TypeError):
@@ -65,7 +65,7 @@ def recipe_of(dataset: xr.Dataset) -> Recipe:
         recipe = None
     if not isinstance(recipe, dict):
         raise InputError("the file holds no recipe: it is not a Ridgeline result")
-    if "bn" in recipe:  # its name in recipes of before
+    if "bn" in recipe:  # the name in recipes of earlier versions
         recipe.setdefault("batchnorm", recipe.pop("bn"))
     return recipe
 
@@ -77,8 +77,14 @@ def save_result(
 
     Args:
         dataset: The result.
-        path: The file; what stands there is replaced.
-        begin: Writes variables that do not fit the memory to the file, before the others follow.
+        path: The file; an existing one is replaced.
+        begin: Writes variables that do not fit into memory to the file, before all others.
+
+    >>> result = stamp(xr.Dataset({"loss": 0.5}), "scan", {"seed": 0})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_result(result, f"{folder}/result.nc")
+    ...     float(load_result(f"{folder}/result.nc")["loss"])
+    0.5
     """
     encoding = {
         name: {"zlib": True, "complevel": 1}
@@ -87,7 +93,7 @@ def save_result(
     }
 
     def write(target: Path) -> None:
-        if begin is None:  # HDF5 itself ends the process when it writes to a full disk
+        if begin is None:  # written at once: HDF5 itself aborts the process if the disk is full
             target.write_bytes(dataset.to_netcdf(engine="h5netcdf", encoding=encoding))
         else:
             begin(target)
@@ -100,11 +106,11 @@ def save_result(
 def load_result(path: str | Path, kind: str | None = None, *, lazy: bool = False) -> xr.Dataset:
     """Read a result into memory, or with `lazy` its variables when they are used.
 
-    In grids from before `done` a NaN loss stood for a cell that is left to compute.
+    In old grids, without `done`, a NaN loss marks a cell that is not computed yet.
 
     Args:
         path: The file.
-        kind: Kind that is needed; None: any.
+        kind: The required kind; None: any.
         lazy: Leave the variables on disk until they are used.
 
     Returns:
@@ -112,6 +118,10 @@ def load_result(path: str | Path, kind: str | None = None, *, lazy: bool = False
 
     Raises:
         InputError: for a missing, damaged or foreign file, or another kind.
+
+    >>> load_result("missing.nc")
+    Traceback (most recent call last):
+    ridgeline.models.errors.InputError: no such result file: missing.nc
     """
     path = Path(path)
     if path.is_dir():
@@ -132,7 +142,7 @@ def load_result(path: str | Path, kind: str | None = None, *, lazy: bool = False
 def header(path: Path) -> xr.Dataset:
     """The attributes of a netCDF file (kind, recipe, provenance) without its numbers.
 
-    Checks no seal. Raises InputError for a damaged or foreign file.
+    The checksum is not verified. Raises InputError for a damaged or foreign file.
     """
     with _read(path, lazy=True) as dataset:
         return xr.Dataset(attrs=dataset.attrs)
@@ -141,18 +151,19 @@ def header(path: Path) -> xr.Dataset:
 def _read(path: Path, lazy: bool) -> xr.Dataset:
     try:
         return (xr.open_dataset if lazy else xr.load_dataset)(path, engine="h5netcdf")
-    except Exception as error:  # HDF5 and its readers raise many kinds for a damaged file
+    except Exception as error:  # HDF5 and its readers raise many types for a damaged file
         raise InputError(f"{path} is truncated or not a netCDF result ({error})") from None
 
 
 def claim(path: str | Path, recipe: Recipe, overwrite: bool) -> xr.Dataset | None:
-    """What an output path already holds of this recipe: None, or a result to reuse or complete.
+    """The result of this recipe at an output path, to reuse or complete; None if there is none.
 
-    Call before computing. Raises InputError, with nothing touched, if the path holds anything
-    else and `overwrite` is not set, or if another command is writing there. With `overwrite` a
-    half-done grid of the same recipe is this command's own, cut off, and is completed; whatever
-    else stands there is computed anew. The path is locked until the command ends, unless what it
-    holds is only to be read.
+    Call it before computing. The path is locked until the command ends, unless its result is
+    complete and will only be read.
+
+    Without `overwrite`, any other file there raises InputError and is not changed. With
+    `overwrite`, an unfinished grid of the same recipe is completed, and any other file is
+    replaced. Raises InputError if another command is writing there.
     """
     path = Path(path)
     found = held(path, recipe, overwrite)
@@ -165,9 +176,9 @@ def claim(path: str | Path, recipe: Recipe, overwrite: bool) -> xr.Dataset | Non
 
 
 def held(path: Path, recipe: Recipe, overwrite: bool = False) -> xr.Dataset | None:
-    """The result of this recipe at a path; None for no file, or one that is to be replaced.
+    """The result of this recipe at a path; None for no file, or for one that will be replaced.
 
-    Raises InputError for anything else that stands there, unless `overwrite`. Takes no lock.
+    Without `overwrite`, any other file there raises InputError. Takes no lock.
     """
     if not path.is_file():
         return None
@@ -196,7 +207,7 @@ def result_path(out_file: str | Path) -> Path:
 def empty_cells(
     coordinates: Mapping[str, xr.DataArray | tuple], variables: Mapping[str, Mapping[str, str]]
 ) -> xr.Dataset:
-    """A grid over `coordinates` with every cell still to compute: NaN, and `done` False.
+    """A grid over `coordinates` with no cell computed: values NaN, `done` False.
 
     `variables` maps names to attributes (long_name, units).
     """
@@ -220,11 +231,22 @@ def fill(
     save_seconds: float = 10.0,
     apart: bool = False,
 ) -> xr.Dataset:
-    """Compute every cell that is not `done`, in the given order; `save` is called now and then.
+    """Compute every cell that is not `done`, in the given order.
 
-    `compute(cell, tick)` returns the cell's values by variable name, NaN where they are; it may
-    call `tick(n)` with examples done for the progress bar. `apart`: cells do not need each other,
-    so that short ones, as the first one tells, may be computed side by side, a thread each.
+    Args:
+        cells: The grid; changed in place.
+        compute: `compute(cell, tick)` returns the cell's values by variable name (NaN is allowed).
+            It may call `tick(n)` with the number of finished examples, for the progress bar.
+        order: The cells, in order.
+        save: Called with the grid every `save_seconds` and at the end.
+        examples_per_cell: For the progress bar.
+        description: Title of the progress bar.
+        save_seconds: Least time between two calls of `save`.
+        apart: Cells are independent. If the first one is short, the others run in parallel, one
+            per thread.
+
+    Returns:
+        The grid.
     """
     done = cells["done"].values
     todo = [cell for cell in order if not done[cell]]
@@ -252,6 +274,6 @@ def fill(
 
 
 def complete(result: xr.Dataset) -> bool:
-    """Whether nothing of a grid is left to compute; results that are no grids always are."""
+    """Whether all of a grid is computed. Results that are not grids are always complete."""
     last = _LAST.get(result.attrs.get("kind"), "done")
     return "done" not in result or (last in result and bool(result["done"].all()))

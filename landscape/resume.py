@@ -1,4 +1,4 @@
-"""Finished parts of a result on disk: long work that was killed repeats only its last part."""
+"""Finished parts of a result on disk: after a kill, only the last part is computed again."""
 
 from __future__ import annotations
 
@@ -19,32 +19,33 @@ from ridgeline.train.files.recipe import Recipe, digest
 
 Values = Mapping[str, Any]
 Compute = Callable[[], Values]
-#: keep(what, compute): the values that `compute` returns, or returned before the process was killed
+#: keep(what, compute): the values of `compute`, new or from before the process was killed
 Keep = Callable[[str, Compute], Values]
 
 _FRAME = 16  # bytes before each record: check sum, length of the name, length of the content
 
 
 def at_once(what: str, compute: Compute) -> Values:
-    """The `Keep` that keeps nothing."""
+    """The `Keep` that stores nothing."""
     del what
     return compute()
 
 
 @contextmanager
 def resumable(path: str | Path | None, recipe: Recipe) -> Iterator[Keep]:
-    """What keeps the parts of the result at `path` until it is saved; without a path, nothing.
+    """A context that stores parts of the result at `path` until the result is saved.
 
-    They stand beside it under a name that holds the recipe's digest: another recipe's parts stay.
-    Leave it after the result has been written: without an exception the parts are removed. Every
-    process of torchrun keeps its own.
+    Without a path nothing is stored. The parts are in files beside `path`, whose name contains the
+    recipe's digest: parts of other recipes are not touched. Save the result inside the context.
+    When it ends without an exception, the parts are deleted. Every process of torchrun has its
+    own file.
     """
     if path is None:
         yield at_once
         return
     number, first = processes()[0], _parts_file(path, recipe)
     yield Parts(first.with_name(f"{first.name}.{number}") if number else first)
-    if number == 0:  # also those of processes that there were before
+    if number == 0:  # also the files of an earlier try with more processes
         for file in left(path, recipe):
             file.unlink(missing_ok=True)
 
@@ -61,14 +62,15 @@ def _parts_file(path: str | Path, recipe: Recipe) -> Path:
 
 
 class Parts:
-    """A `Keep` that writes what every call returns to one file, and reads what the file holds.
+    """A `Keep` that writes the values of every call to one file and reads those already there.
 
-    All diagnostics are functions of recipe and seed, so the same calls come again after a kill:
-    they are answered in order, to the last bit, until the file ends. A record holds the call's
-    name and its values (tensors, or numbers as float64) with a check sum. A call whose record is
-    not there is made and written at its place, which drops whatever followed: records torn by the
-    kill, those of another run, and those of the calls inside it, so calls may be nested.
-    The values are on the CPU.
+    All diagnostics are deterministic functions of recipe and seed, so a command that was killed
+    makes the same calls again. They are answered from the file in order, to the last bit.
+
+    - A record holds the call's name and its values (tensors; numbers as float64) with a checksum.
+    - A call without a record is computed and written at the current position. All later records
+      are dropped: incomplete ones, those of another run, and those of calls nested inside it.
+    - The values are on the CPU.
     """
 
     def __init__(self, path: str | Path):
@@ -84,7 +86,7 @@ class Parts:
         return held
 
     def again(self) -> Parts:
-        """The same file from its beginning: calls that were answered are answered again."""
+        """The same file from its beginning: earlier calls are answered again."""
         return Parts(self.path)
 
     def _read(self, start: int, name: bytes) -> dict[str, Tensor] | None:
@@ -113,7 +115,7 @@ class Parts:
                 file.seek(start)
                 file.write(frame + body)
         except OSError as error:
-            error.filename = str(self.path)  # a full disk names no file
+            error.filename = str(self.path)  # the error of a full disk has no file name
             raise
         self._place = start + len(frame) + len(body)
 

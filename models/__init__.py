@@ -40,14 +40,14 @@ MODELS: dict[tuple[str, tuple[int, int, int]], Callable[..., nn.Module]] = {
     ("efficientnet_b0", (3, 32, 32)): cifar_efficientnet_b0,
 }
 
-#: depth of a wide ResNet -> the width factor k that is usual for it
+#: depth of a wide ResNet -> its usual width factor k
 _WIDE = {16: 8, 28: 10, 34: 10, 40: 4, 70: 16}
 #: sides of the patches of transformers: for images of 32, 64 and 224 pixels
 _PATCHES = (4, 8, 16)
 
 
 def _usual_width(build: Callable[..., nn.Module], usual: int) -> Callable[..., nn.Module]:
-    """The same network with another width by default."""
+    """The same network with another default width."""
 
     def network(width: int = usual, bias: bool = True, num_classes: int = 10, **size) -> nn.Module:
         return build(width, bias, num_classes, **size)
@@ -56,7 +56,7 @@ def _usual_width(build: Callable[..., nn.Module], usual: int) -> Callable[..., n
     return network
 
 
-#: model_type -> network for images of any size, which it takes as `image_shape`
+#: model_type -> network for images of any size, with an argument `image_shape`
 ANY_SIZE: dict[str, Callable[..., nn.Module]] = {
     **{f"wrn{d}": _usual_width(partial(WideResNet, depth=d), k) for d, k in _WIDE.items()},
     **{f"resnet{d}": partial(DeepResNet, depth=d) for d in BLOCKS},
@@ -64,7 +64,7 @@ ANY_SIZE: dict[str, Callable[..., nn.Module]] = {
     **{f"vit{p}": partial(VisionTransformer, patch=p) for p in _PATCHES},
 }
 
-#: how other networks are named
+#: the forms of names of other networks
 _OTHERS = {"torchvision:NAME", "timm:NAME", "package.module:factory"}
 
 __all__ = [
@@ -74,7 +74,7 @@ __all__ = [
 
 
 def is_external(model_type: str) -> bool:
-    """Whether `model_type` names code that Ridgeline does not know: it runs only if typed."""
+    """Whether `model_type` names a user's code. Such code runs only if the user typed the name."""
     return ":" in model_type and not model_type.startswith((TORCHVISION, TIMM))
 
 
@@ -99,9 +99,10 @@ def check_model_type(model_type: str, image_shape: Sequence[int]) -> None:
 
 
 def published_width(model_type: str, image_shape: Sequence[int]) -> int | None:
-    """The width factor that a network was published with: the default of its own constructor.
+    """The width factor of the published network: the default of its constructor.
 
-    None for external networks, torchvision's and timm's. Raises InputError as `check_model_type`.
+    None for external networks and those of torchvision and timm. Raises InputError as
+    `check_model_type`.
     """
     check_model_type(model_type, image_shape)
     if ":" in model_type:
@@ -110,7 +111,7 @@ def published_width(model_type: str, image_shape: Sequence[int]) -> int | None:
 
 
 def _registered(model_type: str, image_shape: Sequence[int]) -> Callable[..., nn.Module]:
-    """What builds a network of ours from width, bias and number of classes."""
+    """The function that builds one of our networks from width, bias and number of classes."""
     shape = tuple(image_shape)
     return MODELS.get((model_type, shape)) or partial(ANY_SIZE[model_type], image_shape=shape)
 
@@ -126,7 +127,7 @@ def build_model(
 ) -> nn.Module:
     """Build a freshly initialised network for images of shape (C, H, W) in [0,1].
 
-    The initial weights are torch's defaults and follow the global random state.
+    The initial weights are torch's defaults and depend on the global random state.
 
     Args:
         model_type: A name in MODELS, torchvision:NAME, package.module:factory or file.py:factory.
@@ -140,8 +141,8 @@ def build_model(
         The network.
 
     Raises:
-        InputError: for an unknown model type, one that does not take this shape, or a width below
-            1.
+        InputError: for an unknown model type, one that does not accept this shape, or a width
+            below 1.
 
     >>> build_model("lenet", (1, 28, 28), width=1)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])

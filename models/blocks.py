@@ -1,4 +1,4 @@
-"""Where a network's blocks begin, and how large the maps are."""
+"""The inputs of a network's blocks, and the sizes of its feature maps."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ridgeline.models.errors import InputError
 def block_inputs(network: nn.Module) -> dict[str, nn.Module]:
     """The first convolution of every residual block, by name, in the order of the network.
 
-    A block is a module with `conv1` and `conv2` that is not the network itself (ours, and those of
-    torchvision). A network without blocks names such modules in its attribute `block_inputs`:
-    those whose input follows a ReLU. Raises InputError if there are none.
+    A block is a module with `conv1` and `conv2` that is not the network itself (in our networks and
+    torchvision's). A network without blocks has an attribute `block_inputs` with the names of
+    modules whose input is the output of a ReLU. Raises InputError if there are none.
     """
     named = dict(network.named_modules())
     listed = getattr(network, "block_inputs", None)
@@ -32,10 +32,10 @@ def block_inputs(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def input_sizes(network: nn.Module, image_shape: Sequence[int]) -> dict[str, int]:
-    """The smaller side of the map that enters each convolution, by name, for images (C, H, W).
+    """The smaller side of each convolution's input map, by name, for images (C, H, W).
 
-    Where it is below the kernel, some of the kernel's taps never see data and its spectrum is
-    that of its initialisation.
+    If it is smaller than the kernel, some weights of the kernel never see data. The spectrum of
+    the kernel is then partly that of its initialisation.
     """
     sizes: dict[str, int] = {}
 

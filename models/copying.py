@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 from ridgeline.models.errors import InputError, reason_of
 
-#: name of a module -> what is called in the place of its forward, the module first
+#: name of a module -> function called instead of its forward, with the module as first argument
 Replacements = Mapping[str, Callable[..., Tensor]]
 NOTHING: Replacements = {}
 Network = TypeVar("Network", bound=nn.Module)
-#: what the names of the pool's threads begin with
+#: prefix of the names of the pool's threads
 POOL = "ridgeline-pool"
 
 
 def copy_of(network: Network) -> Network:
-    """A copy that shares nothing with the network; ties between its parameters are kept.
+    """A copy that shares no memory with the network. Tied parameters stay tied.
 
-    Tensors that a module computed and kept as plain attributes (the `weight` of the old
-    `torch.nn.utils.weight_norm`, cached activations) belong to a graph, which `copy.deepcopy`
-    refuses: the copy holds their values, until its next forward pass computes them anew.
+    Some modules store computed tensors as plain attributes (the `weight` of the old
+    `torch.nn.utils.weight_norm`, cached activations). These belong to a graph, which
+    `copy.deepcopy` does not accept. The copy has their values without the graph.
     """
     return _deepcopy(network, {})
 
@@ -39,7 +39,7 @@ def _deepcopy(network: Network, known: dict[int, Tensor]) -> Network:
 
 
 def device_named(device: torch.device | str) -> torch.device:
-    """The device of that name; InputError if this machine has none."""
+    """The device of that name. Raises InputError if this machine does not have it."""
     try:
         device = torch.device(device)
         torch.empty(0, device=device)
@@ -49,11 +49,11 @@ def device_named(device: torch.device | str) -> torch.device:
 
 
 class Replicas:
-    """A network, and copies of it that share its parameters for threads of the pool.
+    """A network, and copies of it for threads of the pool. All share the parameters.
 
-    A call puts other tensors in the place of a module's own, which no other thread may see. Threads
-    of the pool (`train.workers`) take copies and wait for one; every other thread gets
-    the network itself, one at a time, so that hooks on it see every pass that is not the pool's.
+    A call temporarily replaces a module's tensors, so no other thread may use this module then.
+    Threads of the pool (`train.workers`) use copies, and wait if none is free. Other threads use
+    the network itself, one at a time, so hooks on it see all passes outside the pool.
     """
 
     def __init__(self, network: nn.Module):
@@ -64,8 +64,8 @@ class Replicas:
         self._places: dict[int, dict[str, list[tuple[dict, str]]]] = {}
 
     def provide(self, count: int) -> None:
-        """Have `count` copies; called by the thread that hands out the work."""
-        with self._alone:  # nobody runs the network while it is copied
+        """Make `count` copies. Called by the thread that starts the work."""
+        with self._alone:  # no other thread runs the network while it is copied
             shared = {id(p): p for p in self.network.parameters()}
             while self._made < count:
                 self._free.put(_deepcopy(self.network, dict(shared)))
@@ -75,10 +75,10 @@ class Replicas:
         self, state: Mapping[str, Tensor], positional: tuple, named: Mapping[str, Any],
         instead: Replacements = NOTHING,
     ) -> Any:  # fmt: skip
-        """What the network makes of arguments with the tensors of `state` in place of its own.
+        """The network's output for arguments, with the tensors of `state` instead of its own.
 
-        As `torch.func.functional_call`, but where tensors stand is looked up once, not at every
-        call: a scan of a small network spends a thirtieth of its time there. `instead` as in
+        As `torch.func.functional_call`, but the places of the tensors are found once, not at every
+        call. That takes a thirtieth of the time of a scan of a small network. `instead` is as in
         `replaced`.
         """
         with self.one() as network, replaced(network, instead):
@@ -98,7 +98,7 @@ class Replicas:
 
     @contextmanager
     def one(self) -> Iterator[nn.Module]:
-        """One that no other thread uses."""
+        """A copy (or the network) that no other thread uses."""
         if not in_pool():
             with self._alone:
                 yield self.network
@@ -112,7 +112,7 @@ class Replicas:
 
 @contextmanager
 def replaced(network: nn.Module, instead: Replacements) -> Iterator[None]:
-    """The network with functions in the place of some modules' forward; hooks still run.
+    """The network with functions instead of some modules' forward. Hooks still run.
 
     `instead` maps names of modules to functions (module, *arguments).
     """
@@ -127,7 +127,7 @@ def replaced(network: nn.Module, instead: Replacements) -> Iterator[None]:
 
 
 def _places_of(network: nn.Module) -> dict[str, list[tuple[dict, str]]]:
-    """By name, every place in its modules where a parameter or buffer stands."""
+    """Name -> all places in the modules where that parameter or buffer is stored."""
     places: dict[int, list[tuple[dict, str]]] = {}
     for module in network.modules():
         for held in (module._parameters, module._buffers):
@@ -139,7 +139,7 @@ def _places_of(network: nn.Module) -> dict[str, list[tuple[dict, str]]]:
 
 
 def in_pool() -> bool:
-    """Whether this thread is one of the pool."""
+    """Whether this thread belongs to the pool."""
     return current_thread().name.startswith(POOL)
 
 

@@ -1,8 +1,8 @@
-"""Convolutions whose kernels are sums of cosines (Lukasik et al. 2023), and the way back.
+"""Convolutions with kernels in the DCT basis (Lukasik et al. 2023), and the inverse transform.
 
-Kernels w = sum_ij c_ij B_ij over the 2-D DCT-II basis, entries of each B_ij normalised to absolute
-sum 1 as in the paper's code; i is the horizontal, j the vertical frequency. A change of variables:
-the function class and the number of weights are those of the plain convolution.
+Kernels are w = sum_ij c_ij B_ij over the 2-D DCT-II basis. i is the horizontal, j the vertical
+frequency. The absolute entries of each B_ij sum to 1, as in the paper's code. This is a change of
+variables: functions and number of weights are those of the plain convolution.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def high_frequencies(size: int, device: torch.device | str = "cpu") -> Tensor:
 class DctConv2d(nn.Module):
     """A convolution with trainable DCT `coefficients` (out, in / groups, K, K), and its bias.
 
-    `kind` WD synthesises the kernels and convolves; SD convolves every channel with all K^2 basis
-    images and mixes them by a grouped 1x1 convolution, which takes K^2 times the memory. Both are
-    the same function. The basis is a constant, no parameter and no part of the state dict.
+    `kind` WD computes the kernels and convolves. `kind` SD convolves every channel with all K^2
+    basis images and mixes them by a grouped 1x1 convolution. It needs K^2 times the memory and
+    gives the same function. The basis is a constant and not in the state dict.
     """
 
     def __init__(self, plain: nn.Conv2d, kind: str = "WD", init: str = "same"):
@@ -95,7 +95,7 @@ class DctConv2d(nn.Module):
             return F.conv2d(x, self.weight, self.bias, *geometry, self.groups)
         channels, size = x.shape[1], self.coefficients.shape[-1]
         basis = dct_basis(size).to(x).view(size**2, 1, size, size).repeat(channels, 1, 1, 1)
-        maps = F.conv2d(x, basis, None, *geometry, channels)  # channel major, frequency minor
+        maps = F.conv2d(x, basis, None, *geometry, channels)  # order: channel, then frequency
         mixing = self.coefficients.flatten(1)[..., None, None]
         return F.conv2d(maps, mixing, self.bias, groups=self.groups)
 
@@ -120,9 +120,9 @@ def decompose(
     min_kernel_size: int = 3,
     seed: int = 0,
 ) -> nn.Module:
-    """A copy of a network with every square convolution of at least that size as `DctConv2d`.
+    """A copy of a network with `DctConv2d` for every square convolution of at least that size.
 
-    With init "same" the function does not change; other inits are drawn from `seed`. Raises
+    With init "same" the function does not change. Other inits are drawn from `seed`. Raises
     InputError if there is no such convolution.
     """
     network = copy_of(network)
@@ -138,7 +138,7 @@ def decompose(
             "to write in the DCT basis"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed reseeds CUDA for good
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA too
         for name in found:
             layer = DctConv2d(network.get_submodule(name), kind, init)
             network.set_submodule(name, layer, strict=True)
@@ -151,7 +151,7 @@ def dct_layers(network: nn.Module) -> dict[str, DctConv2d]:
 
 
 def plain_state(network: nn.Module) -> dict[str, Tensor]:
-    """The state dict of the same function in plain convolutions: NAME.weight for coefficients."""
+    """The state dict with plain convolutions: NAME.weight instead of coefficients."""
     layers = dct_layers(network)
     state: Mapping[str, Tensor] = network.state_dict()
     plain = {}

@@ -20,7 +20,7 @@ BLOCKS = {
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with BatchNorm and a shortcut; the 3x3 one strides."""
+    """1x1, 3x3 and 1x1 convolutions with BatchNorm and a shortcut. The 3x3 one has the stride."""
 
     def __init__(self, channels: int, out: int, stride: int):
         super().__init__()
@@ -46,10 +46,10 @@ class Bottleneck(nn.Module):
 class DeepResNet(nn.Module):
     """Four stages of basic blocks (18, 34) or bottlenecks (50, 101, 152); w=16 is published.
 
-    The stem is one 3x3 convolution, for images of 32 or 64 pixels, or with `imagenet` the 7x7 one
-    of stride 2 and a 3x3 maximum, after which the network is torchvision's. Checkpoints of
-    torchvision load: names are matched. `bias` is accepted for a common signature and has no
-    effect.
+    The stem is one 3x3 convolution, for images of 32 or 64 pixels. With `imagenet` it is a 7x7
+    convolution of stride 2 and a 3x3 max pooling; the network is then torchvision's. Checkpoints of
+    torchvision can be loaded, because names are matched. `bias` is accepted for a common signature
+    and has no effect.
     """
 
     def __init__(

@@ -8,11 +8,11 @@ from ridgeline.models.torchvision_import import import_torchvision
 
 
 def cifar_efficientnet_b0(width: int = 8, bias: bool = True, num_classes: int = 10) -> nn.Module:
-    """Torchvision's EfficientNet-B0 with stem stride 1; w=8 is its own width, others scale it.
+    """Torchvision's EfficientNet-B0 with stem stride 1. w=8 is the original width.
 
-    Its padding is symmetric and belongs to every layer, so small images need no other one. Deep
-    maps are as small as 2x2, below the 5x5 kernels there: `models.blocks.input_sizes` tells.
-    `bias` is accepted for a common signature and has no effect.
+    Every layer has symmetric padding, so small images need no other padding. Deep maps are as
+    small as 2x2, smaller than their 5x5 kernels (see `models.blocks.input_sizes`). `bias` is
+    accepted for a common signature and has no effect.
     """
     del bias
     source = import_torchvision("models.efficientnet")

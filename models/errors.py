@@ -1,4 +1,4 @@
-"""The exception for wrong input; its message says how to correct it."""
+"""The exception for wrong input. Its message says how to correct it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A value from the user is wrong; the message names it and what is allowed."""
+    """A value from the user is wrong. The message names the value and what is allowed."""
 
 
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> InputError:
-    """The error for a name outside a fixed set, with the nearest allowed name offered first."""
+    """The error for an unknown name. It suggests the most similar name, then lists all allowed."""
     names = sorted(allowed)
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -19,6 +19,6 @@ def unknown(kind: str, value: object, allowed: Iterable[str]) -> InputError:
 
 
 def reason_of(error: BaseException) -> str:
-    """Kind and first line of an exception."""
+    """Type and first line of an exception."""
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

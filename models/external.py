@@ -1,8 +1,8 @@
 """Networks that Ridgeline does not define: `package.module:factory` or `file.py:factory`.
 
 Options of the factory follow after a comma, as in a call: `torchvision.models:resnet18,
-num_classes=2`. Importing runs the named code: only a name that the user typed comes here, never
-one that was read from a file.
+num_classes=2`. Importing runs the named code. So the name must be typed by the user; names from
+files are never imported.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from ridgeline.models.torchvision_import import import_torchvision
 
 
 def external(model_type: str, **options: object) -> nn.Module:
-    """Import the factory and call it with those of `options` its signature names.
+    """Import the factory and call it with those `options` that its signature has.
 
-    What the user wrote behind the factory wins over `options`. Raises InputError when the module,
-    the factory, an option or the result is not usable.
+    Options that the user wrote after the factory's name replace `options`. Raises InputError if the
+    module, the factory, an option or the result cannot be used.
     """
     source, _, call = model_type.partition(":")
     name, _, text = call.partition(",")
@@ -40,7 +40,7 @@ def external(model_type: str, **options: object) -> nn.Module:
     given = options_in(text, model_type)
     try:
         known = inspect.signature(factory).parameters
-    except ValueError:  # a class written in C tells nothing
+    except ValueError:  # a class written in C has no signature
         known = {}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
     for key in given:
@@ -50,7 +50,7 @@ def external(model_type: str, **options: object) -> nn.Module:
     handed_on = takes_any and "num_classes" in options and "num_classes" not in {*own, *given}
 
     def make() -> Any:
-        if handed_on:  # torchvision's factories take it without naming it
+        if handed_on:  # torchvision's factories accept it although their signature lacks it
             try:
                 return factory(**{**own, **given, "num_classes": options["num_classes"]})
             except TypeError as error:
@@ -69,7 +69,7 @@ def external(model_type: str, **options: object) -> nn.Module:
 def code_of(network: nn.Module) -> str:
     """Digest of a network's structure and of the source files of its own classes.
 
-    A recipe that holds it tells networks apart whose code was changed under the same name.
+    With it in a recipe, networks of the same name but with changed code can be distinguished.
     """
     classes = {type(m) for m in network.modules()}
     names = {cls.__module__ for cls in classes if cls.__module__.partition(".")[0] != "torch"}
@@ -81,7 +81,7 @@ def code_of(network: nn.Module) -> str:
 
 
 def materialise(network: nn.Module, image_shape: Sequence[int]) -> nn.Module:
-    """Let lazy modules take their sizes from one black image (C, H, W); others are left alone."""
+    """Initialise lazy modules by one black image (C, H, W). Other modules do not change."""
     if any(isinstance(module, LazyModuleMixin) for module in network.modules()):
         training = network.training
         with torch.no_grad():
@@ -108,13 +108,13 @@ def _factory(source: str, name: str, model_type: str) -> Callable[..., Any]:
 
 
 def _from_module(source: str) -> ModuleType:
-    """Import a module; one of the working folder comes first, as for Python itself."""
+    """Import a module. The working folder is searched first, as by Python itself."""
     with _searched(os.getcwd()):
         return importlib.import_module(source)
 
 
 def _from_file(source: str) -> ModuleType:
-    """Run a Python file as a module of its own; its neighbours can be imported by it."""
+    """Run a Python file as a module. It can import other files of its folder."""
     path = Path(source).resolve()
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {source}")
@@ -143,21 +143,21 @@ def _searched(folder: str) -> Iterator[None]:
 
 
 def in_one_line(act: Callable[[], Any], what: str) -> Any:
-    """The result of the user's code; whatever it raises becomes an InputError."""
+    """The result of the user's code. Every exception becomes an InputError."""
     try:
         try:
             return act()
         except RuntimeError as error:
             if "operator torchvision::" not in str(error):
                 raise
-        import_torchvision()  # a wheel that does not fit this torch: this knows the way round
+        import_torchvision()  # works around a torchvision wheel that does not fit this torch
         return act()
     except (Exception, SystemExit) as error:
         raise InputError(f"{what}: {reason_of(error)}") from None
 
 
 def options_in(text: str, model_type: str) -> dict[str, Any]:
-    """Typed options of a factory, written as in a call; a bare word is a string."""
+    """The options of a factory, written as in a call. A bare word is a string."""
     try:
         call = ast.parse(f"f({text})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):

@@ -1,4 +1,4 @@
-"""Layers of our own: normalisation of the input inside a network, pooling."""
+"""Our own layers: normalisation of the input inside a network, and pooling."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ridgeline.models.errors import InputError
 class Normalize:
     """Map images in [0,1] to (x - mean) / std per channel, before a network's own forward.
 
-    A forward pre-hook that holds plain numbers: it is no child that an `nn.Sequential` would run
-    once more, has no key in the state dict, and follows every dtype and device.
+    It is a forward pre-hook with plain numbers. So an `nn.Sequential` does not run it as a child,
+    it has no key in the state dict, and it works with every dtype and device.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
@@ -26,7 +26,7 @@ class Normalize:
         self.mean, self.std = tuple(mean), tuple(std)
 
     def __call__(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Normalise the first positional input (N, C, H, W), leave the others alone."""
+        """Normalise the first positional input (N, C, H, W). Other inputs do not change."""
         x, *others = inputs
         mean, std = (
             torch.tensor(values, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)
@@ -36,7 +36,7 @@ class Normalize:
 
 
 def add_normalization(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    """Let any network normalise its input, without changing a key of its state dict.
+    """Make any network normalise its input. The keys of its state dict do not change.
 
     Args:
         network: The network; it is changed in place.
@@ -55,15 +55,15 @@ def add_normalization(network: nn.Module, mean: Sequence[float], std: Sequence[f
 
 
 def normalization_in(network: nn.Module) -> Normalize | None:
-    """The normalisation that `add_normalization` gave a network, if any."""
+    """The normalisation that `add_normalization` added to a network, or None."""
     hooks = network._forward_pre_hooks.values()
     return next((hook for hook in hooks if isinstance(hook, Normalize)), None)
 
 
 class Halving(nn.Module):
-    """Maxima of 2 x 2 pixels: a module, so that a scan may put a faster one in its place.
+    """Maxima of 2 x 2 pixels. It is a module, so that a scan can replace it by a faster one.
 
-    It is no `nn.MaxPool2d`, because it may be called at several places of a network.
+    It is not an `nn.MaxPool2d`, because a network may call it at several places.
     """
 
     kernel_size = stride = 2

@@ -11,7 +11,7 @@ from ridgeline.models.layers import Halving
 class MnistLeNet(nn.Module):
     """Two 5x5 convolutions and two linear layers for 1x28x28 images in [0,1].
 
-    width w gives 2w and 4w channels and 64w hidden units; w=16 is the published network.
+    Width w gives 2w and 4w channels and 64w hidden units. w=16 is the published network.
     """
 
     block_inputs = ("conv2",)
@@ -35,7 +35,7 @@ class MnistLeNet(nn.Module):
 class CifarLeNet(nn.Module):
     """Two unpadded 5x5 convolutions and three linear layers for 3x32x32 images in [0,1].
 
-    width w gives 6w and 16w channels; w=8 is the published network.
+    Width w gives 6w and 16w channels. w=8 is the published network.
     """
 
     block_inputs = ("conv2",)

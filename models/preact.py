@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 class PreActBlock(nn.Module):
-    """BN-ReLU-conv twice; the shortcut takes the raw input, so noise on h reaches conv1 only."""
+    """BN-ReLU-conv twice. The shortcut uses the raw input; noise at conv1 does not reach it."""
 
     def __init__(self, channels: int, out: int, stride: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where in a network a weight sits: the stages from stem to classifier, and the later ones."""
+"""The stages of a network from stem to classifier, and its later stages."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ STEM, CLASSIFIER = "stem", "classifier"
 def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
     """Names of the parameters of every stage, in order: `stem`, `1`, `2`, ..., `classifier`.
 
-    Blocks are top-level modules named layer1, block1, ...; without such every module that holds
-    parameters, those of a `Sequential` one by one, the first being the stem. BatchNorm belongs to
-    what stands before it, and parameters of the network itself (class token, positions) to the
-    stem. The classifier is the last linear layer. Raises InputError for a network without a linear
-    layer or with nothing between stem and classifier.
+    - Blocks are top-level modules named layer1, block1, ... If there are none, every module with
+      parameters is a stage (those in a `Sequential` one by one); the first one is the stem.
+    - BatchNorm belongs to the module before it.
+    - Parameters of the network itself (class token, positions) belong to the stem.
+    - The classifier is the last linear layer.
+
+    Raises InputError for a network without a linear layer or without a stage between stem and
+    classifier.
     """
     linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear)]
     if not linear:
@@ -42,7 +45,7 @@ def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
     for group in body[first:]:
         if group in blocks:
             found[str(len(found))] = []
-        found[str(len(found) - 1)] += group[1]  # what follows a block and is none belongs to it
+        found[str(len(found) - 1)] += group[1]  # a module after a block, not a block itself
     found[CLASSIFIER] = [f"{linear[-1]}.{n}" for n, _ in
                          network.get_submodule(linear[-1]).named_parameters()]  # fmt: skip
     return {name: tuple(group) for name, group in found.items()}
@@ -55,7 +58,7 @@ def later(network: nn.Module) -> tuple[str, ...]:
 
 
 def _children(network: nn.Module, classifier: str) -> list[tuple[str, nn.Module]]:
-    """Top-level modules; if none is a block, those inside of Sequential containers instead."""
+    """Top-level modules. If none is a block, the modules inside of Sequential containers."""
     top = list(network.named_children())
     flat = any(_BLOCK.search(n) for n, _ in top)
     found = []

@@ -1,7 +1,7 @@
 """Networks of the optional package timm by name: `timm:resnet50d`, freshly initialised.
 
 Options of the network follow after a comma, `timm:vit_small_patch16_224,img_size=32,patch_size=4`.
-Like torchvision's these are installed code and not the user's, so a file may name one.
+Like torchvision's, their code is installed and not the user's. So names in files are allowed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ridgeline.models.errors import InputError
 from ridgeline.models.external import in_one_line, options_in
 
 PREFIX = "timm:"
-#: options that are not the user's, and why
+#: options that a user must not set, and why
 _FIXED = {
     "pretrained": "networks start from random weights; load others by --model2load",
     "checkpoint_path": "networks start from random weights; load others by --model2load",
@@ -29,7 +29,7 @@ _FIXED = {
 def check_timm(model_type: str) -> str:
     """The name of the network behind `timm:NAME,...`.
 
-    Raises InputError where timm is not installed, and for a name that it lacks.
+    Raises InputError if timm is not installed or does not have the name.
     """
     name = model_type.removeprefix(PREFIX).partition(",")[0]
     names = _timm(model_type).list_models()
@@ -49,11 +49,11 @@ def timm_network(
     bias: bool = True,
     num_classes: int = 10,
 ) -> nn.Module:
-    """A network of timm for images of that many channels and that many classes.
+    """A network of timm for images with `channels` channels and `num_classes` classes.
 
-    Whether images of their size pass is tried where they meet (`train.data.network_check`). Raises
-    InputError as `check_timm`, for options that the network lacks, for a width or biases, which
-    these networks do not let us choose, and for one that does not take the number of classes.
+    The size of the images is checked later, by a pass (`train.data.network_check`). Raises
+    InputError as `check_timm`, for options that the network does not have, for a width or biases
+    (these networks have neither option), and for a network without a number of classes.
     """
     name = check_timm(model_type)
     if width is not None or not bias:

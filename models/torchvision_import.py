@@ -1,4 +1,4 @@
-"""Import torchvision, also beside a CPU-only torch for which its wheel was not built."""
+"""Import torchvision, even if its wheel was built for another torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import ModuleType
 
 import torch
 
-# the operators that torchvision registers fake kernels for at import; they live in the compiled
-# part of its wheel, which does not load beside a torch build of another kind
+# torchvision registers fake kernels for these operators at import. They are defined in the compiled
+# part of its wheel, which cannot be loaded with another torch build
 _SCHEMAS = {
     "torchvision::nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "torchvision::qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -17,10 +17,10 @@ _SCHEMAS = {
 
 
 def import_torchvision(submodule: str = "") -> ModuleType:
-    """Return `torchvision` or one of its submodules; schemas are defined only if the import fails.
+    """Return `torchvision` or one of its submodules.
 
-    With a matching wheel this is a plain import. Otherwise models, transforms and data sets work
-    and only box suppression (nms) is missing.
+    With a matching wheel this is a plain import. If the import fails, operator schemas are defined
+    first. Models, transforms and data sets then work; only box suppression (nms) is missing.
     """
     name = f"torchvision.{submodule}" if submodule else "torchvision"
     try:
@@ -29,7 +29,7 @@ def import_torchvision(submodule: str = "") -> ModuleType:
         if "torchvision::" not in str(error):
             raise
     for module in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-        del sys.modules[module]  # the failed import left half of itself behind
+        del sys.modules[module]  # partly loaded by the import that failed
     for operator, schema in _SCHEMAS.items():
         torch.library.define(operator, schema)
     return importlib.import_module(name)

@@ -1,7 +1,7 @@
 """Torchvision's classification networks by name: `torchvision:resnet18`, freshly initialised.
 
-Options of the network follow after a comma, `torchvision:mobilenet_v2,width_mult=0.5`. These are
-no external networks: their code is installed, not the user's, so a file may name one.
+Options of the network follow after a comma, `torchvision:mobilenet_v2,width_mult=0.5`. Their code
+is installed and not the user's. So they are not external networks, and names in files are allowed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ridgeline.models.external import in_one_line, options_in
 from ridgeline.models.torchvision_import import import_torchvision
 
 PREFIX = "torchvision:"
-#: options that are not the user's, and why
+#: options that a user must not set, and why
 _FIXED = {
     "weights": "networks start from random weights; load others by --model2load",
     "weights_backbone": "networks start from random weights; load others by --model2load",
@@ -29,7 +29,7 @@ _FIXED = {
 def check_torchvision(model_type: str, image_shape: Sequence[int]) -> str:
     """The name of the network behind `torchvision:NAME,...`.
 
-    Raises InputError for a name that torchvision lacks, and for images without 3 channels.
+    Raises InputError for a name that torchvision does not have, and for images without 3 channels.
     """
     name = model_type.removeprefix(PREFIX).partition(",")[0]
     models = import_torchvision("models")
@@ -55,10 +55,10 @@ def torchvision_network(
 ) -> nn.Module:
     """A network of torchvision for images of shape (3, H, W), without auxiliary outputs.
 
-    A vision transformer is built for images of that height. Other networks keep the stem that was
-    made for 224 x 224 pixels: whether smaller images pass is tried where they meet
+    A vision transformer is built for images of that height. Other networks have the stem for
+    224 x 224 pixels; a later pass checks whether they accept smaller images
     (`train.data.network_check`). Raises InputError as `check_torchvision`, for options that the
-    network lacks, and for a width or biases, which these networks do not let us choose.
+    network does not have, and for a width or biases (these networks have neither option).
     """
     name = check_torchvision(model_type, image_shape)
     if width is not None or not bias:

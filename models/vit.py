@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ridgeline.models.errors import InputError
 
-#: channels of a head; the width of a network counts heads
+#: channels of a head; the width of a network is its number of heads
 HEAD = 64
 DEPTH = 12
 
@@ -28,7 +28,7 @@ class _Patches(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention written out: fused kernels have no second derivatives."""
+    """Self-attention in elementary operations: fused kernels have no second derivatives."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -45,7 +45,7 @@ class Attention(nn.Module):
 
 
 class _MLP(nn.Module):
-    """Two linear layers with GELU between."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -53,7 +53,7 @@ class _MLP(nn.Module):
         self.fc2 = nn.Linear(4 * size, size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (N, T, size), each by itself."""
+        """Tokens (N, T, size); each is treated separately."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -78,7 +78,7 @@ class VisionTransformer(nn.Module):
 
     w=3 is DeiT-Ti, w=6 (the default) DeiT-S, w=12 DeiT-B and ViT-B. Keys are those of the public
     DeiT checkpoints. `bias` is accepted for a common signature and has no effect. Raises
-    InputError for images whose sides are no multiples of the patch.
+    InputError for images whose sides are not multiples of the patch.
     """
 
     def __init__(

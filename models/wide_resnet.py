@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class WideBlock(nn.Module):
-    """BN-ReLU-conv twice; a shortcut with a convolution takes the activated input."""
+    """BN-ReLU-conv twice. A shortcut with a convolution uses the input after BN-ReLU."""
 
     def __init__(self, channels: int, out: int, stride: int):
         super().__init__()
@@ -29,7 +29,7 @@ class WideBlock(nn.Module):
 
 
 class _Group(nn.Module):
-    """Blocks in a row under `layer`, the published name."""
+    """Consecutive blocks under `layer`, the published name."""
 
     def __init__(self, blocks: Sequence[nn.Module]):
         super().__init__()

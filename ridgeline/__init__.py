@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: public name -> the module it lives in, and the name it has there if that is another
+#: public name -> its module, and its name in that module if that differs
 PUBLIC = {
     "InputError": "models.errors",
     "build_model": "models",
@@ -65,40 +65,40 @@ def __dir__() -> list[str]:
 
 
 def let_threads_sleep() -> None:
-    """Let OpenMP threads that wait give up the processor; a user's own setting wins.
+    """Make waiting OpenMP threads release the processor, unless the user has set this already.
 
-    By default they spin, and two of them spin against each other as soon as anything else runs: an
-    epoch of PGD then takes three times as long. Must be called before torch is loaded.
+    By default they wait actively and block other work. If another program runs, an epoch of PGD
+    then takes three times as long. Must be called before torch is loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @contextlib.contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """End quietly when whoever reads the output has gone, as in `ridgeline | head`.
+    """End without an error when the reader of the output has closed it, as in `ridgeline | head`.
 
-    The exit status is then 141, as of other programs that write into a closed pipe.
+    The exit status is then 141, as for other programs that write into a closed pipe.
     """
     try:
         yield
-        sys.stdout.flush()  # here, for Python's own flush at the end cannot be caught
+        sys.stdout.flush()  # an error of Python's own flush at exit could not be caught
     except BrokenPipeError:
         try:
-            print(flush=True)  # an empty line tells whose pipe broke
+            print(flush=True)  # fails if our own output is closed
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
-        raise  # another pipe, such as a worker's
+        raise  # the error came from another pipe, such as a worker's
 
 
 def prepare_command() -> None:
-    """What a command wants of its process, before it loads any library."""
+    """Settings of a command's process, made before it loads any library."""
     let_threads_sleep()
     from ridgeline.later import load_when_used
 
     load_when_used("xarray")
 
 
-# `python run/COMMAND.py` comes here before it loads torch; a notebook's process is not touched
+# `python run/COMMAND.py` runs this before it loads torch; a notebook's process is not changed
 if Path(sys.argv[0] if sys.argv else "").resolve().parent == Path(__file__).parents[1] / "run":
     prepare_command()

@@ -1,4 +1,4 @@
-"""Libraries that a command loads only when something of them is used: --help answers sooner."""
+"""Load libraries of a command when they are first used, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import types
 from importlib.util import find_spec
 from typing import Any
 
-#: reentrant: a library may ask for itself while it is loaded
+#: reentrant, because a library may use itself while it is loaded
 _LOCK = threading.RLock()
 
 
 class _Later(types.ModuleType):
-    """Stands for a library in `sys.modules` until the first of its names is asked for.
+    """Replaces a library in `sys.modules` until one of its names is used.
 
-    Not `importlib.util.LazyLoader`: there the next `import` of the library loads it.
+    `importlib.util.LazyLoader` cannot be used: it loads the library at its next `import`.
     """
 
     _real: types.ModuleType | None = None
@@ -31,10 +31,10 @@ class _Later(types.ModuleType):
 
 
 def load_when_used(name: str) -> None:
-    """Let `import name` cost nothing from now on, until a name of it is used.
+    """From now on `import name` loads nothing until a name of the library is used.
 
-    Does nothing if the library is loaded already, or is not there. Only for commands: the modules
-    of a notebook's process are not touched.
+    Has no effect if the library is loaded already or not installed. Only for commands: the modules
+    of a notebook's process are not changed.
     """
     spec = None if name in sys.modules else find_spec(name)
     if spec is not None:

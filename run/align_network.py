@@ -1,4 +1,4 @@
-"""Write a checkpoint whose units stand in the order of another network's: the same function."""
+"""Reorder the units of a checkpoint to match another network's; the function stays the same."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ridgeline.train.files.checkpoint import claim_checkpoint, save_checkpoint
 def main(
     *,
     model2load: o.Model2Load,
-    to: Annotated[str, "checkpoint beside which it is brought, of the same architecture"],
+    to: Annotated[str, "checkpoint of the same architecture that gives the order"],
     network: o.Network,
     machine: o.Machine,
     out_folder: o.OutFolder = None,
     model_name: o.OutName = None,
 ) -> None:
-    """Weight matching (Ainsworth et al. 2023): units change places until no exchange brings the
-    weights nearer; BatchNorm's statistics go with their units.
+    """Weight matching (Ainsworth et al. 2023): units are reordered until no exchange brings the
+    weights closer. BatchNorm's statistics move with their units.
     """
     fixed = networks.open_network(to, network)
     subject = networks.open_network(model2load, network)

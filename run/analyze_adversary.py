@@ -22,7 +22,7 @@ def main(
     out_file: Annotated[str | None, "result file; None: FOLDER/similarity.nc"] = None,
     overwrite: o.Overwrite = False,
 ) -> None:
-    """Mean cosines with standard errors for train and test; the diagonal is the noise floor."""
+    """Mean cosines with standard errors for train and test. The diagonal is the noise floor."""
     sets = adversarial_sets(folder, dataset)
     out = result_path(out_file or Path(folder) / "similarity.nc")
     recipe = {"command": "analyze_adversary", **options.recipe(),

@@ -1,4 +1,4 @@
-"""Over the epochs of a run: do its perturbations still hurt a reference, and its own robustness?"""
+"""Strength of a run's perturbations against a reference, and its robustness, over its epochs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(
     options: StudyOptions,
     out_file: o.OutFile = None,
 ) -> None:
-    """Transfer, robust accuracy, generator gap, gradient alignment, and how noise-like it is."""
+    """Transfer, robust accuracy, generator gap, gradient alignment, and similarity to noise."""
     strong = parse_attack(attack)
     subjects = networks.by_epoch(model2load, network)
     first, fixed = next(iter(subjects.values())), networks.open_network(reference, network)

@@ -18,17 +18,19 @@ from ridgeline.train.files.recipe import file_digest
 def main(
     *,
     metrics: Annotated[tuple[str, ...], "metrics of runs, A_seed0.jsonl,A_seed1.jsonl,..."],
-    label: Annotated[tuple[str, ...], "method of each run: equal labels are seeds of one"] = (),
+    label: Annotated[
+        tuple[str, ...], "method of each run: runs with equal labels are seeds of one method"
+    ] = (),
     benchmark: Annotated[
         str | None, "FastAT Benchmark's benchmark_data.json[@DATASET]: its methods beside the runs"
     ] = None,
-    benchmark_methods: Annotated[tuple[str, ...], "some of its methods; all without"] = (),
+    benchmark_methods: Annotated[tuple[str, ...], "some of its methods; none: all"] = (),
     out_file: Annotated[str, "result file (.nc)"] = "overfitting.nc",
     overwrite: o.Overwrite = False,
 ) -> None:
     """Best epoch by the validation set, last epoch, gap = best - last (positive: overfitting).
 
-    Every network a run carries (stable, revision, average) is listed beside the trained one.
+    Every further network of a run (stable, revision, average) has its own row.
     """
     runs = load_runs(metrics, label)
     recipe = {"command": "analyze_overfitting", "labels": runs.labels, "metrics": runs.digests}

@@ -1,4 +1,4 @@
-"""How do perturbations and gradients change as the weights move along chosen directions?"""
+"""Changes of perturbations and gradients when the weights move along chosen directions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def main(
 ) -> None:
     """Similarity of perturbations, flipped signs and scatter of gradients against the distance.
 
-    Beside them stand the noise floor of two attack seeds and the null of random signs; the scatter
-    is split into the part of frozen and the part of moving images (Liu et al. 2020, section 3).
+    Also the noise floor of two attack seeds and the null of random signs. The scatter is divided
+    into a part of frozen and a part of moving images (Liu et al. 2020, section 3).
     """
     attacker, budgets = under.attacker, under.budgets
     if attacker is None:

@@ -1,4 +1,4 @@
-"""Which sharpness measure ranks networks as their generalisation gap does (Kendall's tau)?"""
+"""Rank correlation of sharpness measures with the generalisation gap (Kendall's tau)."""
 
 from __future__ import annotations
 

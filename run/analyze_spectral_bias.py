@@ -1,4 +1,4 @@
-"""Over several networks: does robustness go with the filters' share of high frequencies?"""
+"""Rank correlation of robustness with the filters' share of high frequencies."""
 
 from __future__ import annotations
 

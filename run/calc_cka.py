@@ -14,7 +14,9 @@ from ridgeline.run.shared.command import computed
 from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.same_data import check_same_data
 
-Second = Annotated[str | None, "another checkpoint: compare networks; None: clean with adversarial"]
+Second = Annotated[
+    str | None, "another checkpoint, to compare networks; None: compare clean with adversarial"
+]
 
 
 def main(
@@ -28,7 +30,7 @@ def main(
     options: CkaOptions,
     out_file: o.OutFile = None,
 ) -> None:
-    """Every layer with every other; the diagonal has a standard error over minibatches."""
+    """CKA of every layer with every other. The diagonal has a standard error over minibatches."""
     attacker = attack_of(attack)
     if second is None and attacker is None:
         raise InputError("name --attack (clean with adversarial features) or --second")

@@ -13,7 +13,7 @@ from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.networks import output_path
 from ridgeline.train.files.checkpoint import load_checkpoint
 
-Initial = Annotated[str | None, "the run's NAME_init.ckpt, whose spectrum is noted beside"]
+Initial = Annotated[str | None, "the run's NAME_init.ckpt, to record its spectrum too"]
 
 
 def main(
@@ -25,8 +25,8 @@ def main(
 ) -> None:
     """Orthonormal DCT-II spectrum per convolution layer with kernels of size 3 or more.
 
-    Layers whose input map is smaller than the kernel are marked: taps there never see data. That
-    needs the network, which is known for our own checkpoints only.
+    Layers whose input map is smaller than the kernel are marked: some of their weights never see
+    data. This needs the network, which is known only for our own checkpoints.
     """
     checkpoint = load_checkpoint(model2load)
     before = None if initial is None else load_checkpoint(initial)

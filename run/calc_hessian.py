@@ -25,9 +25,9 @@ def main(
     curvature: CurvatureOptions,
     out_file: o.OutFile = None,
 ) -> None:
-    """Eigenpairs with residuals, density with its band, trace with its error; resumes when killed.
+    """Eigenpairs with residuals, density with its band, trace with its error. A kill is resumed.
 
-    Every budget of --adv_budget_list and every block gets a spectrum of its own. Eigenvectors are
+    Every budget of --adv_budget_list and every block gets its own spectrum. Eigenvectors are
     written as directions for scan_param and perturb_param. Runs under torchrun.
     """
     curvature.check_beside(under.attacker, spectrum)

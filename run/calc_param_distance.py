@@ -21,7 +21,7 @@ def main(
     out_file: Annotated[str | None, "result file (.nc); None: print only"] = None,
     overwrite: o.Overwrite = False,
 ) -> None:
-    """Euclidean distance over all parameters, BatchNorm's statistics left out."""
+    """Euclidean distance over all parameters, without BatchNorm's statistics."""
     a, b = load_checkpoint(ckpt_file1), load_checkpoint(ckpt_file2)
     if len({(c.recipe or {}).get("kind") for c in (a, b)}) > 1:
         raise InputError("one file is a network and the other a direction: they have no distance")

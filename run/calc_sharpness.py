@@ -1,4 +1,4 @@
-"""How sharp is a minimum, by every measure, clean and robust, and how far may each be trusted?"""
+"""Sharpness of a minimum by many measures, for clean and robust loss, with standard errors."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def main(
     radii: SharpnessOptions,
     out_file: o.OutFile = None,
 ) -> None:
-    """Sharpness by many measures, each with its error and cost; resumes when killed.
+    """Sharpness by many measures, each with its error and cost. Resumes after a kill.
 
-    With --attack also of the robust loss. docs/sharpness.md explains the measures, and which ones
-    do not change when a network is only written differently.
+    With --attack also of the robust loss. docs/sharpness.md explains the measures, and says which
+    ones do not change when layers are rescaled.
     """
     attacker = attack_of(attack)
     check_also(battery, attacker)

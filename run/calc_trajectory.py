@@ -24,12 +24,12 @@ def main(
     machine: o.Machine,
     attack: Annotated[str, "the attack of the robust loss"] = o.PGD10,
     beside: AlongOptions,
-    best: Annotated[str | None, "NAME_best.ckpt, for the barrier to the last epoch's"] = None,
+    best: Annotated[str | None, "NAME_best.ckpt, for the barrier to the last epoch"] = None,
     examples: o.Examples = o.TRAINED_500,
     options: TrajectoryOptions,
     out_file: o.OutFile = None,
 ) -> None:
-    """One row per checkpoint; --metrics puts robust accuracy beside it, --best the barrier."""
+    """One row per checkpoint. --metrics adds robust accuracy, --best the barrier."""
     attacker, along = parse_attack(attack), beside.read()
     subjects = networks.by_epoch(model2load, network)
     images = examples.of(next(iter(subjects.values())))

@@ -1,4 +1,4 @@
-"""How alike are many checkpoints, two by two: distance, perturbations, barrier, features?"""
+"""Pairwise matrices of checkpoints: distance, cosine of perturbations, barrier, CKA."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(
     options: PairOptions,
     out_file: o.OutFile = None,
 ) -> None:
-    """Four matrices over all pairs, which plot draws with dendrograms; resumes when killed."""
+    """Four matrices over all pairs; `plot` draws them with dendrograms. Resumes after a kill."""
     names = [Path(name).stem for name in model2load]
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError("--model2load needs 2 or more checkpoints, each with a name of its own")

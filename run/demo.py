@@ -12,9 +12,9 @@ from ridgeline.train.files.recipe import check_folder
 def main(*, demo: DemoOptions) -> None:
     """Train LeNets on mnist5k (plain, PGD, PAS), measure their landscapes, draw the overview.
 
-    Everything is kept in --out_folder: run again to finish what was cut off.
+    All results are in --out_folder. Run the command again to finish an interrupted demo.
     """
-    check_folder(Path(demo.figure_folder) / "overview.png")  # written after all the work
+    check_folder(Path(demo.figure_folder) / "overview.png")  # checked now, written at the end
     Lab(demo).run()
 
 

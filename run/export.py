@@ -21,7 +21,7 @@ def main(
     ] = (),
     overwrite: o.Overwrite = False,
 ) -> None:
-    """One file of the numbers of one result."""
+    """Write the numbers of one result to one file."""
     from ridgeline.analysis.exports import export
 
     ds, target = load_result(result), Path(out_file)

@@ -1,4 +1,4 @@
-"""Draw all figures that a manifest (figures.toml) lists, those alone whose sources changed."""
+"""Draw the figures in a manifest (figures.toml) whose sources have changed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def main(
         "figures.toml"
     ),
     all: Annotated[bool, "draw figures again that are up to date"] = False,
-    overwrite: Annotated[bool, "replace files that are no figures of Ridgeline"] = False,
+    overwrite: Annotated[bool, "replace files that are not figures of Ridgeline"] = False,
 ) -> None:
     """Each [[figure]] has result and out_file, and may have kind, label, against, view and a look.
 
-    The keys are the options of `plot`; style, width and font_size may stand at the top for all.
-    Nothing is written before all entries are read and drawn. Nothing is computed again.
+    The keys are the options of `plot`. At the top, style, width and font_size apply to all figures.
+    All entries are read and drawn before any file is written. Nothing is computed again.
     """
     import matplotlib.pyplot as plt
 
@@ -39,7 +39,7 @@ def main(
     for name in stale:
         with naming(name):
             drawn[name] = entries[name][0].figure()
-        plt.close(drawn[name][0])  # pyplot need not count it; it can still be written
+        plt.close(drawn[name][0])  # removed from pyplot's list; it can still be written
     for name, (drawing, _) in entries.items():
         if name not in drawn:
             print(f"up to date: {' and '.join(map(str, drawing.targets))}")

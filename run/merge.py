@@ -1,4 +1,4 @@
-"""Join the parts of a scan that --shard shared out among jobs."""
+"""Merge the parts of a scan that --shard divided among jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main(
     out_file: Annotated[str, "result file (.nc)"],
     overwrite: o.Overwrite = False,
 ) -> None:
-    """One result of the cells of all parts, which together must be the whole grid."""
+    """One result with the cells of all parts. Together they must be the complete grid."""
     parts = [load_result(name) for name in result]
     ds = merged(parts)
     if not complete(ds):

@@ -19,8 +19,8 @@ def main(
     out_folder: o.OutFolder = None,
     model_name: o.OutName = None,
 ) -> None:
-    """Move the parameters; a Gaussian direction has Euclidean norm 1, buffers stay as they are."""
-    networks.device_of(machine.gpu)  # checked like everywhere; the addition itself needs no GPU
+    """Move the parameters. A Gaussian direction has Euclidean norm 1. Buffers do not change."""
+    networks.device_of(machine.gpu)  # only checked: the addition needs no GPU
     subject = networks.open_network(model2load, network)
     origin = point_of(subject.network)
     direction, source = step.direction(subject.network, machine.seed)

@@ -30,7 +30,7 @@ def main(
     look: Look,
     overwrite: Annotated[bool, "replace an existing figure"] = False,
 ) -> None:
-    """One figure from one or several results; nothing is computed again."""
+    """One figure from one or several results. Nothing is computed again."""
     drawing = Drawing(result, label, against, view, look, out_file)
     for path in drawing.targets:
         check_new(path, overwrite)

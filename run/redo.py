@@ -11,11 +11,9 @@ from ridgeline.run.shared.launch import launch
 from ridgeline.run.shared.redoing import Compared, redo
 from ridgeline.train.options import Opt
 
-Folder = Annotated[str | None, "where relative input paths begin; None: where the call was made"]
-Tolerance = Annotated[float, Opt("largest relative difference that counts as the same", low=0)]
-ModelType = Annotated[
-    str | None, "external code that the result names and that may run; None: none"
-]
+Folder = Annotated[str | None, "base folder of relative input paths; None: that of the call"]
+Tolerance = Annotated[float, Opt("largest relative difference that counts as equal", low=0)]
+ModelType = Annotated[str | None, "external code of the result that is allowed to run; None: none"]
 _SHOWN = 20
 
 
@@ -26,10 +24,10 @@ def main(
     tolerance: Tolerance = 0.0,
     model_type: ModelType = None,
 ) -> None:
-    """Exit status 0: the same numbers; 1: others; 2: the result cannot be made again.
+    """Exit status 0: the same numbers; 1: different numbers; 2: the result cannot be repeated.
 
-    The second run writes into a temporary folder; the result and what is beside it stay as they
-    are. Times, dates and versions are not compared.
+    The second run writes into a temporary folder. The result and the files beside it do not
+    change. Times, dates and versions are not compared.
     """
     redone = redo(Path(result), folder and Path(folder), model_type)
     print("\n".join(line for compared in redone.files for line in rows(compared, tolerance)))
@@ -39,12 +37,12 @@ def main(
 
 
 def same(compared: Compared, tolerance: float) -> bool:
-    """Whether a file was made again by the same recipe to the same numbers."""
+    """Whether the second file has the same recipe and the same numbers."""
     return not compared.changed and max(compared.apart.values(), default=0.0) <= tolerance
 
 
 def rows(compared: Compared, tolerance: float) -> list[str]:
-    """A line for a file, and one for its recipe and for each of its names that differ."""
+    """A line for the file, and lines for its recipe and for each name that differs."""
     far = {k: v for k, v in compared.apart.items() if v}
     word = "the same" if same(compared, tolerance) else "DIFFERENT"
     known = [v for v in far.values() if math.isfinite(v)]

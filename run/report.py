@@ -14,14 +14,14 @@ from ridgeline.train.files.recipe import check_new, write_atomically
 def main(
     *,
     model2load: Annotated[
-        tuple[str, ...], "checkpoints, the rows of the verdict; none: no table"
+        tuple[str, ...], "checkpoints, one row each in the verdict; none: no table"
     ] = (),
     result: Annotated[tuple[str, ...], "results (.nc) and metrics (.jsonl) of any kinds"],
     out_file: Annotated[str, "page (.html)"] = "report.html",
     title: Annotated[str, "heading of the page"] = "Ridgeline report",
     overwrite: o.Overwrite = False,
 ) -> None:
-    """It works offline, on a phone and on paper. It computes nothing: run the commands before."""
+    """The page works offline, on a phone and in print. It computes nothing by itself."""
     from ridgeline.analysis.page.render import page
     from ridgeline.analysis.page.sources import read_sources
 

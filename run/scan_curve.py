@@ -29,7 +29,7 @@ def main(
     model_name: o.OutName = None,
     under: UnderAttack,
 ) -> None:
-    """Train and test loss and accuracy over t with the barrier; a cut-off scan is completed."""
+    """Train and test loss and accuracy over t, with the barrier. Completes an interrupted scan."""
     subject = networks.open_network(model2load, network, load=False)
     path = options.curve_in(subject.checkpoint, subject.network)
     subsets = {name: subject.images(name, subset_size) for name in ("train", "test")}

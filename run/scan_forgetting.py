@@ -1,4 +1,4 @@
-"""Scan and draw the loss around one forgetting: before it, after it, and relearnt."""
+"""Scan and draw the loss around one forgetting: before, after, and after relearning."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def main(
     under: UnderAttack,
     out_file: o.OutFile = None,
 ) -> None:
-    """The plane through three networks, or the line through them beside the straight one.
+    """The plane through three networks, or the line through them and the straight line.
 
-    BatchNorm's statistics are those of every place. The line tells whether relearning leads back
-    into the basin: `barrier` is the largest rise above the chord. Writes the result and its figure.
+    BatchNorm is recalibrated at every point. The line shows whether relearning leads back into the
+    basin: `barrier` is the largest rise above the chord. Writes the result and its figure.
     """
     before, *others = options.model2load
     subject = networks.open_network(before, network)

@@ -29,7 +29,7 @@ def main(
     directions: DirectionOptions,
     cells: ScanOptions,
 ) -> None:
-    """Loss, its standard error, accuracy and margin on a grid; what was cut off is completed.
+    """Loss, its standard error, accuracy and margin on a grid. Completes an interrupted scan.
 
     With --orthogonal True, between:B.ckpt and between:C.ckpt span the plane through three networks.
     """

@@ -1,4 +1,4 @@
-"""Check this machine, device and dtype against exact answers; exit status 1 if one is missed."""
+"""Check this machine, device and dtype against exact answers. Exit status 1 if a check fails."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def main(
     gpu: o.Gpu = None,
     precision: Annotated[str, "float32, float64, or tf32 (CUDA)"] = "float32",
 ) -> None:
-    """Closed forms of curvature, adversarial losses, paths and attacks: pass or fail, with figures.
+    """Closed forms of curvature, adversarial losses, paths and attacks: pass or fail, with errors.
 
-    `error` is relative to the exact answer; `allowed` is what rounding in this precision explains.
+    `error` is relative to the exact answer. `allowed` is the error that rounding can explain.
     """
     if precision not in networks.PRECISIONS:
         raise unknown("--precision", precision, networks.PRECISIONS)

@@ -24,9 +24,9 @@ def main(
     subset_size: o.SubsetSize = None,
     out_file: Annotated[str, "result file (.nc)"] = "budgets.nc",
 ) -> None:
-    """A row per checkpoint with the budget it records, a column per probe budget, clean first.
+    """A row per checkpoint with its training budget, a column per attack budget, clean first.
 
-    A checkpoint of others records no budget and has its name only.
+    A foreign checkpoint records no budget; its row has only its name.
     """
     attacker, budgets = under.attacker, under.budgets
     names = names_of(model2load)

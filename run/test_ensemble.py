@@ -30,7 +30,7 @@ def main(
     under: UnderAttack,
     closer: CloserLook,
 ) -> None:
-    """Accuracy with 95 % Wilson intervals and loss; the ensemble averages probabilities.
+    """Accuracy with 95 % Wilson intervals, and loss. An ensemble averages probabilities.
 
     --adv_budget_list sweeps the strength of the attack.
     """

@@ -1,4 +1,4 @@
-"""Train against a learnable perturbation generator (APART), or by its baselines."""
+"""Train against a learnable perturbation generator (APART), or with its baselines."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def main(
     output: o.Output,
     apart: ApartOptions,
 ) -> None:
-    """Train with the triangular schedule of APART; --attack is the attack of the evaluation.
+    """Train with the triangular schedule of APART. --attack is only for the evaluation.
 
-    Writes checkpoints of the plain network and, per epoch, accuracies and the generator's trace.
+    Writes checkpoints of the plain network and, per epoch, accuracies and the generator's state.
     """
     if apart.cycle_epochs is not None and training.lr_schedule == DEFAULTS.lr_schedule:
         cycle = f"{DEFAULTS.lr_schedule},cycle_freq={apart.cycle_epochs!r}"

@@ -26,10 +26,10 @@ def main(
     freeze: FreezeOptions,
     eval_attack: o.EvalAttack = o.PGD20,
 ) -> None:
-    """Natural training, then CURE from its weights; NAME_revision.ckpt is the revision model.
+    """Natural training, then CURE from its weights. NAME_revision.ckpt is the revision model.
 
-    --cure_variant freeze is the paper's block study instead: adversarial training of --blocks.
-    The published width of resnet is here the paper's, 16.
+    --cure_variant freeze is the block study of the paper: adversarial training of --blocks only.
+    The default width of resnet is the paper's, 16.
     """
     freeze.check_beside(cure.cure_variant == FREEZE)
     natural.check_beside(cure.epochs_warmup)

@@ -33,9 +33,9 @@ def main(
     out_folder: o.OutFolder = None,
     model_name: Annotated[str, "stem of the output files"] = "curve",
 ) -> None:
-    """Train the free control points; writes the curve as one checkpoint and metrics (.jsonl).
+    """Train the free control points. Writes the curve as one checkpoint, and metrics (.jsonl).
 
-    Learning-rate schedules see the fractional epoch.
+    Learning-rate schedules use the fractional epoch.
     """
     if curve_type not in CURVES:
         raise unknown("--curve_type", curve_type, CURVES)

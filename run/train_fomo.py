@@ -21,11 +21,11 @@ def main(
     fomo: FomoOptions,
     eval_attack: o.EvalAttack = o.PGD20,
 ) -> None:
-    """Learn, then forget, relearn and consolidate in cycles; two networks come out.
+    """Learn, then forget, relearn and consolidate in cycles. The result has two networks.
 
-    A reconstruction from what could be read of Ramkumar et al. 2024, never the published FOMO.
-    NAME_stable.ckpt is the network to report, NAME.ckpt the one that forgets; of three cycles the
-    networks before and after forgetting and after relearning are kept.
+    This is a reconstruction of Ramkumar et al. 2024, not the published FOMO. NAME_stable.ckpt is
+    the network to report; NAME.ckpt is the network that forgets. In three cycles the networks
+    before and after forgetting and after relearning are saved.
     """
     train_method(METHODS["fomo"], training, fresh, output, fomo, eval_attack=eval_attack)
 

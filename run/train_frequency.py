@@ -24,10 +24,10 @@ def main(
     output: o.Output,
     frequency: FrequencyOptions,
 ) -> None:
-    """Filter-frequency regularisation on clean images; --attack only adds to the evaluation.
+    """Filter-frequency regularisation on clean images. --attack is only for the evaluation.
 
-    Checkpoints hold plain convolutions, so that every diagnostic compares methods in the same
-    coordinates; the metrics hold the penalty and the norm of every frequency of every layer.
+    Checkpoints have plain convolutions, so all diagnostics compare methods in the same
+    coordinates. The metrics have the penalty and the norm of every frequency of every layer.
     """
     train_method(METHODS["frequency"], training, fresh, output, frequency)
 

@@ -1,4 +1,4 @@
-"""Train by one step from perturbations that belong to the labels (LIET)."""
+"""Train with one attack step that starts from perturbations of the labels (LIET)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def main(
     output: o.Output,
     liet: LietOptions,
 ) -> None:
-    """Train in two passes a step; --attack is the attack of the evaluation.
+    """Train with two passes per step. --attack is only for the evaluation.
 
-    Writes the network and its running average, each scored and kept at its best.
+    Writes the network and its running average, both evaluated and saved at their best epoch.
     """
     train_method(METHODS["liet"], training, fresh, output, liet)
 

@@ -24,11 +24,11 @@ def main(
     output: o.Output,
     lure: LureOptions,
 ) -> None:
-    """Train --epoch_num epochs per chunk from the best network of the one before.
+    """Train --epoch_num epochs per chunk, from the best network of the chunk before.
 
-    The flags are those of FOMO's public README, which belong to its sister LURE (Ramkumar et al.
-    2023): clean data, no attack. Every chunk is a run NAME_chunkN of its own. The published width
-    of resnet is here the paper's, 16.
+    The flags are those in FOMO's public README, which describes LURE (Ramkumar et al. 2023): clean
+    data, no attack. Every chunk is a separate run NAME_chunkN. The default width of resnet is the
+    paper's, 16.
     """
     training.check_clean("train_lure")
     trainer, model, network = start(fresh, training, output, WIDTHS)

@@ -1,4 +1,4 @@
-"""Train a network plainly or adversarially, with constant or scheduled budget (PAS)."""
+"""Train a network on clean or adversarial images, with constant or scheduled budget (PAS)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from ridgeline.train.methods.base import CLOCKS
 from ridgeline.train.options import Opt
 
 WarmStart = Annotated[str | None, Opt("start from this checkpoint instead of a random network")]
-Mode = Annotated[str, Opt("schedules see the epoch, or the batch", choices=CLOCKS)]
+Mode = Annotated[
+    str, Opt("schedules get the whole epoch, or the fractional one of the batch", choices=CLOCKS)
+]
 
 SHARED = True  #: torchrun's processes share every batch
 
@@ -28,7 +30,7 @@ def main(
     model2load: WarmStart = None,
     schedule_update_mode: Mode = "epoch",
 ) -> None:
-    """Train a network; writes checkpoints, the initial network and metrics per epoch (.jsonl)."""
+    """Train a network. Writes checkpoints, the initial network and metrics per epoch (.jsonl)."""
     plain = training.attack is None and eval_attack is None and adversarial == AdversarialOptions()
     train_method(
         METHODS["standard" if plain else "adversarial"], training, fresh, output,

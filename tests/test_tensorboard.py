@@ -115,7 +115,7 @@ def test_a_file_in_its_place_is_refused_before_training(folder):
     (folder / "runs/a.tensorboard").write_text("mine")
     done = call(f"{LINE} --tensorboard True", folder)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "is no folder" in done.stderr
+    assert "is not a folder" in done.stderr
     assert (folder / "runs/a.tensorboard").read_text() == "mine"
     assert not (folder / "runs/a.ckpt").exists()
 

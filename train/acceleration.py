@@ -1,4 +1,4 @@
-"""How a training step is computed: rounding, compilation, memory. Every choice is recorded."""
+"""Options of the training step: rounding, compilation, memory. Every choice is recorded."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from ridgeline.train.options import Opt, Options
 
 Precision = Annotated[
     str,
-    Opt("of training steps (scores are taken in float32)",
+    Opt("precision of training steps (scores are computed in float32)",
         choices={"float32": "", "tf32": "10-bit products on CUDA", "bf16": "autocast"}),
 ]  # fmt: skip
 Compile = Annotated[bool, Opt("torch.compile the network")]
 ChannelsLast = Annotated[bool, Opt("keep images and filters channels last in memory")]
 Accumulate = Annotated[
     int,
-    Opt("split every batch in so many parts and add their gradients: less memory, the same step; "
-        "BatchNorm sees the parts", low=1),
+    Opt("split every batch into so many parts and add their gradients: less memory, the same "
+        "step; BatchNorm normalises each part", low=1),
 ]  # fmt: skip
 SyncBatchnorm = Annotated[
     bool,
-    Opt("under torchrun BatchNorm sees whole batches; False: each process's share of them"),
+    Opt("under torchrun BatchNorm uses whole batches; False: each process's part"),
 ]  # fmt: skip
 Deterministic = Annotated[bool, Opt("the same numbers from run to run on one CUDA device: slower")]
 
 
 @dataclass(frozen=True)
 class Acceleration(Options):
-    """How steps are computed; results differ between any two of these."""
+    """How steps are computed. Every change of these options changes the results."""
 
     precision: Precision = "float32"
     compile: Compile = False
@@ -47,13 +47,13 @@ class Acceleration(Options):
     sync_batchnorm: SyncBatchnorm = False
 
     def check(self) -> None:
-        """Raise InputError for messages inside of a compiled network."""
+        """Raise InputError for --sync_batchnorm with --compile."""
         if self.compile and self.sync_batchnorm:
             raise InputError("--sync_batchnorm exchanges sums within a pass, which --compile "
                              "cannot: leave one out")  # fmt: skip
 
     def check_device(self, device: torch.device) -> None:
-        """Raise InputError for what the device, or this machine, cannot do."""
+        """Raise InputError for options that the device or this machine does not support."""
         if self.precision == "tf32" and device.type == "cpu":
             raise InputError("--precision tf32 is for CUDA devices; use float32 or bf16 here")
         if self.precision == "bf16" and device.type == "cuda" and not bf16_on(device):
@@ -61,21 +61,21 @@ class Acceleration(Options):
         if self.compile:
             try:
                 torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
-            except Exception as error:  # of many kinds: no compiler, no headers, an old device
+            except Exception as error:  # of many types: no compiler, no headers, an old device
                 raise InputError(
                     f"--compile does not work here ({reason_of(error)}); leave it out"
                 ) from None
 
     def check_method(self, method: Method) -> None:
-        """Raise InputError for a method that cannot be computed so."""
+        """Raise InputError for options that the method does not support."""
         if self.accumulate > 1 and not method.divisible:
             raise InputError(
                 f"--accumulate {self.accumulate}: {method.label} does more with a batch's "
                 "gradients than add them; use a smaller --batch_size"
             )
         if self.compile and not method.compilable:
-            raise InputError(f"--compile: {method.label} reads its network's insides, which a "
-                             "compiled one does not show; leave it out")  # fmt: skip
+            raise InputError(f"--compile: {method.label} reads inner values of its network, which "
+                             "a compiled one does not show; leave it out")  # fmt: skip
         attack = method.setup.attack
         if processes()[1] > 1 and not method.divisible:
             raise InputError(
@@ -89,33 +89,33 @@ class Acceleration(Options):
             )
 
     def parts(self, places: Tensor, smallest: int | None = None) -> list[Tensor]:
-        """A batch's positions in `accumulate` nearly equal parts, fewer for a small batch.
+        """A batch's positions in `accumulate` nearly equal parts (fewer for a small batch).
 
-        `smallest`: the size of the smallest share of it that another process takes.
+        `smallest`: the smallest number of its examples that a process takes.
         """
         size = len(places) if smallest is None else smallest
         return list(places.tensor_split(min(self.accumulate, size)))
 
     def prepare(self, network: nn.Module) -> None:
-        """Bring a network, already on its device, into the layout; compile it in place."""
+        """Change the memory layout of a network on its device, and compile it in place."""
         if self.channels_last:
             network.to(memory_format=torch.channels_last)
         if self.compile:
-            network.compile()  # in place: the keys of its state dict stay
+            network.compile()  # in place, so the keys of its state dict do not change
 
     def laid_out(self, x: Tensor) -> Tensor:
         """Images in the layout of the network."""
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager:
-        """For a forward pass. No cast is kept: weights move within a step, and after it."""
+        """The autocast context of a forward pass. Casts are not cached, because weights change."""
         if self.precision != "bf16":
             return contextlib.nullcontext()
         return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
     @contextlib.contextmanager
     def rounding(self) -> Iterator[None]:
-        """TF32 inside if it was asked for: in forward and backward passes, never in scores."""
+        """TF32 inside, if chosen. It is for forward and backward passes, never for scores."""
         if self.precision != "tf32":
             yield
             return
@@ -130,7 +130,7 @@ class Acceleration(Options):
 
     @contextlib.contextmanager
     def kernels(self, device: torch.device) -> Iterator[None]:
-        """How kernels are chosen inside: by trying (CUDA), or, asked so, deterministic ones only.
+        """Choose kernels inside by timing (CUDA), or only deterministic ones if so chosen.
 
         Raises InputError for an operation that has no deterministic kernel.
         """
@@ -159,5 +159,5 @@ class Acceleration(Options):
 
 
 def bf16_on(device: torch.device) -> bool:
-    """Whether a CUDA device computes in bfloat16 itself."""
+    """Whether a CUDA device has bfloat16 in hardware."""
     return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -16,7 +16,7 @@ from ridgeline.train.undisturbed import undisturbed
 
 @dataclass(frozen=True)
 class Clock:
-    """The steps of a run: schedules see whole epochs, or with `fractional` the place in one."""
+    """The steps of a run. Schedules get the whole epoch, or with `fractional` the exact time."""
 
     steps_per_epoch: int
     fractional: bool
@@ -34,10 +34,10 @@ class Clock:
 
 
 def batches_of(order: Tensor, batch_size: int) -> list[Tensor]:
-    """Training batches (positions) of an epoch, or of what is left of it.
+    """Training batches (positions) of an epoch, or of the rest of it.
 
-    A last batch of a single example joins the one before: BatchNorm cannot normalise it, and its
-    gradient would be one example's at full weight.
+    A last batch of a single example joins the batch before. BatchNorm cannot normalise one example,
+    and this example would get the weight of a whole batch.
     """
     parts = list(order.split(batch_size)) if len(order) else []
     if batch_size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
@@ -46,9 +46,9 @@ def batches_of(order: Tensor, batch_size: int) -> list[Tensor]:
 
 
 def check_batches(network: torch.nn.Module, images: Images, batch_size: int) -> None:
-    """InputError if there are training batches of one example that the network cannot take.
+    """Raise InputError for training batches of one example, if the network cannot process them.
 
-    Of a batch that processes of torchrun share it is the smallest share that counts.
+    If processes of torchrun share a batch, the smallest share counts.
     """
     count = processes()[1]
     smallest = min(map(len, batches_of(torch.arange(len(images)), batch_size)))

@@ -24,7 +24,7 @@ from ridgeline.train.undisturbed import undisturbed
 class Scores:
     """`losses` (N,) float64, `correct` (N,) bool and `margins` (N,) float64 of every example.
 
-    A margin is the true class's logit less the largest other. Where outputs are no logits of
+    A margin is the true class's logit minus the largest other logit. If outputs are not logits of
     classes, `correct` and `margins` are NaN.
     """
 
@@ -55,7 +55,7 @@ class Scores:
 
     @property
     def margin(self) -> float:
-        """Mean margin: the true class's logit less the largest other."""
+        """Mean margin: the true class's logit minus the largest other logit."""
         return self.margins.mean().item()
 
     def summary(self, prefix: str) -> dict[str, float]:
@@ -76,10 +76,10 @@ def evaluate(
     tick: Callable[[int], None] | None = None,
     record: Trace | None = None,
 ) -> Scores:
-    """Score every example; the attack's noise is keyed by seed and example, not by batch.
+    """Score every example. The attack's noise depends on seed and example, not on the batch.
 
     `predict` must be in eval mode (`train.undisturbed`). `tick(n)` is called with the number of
-    examples done, for a progress bar. `record` watches the attack, for a single batch.
+    finished examples, for a progress bar. `record` traces the attack, for a single batch.
     """
     parts: list[Scores] = []
     options = {"batch_size": batch_size, "seed": seed, "device": device, "dtype": dtype,
@@ -106,10 +106,10 @@ def evaluate_smallest(
     loss: Loss = cross_entropy,
     record: Trace | None = None,
 ) -> tuple[Tensor, list[Scores]]:
-    """The smallest budget (N,) float64 of every example, and the scores at several, of one search.
+    """The smallest budget (N,) float64 of every example and the scores at `budgets`, by one search.
 
-    Infinite where nothing was found, 0 where the example is wrong from the start. `predict` must be
-    in eval mode. `record` watches the search, for a single batch.
+    The smallest budget is infinite if none was found, and 0 if the clean prediction is wrong.
+    `predict` must be in eval mode. `record` traces the search, for a single batch.
     """
     smallest: list[Tensor] = []
     scores: list[list[Scores]] = [[] for _ in budgets]
@@ -122,7 +122,7 @@ def evaluate_smallest(
             with exact(), torch.no_grad():
                 at = within_budget(predict, x, y, found, budgets[place], attack.order)
                 logits = predict(at)
-            norm = row_norm(at - x, attack.order)  # a step that fools is nearer than what was found
+            norm = row_norm(at - x, attack.order)  # a step that fools is nearer than the result
             nearer = (predicted(logits) != y) & (norm < found.budget)
             found = Smallest(
                 where(nearer, at, found.images), torch.where(nearer, norm, found.budget)
@@ -154,11 +154,11 @@ def scores_of_networks(
     seed: int,
     device: torch.device | str,
 ) -> dict[str, Scores]:
-    """Scores of networks in training, whose mode, buffers and gradients stay as they are.
+    """Scores of networks in training; their mode, buffers and gradients do not change.
 
-    By name of the network and condition: `clean`, and each attack's; the name "" is left out, the
-    others stand before it ("stable_clean"). Equal attacks are run once; None is left out, a budget
-    of 0 is the clean score.
+    Keys are NETWORK_CONDITION, such as "stable_clean", or CONDITION for the network "". Conditions
+    are `clean` and the names of the attacks. Equal attacks run once. An attack None is skipped. A
+    budget of 0 gives the clean score.
     """
     options = {"batch_size": batch_size, "seed": seed, "device": device}
     scores = {}
@@ -186,10 +186,10 @@ def attacked(
     dtype: torch.dtype = torch.float32,
     record: Trace | None = None,
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Yield every clean batch with what the attack makes of it (the clean x without an attack).
+    """Yield every clean batch with its adversarial images (the clean x without an attack).
 
-    `record` watches the attack, for a single batch. An attack whose random numbers are per batch
-    gets its own chunks instead of `batch_size`.
+    `record` traces the attack, for a single batch. An attack with random numbers per batch uses
+    its own chunk size instead of `batch_size`.
     """
     size = batch_size if attack is None or attack.chunk is None else attack.chunk
     for batch in images.batches(size, device=device, dtype=dtype):

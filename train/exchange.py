@@ -1,4 +1,4 @@
-"""The processes that torchrun started, and what they exchange."""
+"""Communication between the processes of torchrun."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-#: how long one process may work while others wait for it
+#: longest time that processes wait for one that still works
 _PATIENCE = timedelta(days=30)
 
 
 class Parted(RuntimeError):
-    """Another process of torchrun has ended; what is finished is on disk."""
+    """Another process of torchrun has ended. Finished work is on disk."""
 
 
 def processes() -> tuple[int, int]:
-    """The number of this process, from 0, and how many torchrun started."""
+    """The number of this process, from 0, and the number of processes that torchrun started."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def leader() -> bool:
-    """Whether this process is the one that prints and writes files, also before it has joined."""
+    """Whether this process prints and writes files. Known also before it has joined."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The device of this process: under torchrun each has a GPU of its own."""
+    """The device of this process: under torchrun each process has its own GPU."""
     if device.type != "cuda" or processes()[1] == 1:
         return device
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
 def connect(device: torch.device) -> bool:
-    """Open the exchange with the other processes, once; whether there are any."""
+    """Connect to the other processes, once. Returns whether there are any."""
     if processes()[1] > 1 and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -49,21 +49,21 @@ def connect(device: torch.device) -> bool:
 
 
 def meet() -> None:
-    """Wait until every process is here."""
+    """Wait until every process calls this."""
     if connect(torch.device("cpu")):
         with together():
             dist.barrier()
 
 
 def leave() -> None:
-    """Part from the other processes; threads of the exchange must not outlive the program."""
+    """Leave the group of processes. Its threads must not run longer than the program."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Turn the errors of an exchange, which name sockets, into `Parted`."""
+    """Turn errors of communication, which only name sockets, into `Parted`."""
     try:
         yield
     except (dist.DistError, RuntimeError) as error:
@@ -75,7 +75,7 @@ def together() -> Iterator[None]:
 
 
 def summed(tensors: Sequence[Tensor]) -> None:
-    """Add up tensors over all processes, in place, with one message for each dtype."""
+    """Sum tensors over all processes, in place, with one message per dtype."""
     for dtype in dict.fromkeys(t.dtype for t in tensors):
         some = [t for t in tensors if t.dtype == dtype]
         flat = torch.cat([t.detach().reshape(-1) for t in some])
@@ -85,7 +85,7 @@ def summed(tensors: Sequence[Tensor]) -> None:
 
 
 def agreed(tensors: Sequence[Tensor]) -> None:
-    """Give tensors the values that the first process has, in place."""
+    """Set tensors to their values in the first process, in place."""
     for dtype in dict.fromkeys(t.dtype for t in tensors):
         some = [t for t in tensors if t.dtype == dtype]
         flat = torch.cat([t.detach().reshape(-1) for t in some])
@@ -95,7 +95,7 @@ def agreed(tensors: Sequence[Tensor]) -> None:
 
 
 def gathered(mine: Any) -> list[Any]:
-    """What every process has, in their order: anything that can be pickled."""
+    """The objects of all processes, in order. They must be picklable."""
     found: list[Any] = [None] * dist.get_world_size()
     with together():
         dist.all_gather_object(found, mine)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no floating-point entry is NaN or infinite, at the cost of one look at each."""
+    """Whether no floating-point entry is NaN or infinite; each entry is read once."""
     return bool(finiteness(tensors))
 
 
 def finiteness(tensors: Iterable[Tensor], device: torch.device | str = "cpu") -> Tensor:
-    """The same as a tensor () on the tensors' device, for which nobody waits.
+    """The same as a tensor () on the tensors' device, without waiting for the device.
 
-    `device` is where the answer lies if there are no numbers.
+    `device` is the device of the result if there are no numbers.
     """
     real = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
     if not real:

@@ -1,4 +1,4 @@
-"""What a training run writes, and when; a state is never written of a run that has diverged."""
+"""What a training run writes, and when. A diverged run never writes its state."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ridgeline.train.methods.base import Kept, Method
 from ridgeline.train.position import Failure, Guard, Position, save_state
 from ridgeline.train.schedules.shapes import Schedule
 
-#: seconds after which an epoch's steps are saved before it is scored
+#: if the last state is older than so many seconds, a new one is saved before evaluation
 _SCORING = 5.0
 
 
 class Diverged(InputError):
-    """The loss or a weight became NaN or infinite; the run's files hold the last finite state."""
+    """The loss or a weight became NaN or infinite. The run's files have the last finite state."""
 
 
 @dataclass
@@ -37,38 +37,38 @@ class Keeper:
     _saved: float = field(default_factory=time.monotonic)
 
     def begin(self, position: Position) -> None:
-        """The network and the state before the first step."""
+        """Write the network and the state before the first step."""
         if self.files is not None:
             self.files.save("init", self.method.weights(), 0)
             save_state(self.files, self.method, self.optimizer, position)
 
     def check(self) -> None:
-        """Raise `Diverged` if a step was not finite; waits for the device."""
+        """Raise `Diverged` if a step was not finite. Waits for the device."""
         if (failure := self.guard.failure()) is not None:
             raise _diverged(failure, self.ticks, self.rate, self.files)
 
     def overdue(self, *, scoring: bool = False) -> bool:
-        """Whether the last state is old; before `scoring`, which may take long, sooner."""
+        """Whether the last state is old. Before `scoring`, which takes long, the limit is lower."""
         limit = min(self.seconds, _SCORING) if scoring else self.seconds
         return self.files is not None and time.monotonic() - self._saved > limit
 
     def state(self, position: Position) -> None:
-        """The state, unless it is not finite: then the one before is the last good one."""
+        """Write the state if it is finite. If not, the state before stays."""
         self.check()
         if self.files is not None:
             save_state(self.files, self.method, self.optimizer, position)
         self._saved = time.monotonic()
 
     def networks(self, kept: Kept, epoch: int) -> None:
-        """Networks that a hook of the method gave."""
+        """Write networks that a hook of the method returned."""
         if self.files is not None:
             for name, weights in kept.items():
                 self.files.save(name, weights, epoch)
 
     def epoch(self, position: Position, *, chosen: bool) -> None:
-        """After an epoch: the checkpoints wanted of it, of the best if it is `chosen`, the state.
+        """Write the files of an epoch: wanted checkpoints, state, and metrics (in `position`).
 
-        And the metrics, which `position` holds.
+        If the epoch is `chosen`, its network is written as the best.
         """
         if self.files is None:
             self.check()
@@ -77,12 +77,12 @@ class Keeper:
             _save_all(self.files, self.method, position.epoch)
         if chosen:
             _save_best(self.files, self.method, position.metrics)
-        # the state before the metrics: a run killed between them must still resume
+        # the state is written before the metrics: a run killed between them must resume correctly
         self.state(position)
         self.files.write_metrics(position.metrics)
 
     def end(self, metrics: list[dict]) -> None:
-        """The last network, its copies and the metrics; the run is complete."""
+        """Write the last network, its copies and the metrics. The run is then complete."""
         if self.files is None:
             return
         self.files.write_metrics(metrics)
@@ -111,7 +111,7 @@ def _save_all(files: RunFiles, method: Method, epoch: int) -> None:
 
 
 def _save_best(files: RunFiles, method: Method, metrics: list[dict]) -> None:
-    """Keep every network whose accuracy on the validation set is the best so far."""
+    """Save every network whose accuracy on the validation set is the best so far."""
     for prefix, weights in {"": method.weights(), **method.copies()}.items():
         stem = f"{prefix}_" if prefix else ""
         key = next(

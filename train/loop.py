@@ -1,4 +1,4 @@
-"""The one training loop."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -58,20 +58,24 @@ def fit(
     acceleration: Acceleration = _PLAIN,
     watch: Watch = EVERY_EPOCH,
 ) -> list[dict]:
-    """Train and return the metrics of every epoch: its rate, budget and so on at its last step.
+    """Train, and return the metrics of every epoch. Rate, budget etc. are those of its last step.
 
-    Schedules see the whole epoch, or with clock="batch" the fractional one; what is None of them
-    and of the clock is what the method asks for. Order, augmentation
-    and attack noise are functions of seed, epoch and example, and the state is written at the
-    start, between batches every `state_seconds` and after every epoch: a run killed at any moment
-    resumes (with `resume`, from `RunFiles.prepare`) to bit-identical weights on the CPU. With
-    `validation` the network (and every copy) of the best robust, else clean, accuracy there is
-    kept. `watch` says which epochs are evaluated, all unless told otherwise and always the last,
-    and what is looked at then; only they can be the best. Small image sets stay on the device as
-    bytes. Raises `Diverged` for the first step whose loss or weights are not finite: on a CPU at
-    once, on an accelerator within 50 steps and before a state is written. On SIGTERM the state is
-    written and `stopping.Stopped` raised. Processes of torchrun share every batch and evaluation
-    (`train.ranks`), and the first one writes; all return the same metrics.
+    - Schedules get the whole epoch, or with clock="batch" the fractional one. Schedules and a clock
+      that are None are those of the method.
+    - Order, augmentation and attack noise depend only on seed, epoch and example.
+    - The state is written at the start, between batches every `state_seconds`, and after every
+      epoch. A run killed at any moment resumes (`resume` comes from `RunFiles.prepare`) to equal
+      bits on the CPU. On SIGTERM the state is written and `stopping.Stopped` raised.
+    - With `validation` the network (and every copy) with the best robust accuracy there is saved;
+      without an attack the best clean accuracy counts.
+    - `watch` selects the epochs that are evaluated (default: all; the last one always) and the
+      further measures. Only evaluated epochs can be the best.
+    - Small image sets stay on the device as bytes.
+    - Processes of torchrun share every batch and evaluation (`train.ranks`). The first one writes
+      the files; all return the same metrics.
+
+    Raises `Diverged` for the first step whose loss or weights are not finite: on a CPU at once, on
+    an accelerator within 50 steps and before a state is written.
     """
     device = torch.device(device)
     rate = lr_schedule or method.rate or Constant(start_v=optimizer.lr)
@@ -88,7 +92,7 @@ def fit(
     ticks = Clock(steps, (clock or method.clock) == "batch", seed)
     if files is not None:
         files = files.holding(method, keep_epochs, best=validation is not None)
-    # buffers that are infinite from the start, such as attention masks, tell nothing
+    # buffers that are infinite from the start, such as attention masks, are not checked
     begun = None if resume is None else restore(resume, method, optim)
     guard = Guard([t for t in method.network.state_dict().values() if finite([t])], device)
     keeper = Keeper(files, method, optim, guard, ticks, rate, state_seconds)
@@ -126,13 +130,13 @@ def fit(
             chosen = validation is not None and due
             keeper.epoch(Position(epoch + 1, metrics=metrics), chosen=chosen)
     keeper.end(metrics)
-    crew.meet()  # whoever goes on may read what the first process has written
+    crew.meet()  # after this every process may read the files of the first one
     return metrics
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What every step of a run needs."""
+    """The objects that every step of a run uses."""
 
     method: Method
     images: Data
@@ -145,9 +149,9 @@ class _Run:
     crew: Crew
 
     def epoch(self, position: Position, batch_size: int, keeper: Keeper, bar) -> None:
-        """The steps of an epoch that are left.
+        """Run the remaining steps of an epoch.
 
-        SIGTERM is held back within a step: then the state is written, and `Stopped` raised.
+        SIGTERM waits for the end of a step. Then the state is written and `Stopped` raised.
         """
         self.crew.begin_epoch()
         self.method.network.train()
@@ -169,11 +173,11 @@ class _Run:
                 if (due or self.crew.alone) and self.crew.any(asked()):
                     keeper.state(position)
                     raise Stopped
-            if keeper.overdue(scoring=True):  # SIGTERM ends scoring at once
+            if keeper.overdue(scoring=True):  # SIGTERM would stop the evaluation at once
                 keeper.state(position)
 
     def step(self, places: Tensor, step: Step, position: Position) -> Tensor:
-        """One step of the optimiser, counted in `position`; the mean loss () of its batch."""
+        """One optimiser step, added to `position`. Returns the mean loss () of its batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step.time)
             if self.momentum is not None:
@@ -198,7 +202,7 @@ class _Run:
         return total
 
     def line(self, position: Position, seen: dict, began: float) -> dict:
-        """The metrics of an epoch that ended now: its last step's, its sums, what was seen."""
+        """The metrics of the epoch that has just ended: of its last step, sums, and `seen`."""
         step = self.ticks.last(position.epoch)
         classes = getattr(self.images, "num_classes", None)
         return joined(
@@ -214,7 +218,7 @@ class _Run:
 def _gradients(
     method: Method, batch: Batch, step: Step, acceleration: Acceleration, whole: int
 ) -> tuple[Tensor, Tensor]:
-    """Add the gradients of a part of a batch of `whole` examples; its mean loss and its hits."""
+    """Add the gradients of a part of a batch of `whole` examples; return mean loss and hits."""
     batch = batch._replace(x=map_tensors(acceleration.laid_out, batch.x))
     with acceleration.rounding():
         with acceleration.autocast(batch.y.device):

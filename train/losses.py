@@ -12,7 +12,7 @@ from ridgeline.models.errors import InputError, unknown
 
 #: (outputs, targets), first axis N each -> the loss of every example (N,)
 Loss = Callable[[Tensor, Tensor], Tensor]
-_NO_GAP = 1e-12  # of the authors' code: equal logits have no ratio
+_NO_GAP = 1e-12  # from the authors' code: avoids division by 0 for equal logits
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
-    """Squared distance (N,) of outputs (N, ...), or (N,), to targets alike or one-hot labels.
+    """Squared distance (N,) of outputs (N, ...) to targets of equal shape or one-hot labels.
 
     >>> squared_error(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)).tolist()
     [25.0]
@@ -47,9 +47,9 @@ def divergence(target: Tensor, logits: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Largest wrong logit less the right one, (N,), of logits (N, C): positive where y is missed.
+    """Largest wrong logit minus the right one, (N,), of logits (N, C). Positive if y is wrong.
 
-    Its gradient does not fade where the network is confident, as that of the cross-entropy does.
+    Unlike that of the cross-entropy, its gradient does not vanish for a confident network.
 
     >>> margin(torch.tensor([[3.0, 1.0], [3.0, 1.0]]), torch.tensor([0, 1])).tolist()
     [-2.0, 2.0]
@@ -62,8 +62,8 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio, (N,), of logits (N, C): Croce and Hein 2020, eq. 6.
 
-    The margin over the gap between the largest logit and the third. Scaling or shifting the logits
-    changes nothing. Raises InputError for fewer than 3 classes.
+    It is the margin divided by the difference of the largest and the third largest logit. It does
+    not change when all logits are scaled or shifted. Raises InputError for fewer than 3 classes.
 
     >>> dlr(torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0])).tolist()
     [-0.5]
@@ -78,8 +78,8 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 def dlr_towards(target: Tensor) -> Loss:
     """The targeted ratio (z_t - z_y) / (z_1 - (z_3 + z_4) / 2): Croce and Hein 2020, eq. 7.
 
-    z_1 >= z_2 >= ... are the sorted logits, `target` (N,) the classes t. InputError for fewer than
-    4 classes.
+    z_1 >= z_2 >= ... are the sorted logits, and `target` (N,) are the classes t. Raises InputError
+    for fewer than 4 classes.
     """
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
@@ -95,22 +95,22 @@ def dlr_towards(target: Tensor) -> Loss:
 
 
 def predicted(logits: Tensor) -> Tensor:
-    """The predicted class (N,) of logits (N, C), -1 where one is NaN or infinite.
+    """The predicted class (N,) of logits (N, C); -1 if a logit is NaN or infinite.
 
-    argmax calls a row of NaN class 0, which would count as right for every example of class 0.
+    argmax returns class 0 for a row of NaN. This would count as correct for examples of class 0.
     """
     return logits.argmax(1).where(logits.isfinite().all(1), -1)
 
 
 def correctness(outputs: Tensor, y: Tensor) -> Tensor:
-    """Whether each example is classified correctly (N,), NaN where outputs are no logits (N, C)."""
+    """Whether each example is classified correctly (N,); NaN if outputs are not logits (N, C)."""
     if not _classifies(outputs, y):
         return torch.full((len(outputs),), torch.nan, dtype=torch.float64)
     return predicted(outputs) == y
 
 
 def margins_of(outputs: Tensor, y: Tensor) -> Tensor:
-    """The true logit less the largest other (N,), NaN where outputs are no logits (N, C)."""
+    """The true logit minus the largest other (N,); NaN if outputs are not logits (N, C)."""
     if not _classifies(outputs, y) or outputs.shape[1] < 2:
         return torch.full((len(outputs),), torch.nan, dtype=torch.float64)
     return -margin(outputs, y)
@@ -127,7 +127,7 @@ def sample_labels(logits: Tensor, uniform: Tensor) -> Tensor:
     return below.sum(1).clamp_max(logits.shape[1] - 1)
 
 
-#: what a Problem can minimise
+#: the losses of a Problem by name
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "squared_error": squared_error}
 
 
@@ -146,7 +146,7 @@ def unit_of(loss: str | Loss) -> str:
 
 
 def name_of(loss: str | Loss) -> str:
-    """What recipes and figures call a loss."""
+    """The name of a loss in recipes and figures."""
     if isinstance(loss, str):
         return loss
     return getattr(loss, "__qualname__", None) or type(loss).__name__

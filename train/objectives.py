@@ -1,4 +1,4 @@
-"""What adversarial training minimises: on which images, and which loss there."""
+"""Objectives of adversarial training: the inner attack and the outer loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ridgeline.train.undisturbed import undisturbed
 
 
 class Objective(ABC):
-    """The inner attack and the outer loss of a min-max problem."""
+    """The inner attack and the outer loss of the min-max problem."""
 
     def inner(self, attack: Attack) -> Attack:
         """The attack that training uses for an attack the user named."""
@@ -60,9 +60,9 @@ class Madry(Objective):
 
 @dataclass(frozen=True)
 class Trades(Objective):
-    """CE(x) + beta KL(p(x) || p(x')), gradient through both sides (Zhang et al. 2019, eq. 5).
+    """CE(x) + beta KL(p(x) || p(x')), gradient through both arguments (Zhang et al. 2019, eq. 5).
 
-    BatchNorm sees the clean and the adversarial images as two batches, in this order.
+    BatchNorm gets the clean and the adversarial images as two batches, in this order.
     """
 
     beta: float = 6.0
@@ -82,11 +82,11 @@ class Trades(Objective):
         return F.cross_entropy(clean, batch.y) + self.beta * robust, logits
 
 
-#: name -> what training minimises
+#: name -> objective of training
 OBJECTIVES = {"at": "the loss at --attack's images", "trades": "CE + beta KL"}
 
 # the options of methods that minimise an objective
-ObjectiveName = Annotated[str, Opt("what training minimises", choices=OBJECTIVES)]
+ObjectiveName = Annotated[str, Opt("objective of training", choices=OBJECTIVES)]
 TradesBeta = Annotated[
     float, Opt("weight of the divergence of trades", low=0, only={"objective": ("trades",)})
 ]

@@ -25,7 +25,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
 _FLAGS = {"nesterov", "amsgrad", "centered", "decoupled_weight_decay"}
-#: option -> whether a number is one, and what to say otherwise: torch lets most of these pass
+#: option -> test of a valid number, and the message if it fails: torch accepts most wrong values
 _FRACTION = (lambda v: 0 <= v < 1, "at least 0 and below 1")
 _NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
 _POSITIVE = (lambda v: v > 0, "positive")
@@ -93,7 +93,7 @@ def parse_optimizer(text: str) -> OptimizerSpec:
 
 
 def _checked(key: str, text: str, what: str) -> float | tuple[float, ...]:
-    """The number behind an option (for betas: two); InputError outside its range."""
+    """The number of an option (two for betas). Raises InputError outside its range."""
     fits, allowed = _RANGES[key]
     parts = [number(part, f"{what}: {key}") for part in text.split(":")]
     if len(parts) != (2 if key == "betas" else 1) or not all(map(fits, parts)):

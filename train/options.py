@@ -1,8 +1,8 @@
-"""Options: every setting written once, with its type, help, limits and unit, and checked there.
+"""Options: each setting is defined once, with its type, help, limits and unit, and checked.
 
-A frozen dataclass of options stands beside what it configures. The command line spreads it
-(`run/shared/launch.py`), what it configures takes it as one argument, and `recipe` is what a
-result records of it.
+A frozen dataclass of options is defined beside the code that it configures. That code takes it as
+one argument. The command line shows its fields as options (`run/shared/launch.py`). `recipe` is
+the part that a result records.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from typing import Annotated, Any
 
 from ridgeline.models.errors import InputError, unknown
 
-#: no machine counts so far, and torch's integers end soon after
+#: larger counts are not possible on any machine, and torch's integers end soon after
 _MOST = 2**31
 
 
 @dataclass(frozen=True)
 class Opt:
-    """What an option means: `Annotated[float, Opt("share that is forgotten", low=0, high=1)]`.
+    """The meaning of an option: `Annotated[float, Opt("share that is forgotten", low=0, high=1)]`.
 
-    `low` and `high` are allowed values, `above` is not. `choices` are the allowed words, or a
-    mapping of them to their meaning in words (a registry: to anything else, which is not said).
-    `decides` False marks a setting of memory or device: results do not depend on it, and no recipe
-    holds it. `only` names options of the same group and their values at which this one has an
-    effect; no values stand for any but None, 0 and False.
+    - `low` and `high` are allowed values, `above` is not.
+    - `choices`: the allowed words, or a mapping of words to their meanings. (Values that are not
+      text, as in a registry, are not shown.)
+    - `decides` False: a setting of memory or device. Results do not depend on it, and recipes do
+      not record it.
+    - `only`: names of options of the same group, with the values at which this option has an
+      effect. An empty tuple of values means all values except None, 0 and False.
     """
 
     help: str
@@ -59,7 +61,7 @@ class Opt:
         return "".join(parts)
 
     def check(self, name: str, value: Any) -> None:
-        """Raise InputError, naming the option, for a value that is not allowed; None always is."""
+        """Raise InputError, naming the option, for a value that is not allowed. None is allowed."""
         if value is None:
             return
         if self.choices:
@@ -98,10 +100,10 @@ class Opt:
 
 @dataclass(frozen=True)
 class Options:
-    """A group of options; subclasses are frozen dataclasses whose fields are `Annotated`.
+    """A group of options. Subclasses are frozen dataclasses with `Annotated` fields.
 
-    Raises InputError where a value is not allowed, where `check` finds a contradiction, and for an
-    option that is not its default although it has no effect beside the others.
+    Raises InputError for a value that is not allowed, for a contradiction that `check` finds, and
+    for an option that is not its default although it has no effect with the others.
     """
 
     def __post_init__(self) -> None:
@@ -116,18 +118,18 @@ class Options:
                     self.refuse([name], f"without --{other}{shown}")
 
     def check(self) -> None:
-        """Raise InputError where options contradict each other."""
+        """Raise InputError for options that contradict each other."""
 
     def refuse(self, names: Collection[str], why: str) -> None:
-        """Raise InputError if one of the named options is not its default; it has no effect."""
+        """Raise InputError if a named option, which has no effect, is not its default."""
         for field_ in dataclasses.fields(self):
             if field_.name in names and getattr(self, field_.name) != field_.default:
                 raise InputError(f"--{field_.name} has no effect {why}: leave it out")
 
     def recipe(self) -> dict[str, Any]:
-        """What decides a result and is not the default, by name.
+        """The options, by name, that determine a result and are not the default.
 
-        Defaults are left out, so that a new option never makes earlier results foreign.
+        Defaults are left out, so a new option does not change the recipes of earlier results.
         """
         about = described(type(self))
         return {
@@ -140,7 +142,7 @@ class Options:
 
 @functools.cache
 def described(group: type) -> dict[str, Opt]:
-    """The fields of a group that say what they mean."""
+    """The fields of a group that have an `Opt`."""
     found = {}
     for name, hint in typing.get_type_hints(group, include_extras=True).items():
         about = described_by(hint)

@@ -1,4 +1,4 @@
-"""Where a training run stands: its sums over the epoch, its finiteness, its state on disk."""
+"""The position of a training run: sums over the epoch, check for NaN, state on disk."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ridgeline.train.files.run_files import RunFiles
 from ridgeline.train.finite import finiteness
 from ridgeline.train.methods.base import Method
 
-#: steps between two questions to an accelerator, which waits for nothing in between
+#: steps between two checks on an accelerator; it does not have to wait between them
 _ASK_EVERY = 50
 
 
 class Position:
-    """How far the current epoch is: examples done and running sums over them, on the device.
+    """The position in the current epoch: finished examples and sums over them, on the device.
 
-    Reading `loss`, `accuracy` or `stored` waits for the device; adding does not.
+    Reading `loss`, `accuracy` or `stored` waits for the device. Adding does not.
     """
 
     def __init__(self, epoch: int = 0, *, metrics: list[dict] | None = None):
@@ -29,13 +29,13 @@ class Position:
         self._correct: Tensor | float = 0
 
     def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
-        """Mean loss () and number of hits () of `count` more examples."""
+        """Add the mean loss () and the number of hits () of `count` examples."""
         self._loss_sum = loss.detach().double() * count + self._loss_sum
         self._correct = correct.detach().double() + self._correct
         self.done += count
 
     def include(self, loss_sum: Tensor, correct: Tensor, count: int) -> None:
-        """Sums () over `count` more examples of all processes."""
+        """Add sums () over `count` examples of all processes."""
         self._loss_sum, self._correct = loss_sum + self._loss_sum, correct + self._correct
         self.done += count
 
@@ -51,7 +51,7 @@ class Position:
 
     @property
     def accuracy(self) -> float:
-        """Share of hits so far; NaN where outputs are no classes."""
+        """Share of hits so far; NaN if outputs are not logits of classes."""
         return float(self._correct) / self.done
 
     def stored(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Failure(NamedTuple):
 
 
 class Guard:
-    """Notes on the device which step first had a loss or weights that were not finite."""
+    """Records on the device the first step whose loss or weights were not finite."""
 
     def __init__(self, tensors: Sequence[Tensor], device: torch.device):
         self.tensors = tensors
@@ -87,18 +87,18 @@ class Guard:
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
 
     def note(self, loss: Tensor, number: int) -> None:
-        """After a step: its loss (), and its number."""
+        """Check a finished step: its loss () and the weights; `number` is that of the step."""
         broken = ~(loss.isfinite() & finiteness(self.tensors, loss.device))
         first = broken & (self._number < 0)
         self._number = torch.where(first, number, self._number)
         self._loss = torch.where(first, loss.double(), self._loss)
 
     def due(self, number: int) -> bool:
-        """Whether it is time to ask."""
+        """Whether it is time to read `failure`."""
         return (number + 1) % self.every == 0
 
     def failure(self) -> Failure | None:
-        """The first step that was not finite; waits for the device."""
+        """The first step that was not finite, or None. Waits for the device."""
         number = int(self._number)
         return None if number < 0 else Failure(number, float(self._loss))
 
@@ -106,7 +106,7 @@ class Guard:
 def save_state(
     files: RunFiles, method: Method, optim: torch.optim.Optimizer, position: Position
 ) -> None:
-    """Write what resuming needs."""
+    """Write the state for resuming."""
     state = {
         "recipe": files.recipe,
         "position": position.stored(),
@@ -121,7 +121,7 @@ def save_state(
 
 
 def restore(state: dict, method: Method, optim: torch.optim.Optimizer) -> Position:
-    """Put a run back to where `save_state` found it."""
+    """Restore a run to the state that `save_state` wrote."""
     method.network.load_state_dict(state["network"])
     method.load_state(state["method"])
     optim.load_state_dict(state["optimizer"])

@@ -12,12 +12,12 @@ from ridgeline.models.copying import in_pool
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Full precision inside: cuDNN's convolutions run in TF32 unless forbidden.
+    """Full precision inside: without it, cuDNN's convolutions use TF32.
 
-    Who wants TF32 sets `torch.set_float32_matmul_precision("high")`, which is obeyed for both.
-    The setting is restored afterwards.
+    To allow TF32 set `torch.set_float32_matmul_precision("high")`; it then applies to convolutions
+    too. The setting is restored afterwards.
     """
-    if in_pool():  # the flag is the whole process's; CPUs, whose pool this is, have no TF32
+    if in_pool():  # the flag belongs to the whole process; the pool is for CPUs, without TF32
         yield
         return
     wanted = torch.get_float32_matmul_precision() != "highest"

@@ -1,4 +1,4 @@
-"""One progress bar for all long work."""
+"""The progress bar of all long work."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def progress(
 ) -> tqdm:
     """A tqdm bar on stderr: twice a second on a terminal, a line every 8 s in a log file.
 
-    The clock is read on every update: tqdm's learnt stride goes silent when work slows down. A
-    terminal that claims to have no size, as some containers' do, counts as 80 x 24. `quiet` shows
-    no bar; of torchrun's processes the first shows its own.
+    The clock is read on every update, because tqdm's automatic interval shows nothing when work
+    slows down. A terminal without a size, as in some containers, counts as 80 x 24. `quiet` shows
+    no bar. Under torchrun only the first process shows a bar.
     """
     screen = shutil.get_terminal_size()
     return tqdm(

@@ -1,4 +1,4 @@
-"""Training that the processes of torchrun share."""
+"""Training shared by the processes of torchrun."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from ridgeline.train.parts.shared_batchnorm import SharedBatchNorm
 
 
 class Crew:
-    """The processes that train one network together (one process: alone, with no exchange).
+    """The processes that train one network together (or one process, without exchange).
 
-    Each takes its share of every batch. Gradients are those of the mean over the whole batch: each
-    process weights its losses by its number of examples, and the sums are exchanged. BatchNorm's
-    running statistics become the mean of the processes', by examples. The exchange is one message
-    of all gradients after the last backward pass, not DistributedDataParallel, whose hooks would
-    average gradients by process (wrong for ragged batches), start at the first of several backward
-    passes (the attack's, or those of --accumulate), and want the network wrapped.
+    - Each process takes its share of every batch. Gradients are those of the mean over the whole
+      batch: each process weights its losses by its number of examples, and gradients are summed.
+    - BatchNorm's running statistics become the mean over processes, weighted by examples.
+    - One message exchanges all gradients after the last backward pass.
+
+    DistributedDataParallel is not used. Its hooks average over processes, which is wrong for shares
+    of unequal size. They start at the first of several backward passes (of the attack, or of
+    --accumulate). And it needs a wrapped network.
     """
 
     def __init__(self, network: nn.Module, device: torch.device):
@@ -36,29 +38,29 @@ class Crew:
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other process."""
+        """Whether there is only one process."""
         return self.count == 1
 
     def share(self, places: Tensor) -> Tensor:
-        """The positions of a batch that this process takes: a run of nearly equal length."""
+        """The positions of a batch for this process: consecutive, of nearly equal number."""
         return places if self.alone else places.tensor_split(self.count)[self.number]
 
     def smallest(self, places: Tensor) -> int:
-        """The examples of the smallest share of a batch."""
+        """The number of examples in the smallest share of a batch."""
         return len(places) // self.count
 
     def draw_apart(self, seed: int, done: int) -> None:
-        """Let dropout of the others draw other masks than the first; `done` examples are over."""
+        """Give each process its own dropout masks. `done` is the number of finished examples."""
         if self.number:
             torch.manual_seed(number_of(seed, Purpose.TRAINING, self.number, done))
 
     def meet(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process calls this."""
         if not self.alone:
             meet()
 
     def begin_epoch(self) -> None:
-        """Every process starts from the weights of the first."""
+        """Copy the weights of the first process to all processes."""
         if not self.alone:
             agreed(list(self.network.state_dict().values()))
 
@@ -66,10 +68,10 @@ class Crew:
         self, share: float, numbers: Sequence[Tensor], sums: Sequence[Tensor] = (),
         before: Sequence[Tensor] = (),
     ) -> None:  # fmt: skip
-        """Sum the gradients, and `numbers`, over the processes, in place.
+        """Sum the gradients and `numbers` over the processes, in place.
 
-        `share` is this process's part of the batch. Of `sums` what was added is summed since they
-        stood at `before`.
+        `share` is this process's fraction of the batch. For `sums`, only the increase since
+        `before` is summed.
         """
         for now, then in zip(sums, before, strict=True):
             now.sub_(then)
@@ -81,7 +83,7 @@ class Crew:
             now.add_(then)
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so; waits for the device."""
+        """Whether `flag` is True in any process. Waits for the device."""
         if self.alone:
             return flag
         found = torch.tensor(float(flag), device=self.device)
@@ -91,10 +93,10 @@ class Crew:
     def scores(
         self, evaluate: Callable[[Images], Mapping[str, Scores]], images: Images, batch_size: int
     ) -> dict[str, Scores]:
-        """What `evaluate` gives for images of which each process takes every n-th batch.
+        """The result of `evaluate` for images; each process takes every n-th batch.
 
-        Batches, and chunks that share random numbers, stay whole: the scores have the bits of one
-        process's.
+        Batches and chunks that share random numbers are not divided. So the scores are equal to
+        those of one process, bit for bit.
         """
         runs = torch.arange(len(images)).split(math.lcm(batch_size, CHUNK))
         own = runs[self.number :: self.count]

@@ -1,8 +1,8 @@
-"""The mini-language of options, `name=...,key=value`, and the units of budgets.
+"""The syntax of specs, `name=...,key=value`, and the units of budgets.
 
-A spec names one thing from a registry and its options; lists inside a spec use colons
-(`ckpt_list=0:100`). Budgets (radii and steps in pixel space) have their unit settled once for the
-whole command, by --attack, never value by value: a ramp in 1/255 passes through values below 1.
+A spec has the name of an entry of a registry and its options. Lists inside a spec use colons
+(`ckpt_list=0:100`). All budgets (radii and steps in pixel space) of a command have the unit of
+--attack. The unit is not decided per value, because a ramp in 1/255 has values below 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ridgeline.models.errors import InputError, unknown
 
 
 def parse_spec(text: str, what: str, form: str = "name=...,key=value,key=value") -> dict[str, str]:
-    """Split `k=v,k=v` into a dict of strings; errors name the option `what` and its `form`."""
+    """Split `k=v,k=v` into a dict of strings. Errors name the option `what` and its `form`."""
     spec: dict[str, str] = {}
     for part in text.split(","):
         key, equals, value = (s.strip() for s in part.partition("="))
@@ -44,9 +44,9 @@ def number(text: str, what: str) -> float:
 
 
 def whole(text: str, what: str) -> int:
-    """Parse a whole number of at most 2^63 - 1 in size; 1e3 is one."""
+    """Parse a whole number of at most 2^63 - 1 in size. 1e3 is allowed."""
     try:
-        value = int(text)  # exactly: a float holds no seed above 2^53
+        value = int(text)  # not by float, which is not exact above 2^53
     except ValueError:
         try:
             value = number(text, what)
@@ -61,7 +61,7 @@ def whole(text: str, what: str) -> int:
 
 
 class Unit(Enum):
-    """How the budgets of a spec are written, and so how bare numbers beside them are read."""
+    """The unit in which the budgets of a spec are written. Bare numbers beside them have it too."""
 
     UNSET = "no budget that would settle it"
     FRACTION = "fractions of [0,1]"
@@ -71,7 +71,7 @@ class Unit(Enum):
 
 
 def unit_of(spec: Mapping[str, str], keys: set[str], what: str) -> Unit:
-    """How a spec writes its budgets, those among `keys`; 0 has no unit."""
+    """The unit of a spec's budgets (those in `keys`). A 0 has no unit."""
     values = {k: number(v, f"{what}: {k}") for k, v in spec.items() if k in keys}
     bare = [v for k, v in values.items() if v and "/" not in spec[k]]
     if bare:
@@ -88,13 +88,17 @@ def resolve_budgets(
 ) -> dict[str, float]:
     """Return the budgets among `keys` as fractions of [0,1], with one unit for the whole command.
 
-    The unit of bare numbers is that of --attack where it has one (`beside`). Otherwise, if any
-    budget of the spec exceeds 1, all its bare numbers are in 1/255; else all are fractions of
-    [0,1]. Explicit fractions (8/255) are what they say. Raises InputError for a negative budget
-    (keys in `signed`, such as a slope, may be negative) and wherever the unit is not clear: an
-    explicit fraction beside a bare number above 1; a bare 1 with nothing above 1 beside it; bare
-    numbers above 1 beside an --attack in fractions or in the l_2 norm; other bare numbers beside an
-    explicit --attack.
+    Bare numbers have the unit of --attack (`beside`) if it has one. Otherwise, if any budget of the
+    spec exceeds 1, all its bare numbers are in 1/255; else all are fractions of [0,1]. An explicit
+    fraction (8/255) has its own value.
+
+    Raises InputError for a negative budget (keys in `signed`, such as a slope, may be negative),
+    and if the unit is not clear:
+
+    - an explicit fraction and a bare number above 1;
+    - a bare 1 and no number above 1;
+    - bare numbers above 1 with an --attack in fractions or in the l_2 norm;
+    - other bare numbers with an explicit --attack.
     """
     values = {k: number(v, f"{what}: {k}") for k, v in spec.items() if k in keys}
     for key, value in values.items():
@@ -110,7 +114,7 @@ def resolve_budgets(
 
 
 def radius(value: str | float, what: str, beside: Unit) -> float:
-    """A radius in [0,1] units: a number is one; bare numbers of a text are in the unit `beside`.
+    """A radius in [0,1] units. A number is in [0,1] units; bare text is in the unit `beside`.
 
     Raises InputError as `resolve_budgets` does.
     """
@@ -121,7 +125,7 @@ def radius(value: str | float, what: str, beside: Unit) -> float:
 
 
 def unclear_l2(what: str, key: str, text: str) -> InputError:
-    """What to say of a bare l_2 budget above 1: grey levels, or [0,1] units?"""
+    """The error for a bare l_2 budget above 1, which could be in grey levels or in [0,1] units."""
     return InputError(
         f"{what}: the unit of {key}={text} is not clear beside the l_2 norm, whose budgets in "
         f"[0,1] units may be above 1; write {key}={text}/1 for these or {key}={text}/255 for grey "
@@ -137,7 +141,7 @@ def _check_clear(
     own: Unit,
     beside: Unit,
 ) -> None:
-    """Raise InputError if bare numbers of a spec could be read in two units."""
+    """Raise InputError if bare numbers of a spec could have two units."""
     key = max(bare, key=lambda k: abs(bare[k]))
     text = spec[key]
     explicit = next((k for k in sorted(values) if k not in bare and values[k]), None)
@@ -182,7 +186,7 @@ def convert(text: str, annotation: Any, what: str) -> Any:
         return number(text, what)
     if typing.get_origin(annotation) is tuple:
         return tuple(number(part, what) for part in text.split(":"))
-    if dataclasses.is_dataclass(annotation):  # one that wraps a list of numbers
+    if dataclasses.is_dataclass(annotation):  # a dataclass around a list of numbers
         return annotation(tuple(number(part, what) for part in text.split(":")))
     raise TypeError(f"no conversion for {annotation}")
 
@@ -190,7 +194,7 @@ def convert(text: str, annotation: Any, what: str) -> Any:
 def build_named(
     registry: Mapping[str, type], text: str, kind: str, what: str, **options: Any
 ) -> Any:
-    """Build what the spec's `name` stands for in a registry; `options` are those of `build`."""
+    """Build the entry of a registry with the spec's `name`. `options` are those of `build`."""
     spec = parse_spec(text, what)
     if spec.get("name") not in registry:
         raise unknown(f"{kind} name in {what}", spec.get("name", ""), registry)
@@ -210,10 +214,12 @@ def build(
 ) -> Any:
     """Build the frozen dataclass `cls` from a spec, checking every key and type.
 
-    `aliases` maps synonyms to field names, `ignored` are keys of the reference's vocabulary that
-    never had an effect, `beside` is the unit of the command's --attack. Fields with metadata
-    spec=False are not the user's to set. Missing and unknown keys, and a field that is given by two
-    names, raise InputError.
+    - `aliases` maps synonyms to field names.
+    - `ignored`: keys of the reference's syntax that never had an effect.
+    - `beside`: the unit of the command's --attack.
+    - Fields with metadata spec=False cannot be set by a spec.
+
+    Raises InputError for missing and unknown keys, and for a field that is given by two names.
     """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("spec", f.init)}
     hints = typing.get_type_hints(cls)
@@ -247,6 +253,6 @@ def build(
 
 
 def _names(field: str, aliases: Mapping[str, str]) -> str:
-    """A field and its synonyms, as messages write it: eps (threshold)."""
+    """A field and its synonyms for messages: eps (threshold)."""
     synonyms = [key for key, name in aliases.items() if name == field]
     return f"{field} ({', '.join(synonyms)})" if synonyms else field

@@ -1,4 +1,4 @@
-"""Means with their errors: the one place where samples become a number and its uncertainty."""
+"""Means with their standard errors and intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 def mean_and_error(samples: np.ndarray | Tensor) -> tuple[float, float]:
     """Mean of samples (n,) and its standard error s / sqrt(n), with n - 1 in s.
 
-    The error is NaN for a single sample, both are NaN for none, and where a sample is NaN.
+    The error is NaN for a single sample. Both are NaN without samples, or if a sample is NaN.
 
     >>> mean_and_error(np.array([1.0, 3.0]))
     (2.0, 1.0)
@@ -54,7 +54,7 @@ def error_of_share(share: float | np.ndarray, count: int) -> float | np.ndarray:
 def merged_moments(parts: Sequence[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Mean and variance (channels,) of all samples, from (count, mean, variance) of every batch.
 
-    Variances are biased (divided by the count), so that batches of any size give the same.
+    Variances are biased (divided by the count), so batches of any size give the same result.
 
     >>> one, three = torch.ones(1), torch.full((1,), 3.0)
     >>> [moment.tolist() for moment in merged_moments([(2, one, one), (2, three, one)])]

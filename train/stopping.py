@@ -1,4 +1,4 @@
-"""SIGTERM, by which schedulers end a job: finish what must not be cut, then stop."""
+"""SIGTERM, by which schedulers end a job: finish the current step, then stop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 
 class Stopped(BaseException):
-    """The process was asked to end by SIGTERM; what is unfinished can be resumed."""
+    """The process received SIGTERM. Unfinished work can be resumed."""
 
 
 class _Asked:
-    """Whether SIGTERM has come, and how many callers put it off."""
+    """Whether SIGTERM has come, and how many callers defer it."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -25,7 +25,7 @@ _state = _Asked()
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn SIGTERM into `Stopped` inside, in the main thread; the handler before is restored."""
+    """Raise `Stopped` on SIGTERM inside, in the main thread. The old handler is restored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -40,14 +40,14 @@ def stoppable() -> Iterator[None]:
 
 def _stop(number: int, frame: object) -> None:
     if _state.deferring and not _state.asked:
-        _state.asked = True  # whoever defers it stops at the next good moment; a second one at once
+        _state.asked = True  # the caller stops when it can; a second SIGTERM stops at once
         return
     raise Stopped
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Hold SIGTERM back inside: call `asked` at moments when it is good to stop."""
+    """Defer SIGTERM inside. Call `asked` where the work can stop."""
     _state.deferring += 1
     try:
         yield
@@ -56,5 +56,5 @@ def deferred() -> Iterator[None]:
 
 
 def asked() -> bool:
-    """Whether SIGTERM came while it was held back."""
+    """Whether SIGTERM came while it was deferred."""
     return _state.asked

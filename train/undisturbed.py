@@ -10,17 +10,17 @@ from torch import nn
 
 from ridgeline.train.parts.shared_batchnorm import SharedBatchNorm
 
-#: modules whose buffers no forward pass in eval mode changes; subclasses may be other
+#: modules whose buffers do not change in eval mode; this may not hold for subclasses
 _UNCHANGED = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, SharedBatchNorm}
 
 
 @contextmanager
 def undisturbed(*networks: nn.Module, eval_only: bool = False) -> Iterator[None]:
-    """Put networks in eval mode with frozen parameters; restore everything on the way out.
+    """Put networks in eval mode with frozen parameters inside; restore everything afterwards.
 
     Restored bit for bit, also after an exception: training flags of every module, requires_grad
-    flags, gradients, buffers, and the global random state of CPU and CUDA. `eval_only` promises
-    that the networks stay in eval mode inside: BatchNorm cannot change its buffers, which are then
+    flags, gradients, buffers, and the global random state of CPU and CUDA. With `eval_only` the
+    networks must stay in eval mode inside. BatchNorm then cannot change its buffers, and they are
     not copied.
     """
     modules = [m for network in networks for m in network.modules()]

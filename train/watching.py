@@ -1,4 +1,4 @@
-"""What is looked at after the epochs of a run: scores, gradients, its attack, constancy."""
+"""Measures after the epochs of a run: scores, gradients, strength of its attack, constancy."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from ridgeline.train.statistics import error_of_share
 from ridgeline.train.undisturbed import undisturbed
 
 log = logging.getLogger(__name__)
-#: training images that tell whether a network is constant
+#: number of training images for the test whether a network is constant
 _LOOK = 500
-#: examples whose gradient is taken at a time: activations are kept for it
+#: examples per gradient computation, which keeps their activations in memory
 _AT_ONCE = 100
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What is looked at: scores every `eval_freq` epochs and after the last, and with them more.
+    """What is measured every `eval_freq` epochs and after the last: scores, and on request more.
 
-    `gradients`: training images on which the gradient of the mean loss by the weights is taken;
-    `certificate`: those on which the attack of training is held against a stronger one.
+    `gradients`: number of training images for the gradient of the mean loss by the weights.
+    `certificate`: number of those on which training's attack is compared with stronger ones.
     """
 
     eval_freq: int = 1
@@ -43,7 +43,7 @@ class Watch:
     certificate: Images | None = None
 
     def due(self, epoch: int, epochs: int) -> bool:
-        """Whether an epoch (from 0) of so many is evaluated."""
+        """Whether an epoch (from 0) of `epochs` is evaluated."""
         return (epoch + 1) % self.eval_freq == 0 or epoch + 1 == epochs
 
     def look(
@@ -55,11 +55,11 @@ class Watch:
         batch_size: int,
         crew: Crew | None = None,
     ) -> dict[str, Any]:
-        """Metrics at the end of an epoch: scores on images held out by name (PART_CONDITION_...).
+        """Metrics at the end of an epoch: scores on held-out images by name (PART_CONDITION_...).
 
-        `target_eps` is the budget of `target`, in [0,1] units. Then `constant_classifier`, whether
-        all predictions on training images are one class, and what else is watched. Nothing of the
-        network or of the random state is changed. A `crew` shares the images held out.
+        `target_eps` is the budget of `target`, in [0,1] units. `constant_classifier` says whether
+        all predictions on training images are one class. Then come the further measures. The
+        network and the random state do not change. A `crew` shares the held-out images.
         """
 
         def evaluated(some: Images) -> Mapping[str, Scores]:
@@ -94,9 +94,9 @@ EVERY_EPOCH = Watch()
 def constant_class(
     network: nn.Module, images: Images, device: torch.device | str = "cpu", batch_size: int = 500
 ) -> int | None:
-    """The class that a network in training gives to every image; None if it gives several.
+    """The class that a network in training predicts for every image; None if there are several.
 
-    None too where all images are of one class: nothing could be seen there.
+    Also None if all images are of one class, because the test then has no meaning.
     """
     if len(images.labels.unique()) == 1:
         return None
@@ -110,7 +110,7 @@ def constant_class(
 
 
 def warn_of_constant(metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Say so where the last epoch looked at found a constant network and the one before did not."""
+    """Warn if the network was constant at the last evaluated epoch but not at the one before."""
     looked = [line for line in metrics if "constant_classifier" in line]
     if not looked or looked[-1] is not metrics[-1] or not looked[-1]["constant_classifier"]:
         return
@@ -119,7 +119,7 @@ def warn_of_constant(metrics: Sequence[Mapping[str, Any]]) -> None:
 
 
 def constant_line(line: Mapping[str, Any]) -> str:
-    """What the metrics of an epoch with a constant network say, in one sentence."""
+    """The warning about a constant network, in one sentence."""
     classes = line["classes"]
     return (
         f"the network gives every training image the same class; its training loss is "
@@ -137,10 +137,11 @@ def gradient(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """The gradient of the mean cross-entropy over images by the weights that train, by name.
+    """The gradient of the mean cross-entropy over images by the trained weights, by name.
 
-    In float64, in eval mode, on the images that the attack finds, held fixed (Danskin): where the
-    attack is as strong as can be, that of the robust loss. The network stays as it was.
+    It is computed in float64, in eval mode, on the images that the attack finds. If the attack
+    finds the maximum, it is the gradient of the robust loss (Danskin's theorem). The network does
+    not change.
     """
     trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
     total = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in trained.items()}
@@ -166,8 +167,8 @@ def gradients_along(
 ) -> dict[str, Any]:
     """`gradient_norm_CONDITION`, clean and under every attack of the evaluation, in nat.
 
-    And `gradient_magnitude`, the mean |gradient| of every tensor, of the robust loss (`target`)
-    where there is one, else of the clean loss (Gowda et al. 2024, figure 6a).
+    Also `gradient_magnitude`, the mean |gradient| of every tensor. It is of the robust loss
+    (`target`) if there is one, else of the clean loss (Gowda et al. 2024, figure 6a).
     """
     attacks = {"clean": None, "target": method.setup.target, **method.attacks(step)}
     found: dict[Attack | None, dict[str, Tensor]] = {}
@@ -192,13 +193,17 @@ def certificate(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """How strong the attack of training is: beside stronger ones at its budget on the same images.
+    """Compare the attack of training with stronger ones at its budget on the same images.
 
-    The stronger ones are PGD of 50 steps with two restarts, and of 50 steps on the margin, which a
-    saturated loss does not blind; per example the worse counts. `certificate_own_...` and
-    `certificate_strong_...` are mean loss (nat) and accuracy. `certificate_gap` is the share of the
-    images that stand the own attack and fall to a stronger one, with its standard error. Raises
-    InputError for an attack that leaves the ball of its eps: the stronger ones stay in it.
+    The stronger attacks are PGD with 50 steps and two restarts, and PGD with 50 steps on the margin
+    (which works for a saturated cross-entropy too). For each example the worse result counts.
+
+    - `certificate_own_...`, `certificate_strong_...`: mean loss (nat) and accuracy.
+    - `certificate_gap`: share of images on which the own attack fails and a stronger one succeeds,
+      with its standard error.
+
+    Raises InputError for an attack that leaves the ball of its eps, because the stronger ones stay
+    inside.
     """
     check_certified(own)
     dtype = next(network.parameters()).dtype
@@ -224,7 +229,7 @@ def certificate(
 
 
 def check_certified(own: Attack) -> None:
-    """Raise InputError for an attack of training that no certificate can be had of."""
+    """Raise InputError for an attack of training that `certificate` does not support."""
     if own.reach > own.eps:
         raise InputError(
             "--certify_size holds the attack of training against stronger ones in the ball of its "
@@ -233,6 +238,6 @@ def check_certified(own: Attack) -> None:
 
 
 def stronger(own: Attack) -> tuple[PGD, PGD]:
-    """What `certificate` holds an attack against, at the attack's budget."""
+    """The attacks that `certificate` compares an attack with, at its budget."""
     ball = {"eps": own.eps, "order": own.order, "iterations": 50}
     return PGD(**ball, restarts=2), PGD(**ball, loss="cw")

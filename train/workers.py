@@ -1,4 +1,4 @@
-"""Independent pieces of work on the cores of a CPU."""
+"""Run independent jobs on the cores of a CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from ridgeline.models.copying import POOL
 
-#: jobs a worker that may wait for it: none idles while results are fetched, nor do results pile up
+#: waiting jobs per worker: enough that none is idle, few enough that results do not fill memory
 _AHEAD = 4
 Result = TypeVar("Result")
 
@@ -24,8 +24,8 @@ def in_order(
 ) -> Iterator[Result]:
     """The results of `count` independent jobs, in their order.
 
-    On a CPU with several threads, jobs run beside each other, each with its share of the threads:
-    small operations gain nothing from a second thread, whole batches do. Jobs must not touch global
+    On a CPU with several threads, jobs run in parallel, each with its share of the threads. Small
+    operations are not faster with a second thread, but whole batches are. Jobs must not use global
     state, such as torch's random generators. On a GPU they run one after the other.
     """
     threads = torch.get_num_threads()
@@ -45,17 +45,17 @@ def in_order(
     finally:
         for future in waiting:
             future.cancel()
-        for future in waiting:  # what has begun still uses the caller's network
+        for future in waiting:  # wait for running jobs: they use the caller's network
             if not future.cancelled():
                 future.exception()
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let the operations of this thread do without helpers.
+    """Run the operations of this thread on one thread only.
 
-    For small operations between two rounds of `in_order`: threads that have helped with one spin
-    for some milliseconds, on the cores that the next round wants.
+    It is for small operations between two calls of `in_order`. Helper threads of such an operation
+    would stay busy for some milliseconds, on the cores that the next call needs.
     """
     before = torch.get_num_threads()
     if before == 1:
@@ -70,16 +70,16 @@ def alone() -> Iterator[None]:
 
 @functools.cache
 def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
-    """Threads whose operations have `threads` threads each."""
+    """A pool of threads; the operations of each use `threads` threads."""
     before = torch.get_num_threads()
 
     def start() -> None:
-        torch.get_num_threads()  # the first question sets the thread up, which undoes what is set
+        torch.get_num_threads()  # the first call initialises the thread and would reset the number
         torch.set_num_threads(threads)
 
     pool = ThreadPoolExecutor(workers, POOL, start)
-    together = Barrier(workers)  # so that every thread has begun before the next line
+    together = Barrier(workers)  # all threads have started before the next line
     for job in [pool.submit(together.wait) for _ in range(workers)]:
         job.result()
-    torch.set_num_threads(before)  # what threads of others begin with
+    torch.set_num_threads(before)  # the number with which other threads start
     return pool

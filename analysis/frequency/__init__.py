@@ -1,1 +1,1 @@
-"""Which spatial frequencies networks hold, need and are disturbed by."""
+"""Spatial frequencies: in filters, in the images networks need, and in noise they fail on."""

@@ -1,4 +1,4 @@
-"""Which spatial frequencies do convolution filters hold?"""
+"""The spatial frequencies of convolution filters."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def convolutions(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def map_sizes(model: Mapping | None) -> dict[str, int]:
-    """The smaller side of the map that enters each convolution's weight, in forward order.
+    """Weight name -> smaller side of the convolution's input map, in forward order.
 
-    Read from the `model` part of a recipe. Empty for unknown and external networks.
+    Determined from the `model` part of a recipe. Empty for unknown and external networks.
     """
     if not model or is_external(model.get("model_type", ":")):
         return {}
@@ -55,16 +55,26 @@ def filter_spectrum(
 ) -> xr.Dataset:
     """Orthonormal 2-D DCT-II spectrum of every convolution layer (Lukasik et al. 2023, figure 1).
 
-    Per layer and frequency (layer, horizontal, vertical), NaN beyond a layer's kernel: `magnitude`,
-    the mean |d_ij| over kernel slices, and `energy`, the share of sum d_ij^2. Per layer: `slices`,
-    how many of them there are, `high_share` of the energy at max(i,j) > K/2 with its jackknife
-    standard error over output filters, `high_to_low` per coefficient (white noise: 1), `dc_share`,
-    `centroid` in units of the frequency index, `entropy` in nats, and `white_high_share`, what
-    white noise would have. Layers of zeros give NaN. `initial_high_share` is that of the same layer
-    in `initial`, a state dict of the run's start; `seen` is False where the map that enters
-    (`sizes`, by weight) is smaller than the kernel, so that some taps are as they were initialised;
-    layers are in the order of `sizes`, in which images meet them. `first_kernels` are the first
-    layer's. Raises InputError if there is no kernel with K >= 3, or `initial` lacks one.
+    Args:
+        tensors: The state dict.
+        initial: The state dict at the start of the run, or None.
+        sizes: Sizes of the input maps by weight (`map_sizes`), in forward order, or None.
+
+    Returns:
+        - Over (layer, horizontal, vertical), NaN outside a layer's kernel: `magnitude`, the mean
+          |d_ij| over kernel slices, and `energy`, the share of sum d_ij^2.
+        - Over layer, in the order of `sizes`: `slices`, their number; `high_share`, the share of
+          energy at max(i,j) > K/2, with its jackknife standard error over output filters;
+          `high_to_low`, high over low energy per coefficient (white noise: 1); `dc_share`;
+          `centroid` in units of the frequency index; `entropy` in nats; `white_high_share`, the
+          `high_share` of white noise. Layers of zeros give NaN.
+        - `initial_high_share`: the `high_share` of the same layer in `initial`.
+        - `seen`: False if the input map is smaller than the kernel. Some weights of such a kernel
+          never see an image and keep their initial values.
+        - `first_kernels`: the kernels of the first layer.
+
+    Raises:
+        InputError: if there is no kernel with K >= 3, or `initial` lacks one.
 
     >>> constant = {"conv.weight": torch.ones(2, 1, 3, 3)}
     >>> round(float(filter_spectrum(constant)["dc_share"][0]), 6)

@@ -1,4 +1,4 @@
-"""Which spatial frequencies does a network listen to, and which disturb it?"""
+"""The spatial frequencies that a network uses, and those whose noise causes errors."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ CUTOFFS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 def plane_wave(height: int, width: int, row: int, column: int) -> Tensor:
     """The real image (H, W) of unit l_2 norm with frequency (row, column), DC at (H//2, W//2).
 
-    Its shifted DFT is supported on that bin and its mirror image (Yin et al. 2019).
+    Its shifted DFT is nonzero only at that bin and its mirror image (Yin et al. 2019).
 
-    >>> plane_wave(2, 2, 1, 1).round(decimals=4).tolist()  # frequency 0: all pixels alike, norm 1
+    >>> plane_wave(2, 2, 1, 1).round(decimals=4).tolist()  # frequency 0: all pixels equal, norm 1
     [[0.5, 0.5], [0.5, 0.5]]
     """
     spectrum = torch.zeros(height, width, dtype=torch.complex128)
@@ -46,12 +46,14 @@ def plane_wave(height: int, width: int, row: int, column: int) -> Tensor:
 
 @dataclass(frozen=True)
 class FourierOptions(Options):
-    """How strong the waves are, and what the filters keep."""
+    """Strength of the plane waves, and the frequencies that the filters keep."""
 
     strength: Annotated[
         float, Opt("l_2 norm of a plane wave per channel, [0,1] units", above=0)
     ] = 4.0
-    cutoffs: Annotated[tuple[float, ...], Opt("shares of Nyquist that filters keep")] = CUTOFFS
+    cutoffs: Annotated[
+        tuple[float, ...], Opt("shares of the Nyquist frequency that the filters keep")
+    ] = CUTOFFS
 
     def check(self) -> None:
         """Raise InputError for cutoffs out of order or out of range."""
@@ -65,10 +67,13 @@ def fourier_sensitivity(
 ) -> xr.Dataset:
     """Error rate under every plane wave of l_2 norm `strength` per channel ([0,1] units).
 
-    x + r strength U_ij, clipped to [0,1], with a random sign r per image, channel and frequency
-    (Yin et al. 2019, figure 3). `error` (row, column) is symmetric about the centre, where DC is;
-    `error_se` is binomial. `clean_error` and `low_high_ratio`, the mean error of the frequencies
-    within half of Nyquist over that of the others, DC left out.
+    The images are x + r strength U_ij, clipped to [0,1], with a random sign r per image, channel
+    and frequency (Yin et al. 2019, figure 3).
+
+    - `error` (row, column) is symmetric about the centre, which is DC; `error_se` is binomial.
+    - `clean_error`: the error rate without a wave.
+    - `low_high_ratio`: the mean error at frequencies up to half of Nyquist, over the mean error at
+      all others; without DC.
     """
     channels, height, width = problem.images.image_shape
     predict = problem.predict(problem.origin)
@@ -80,7 +85,7 @@ def fourier_sensitivity(
     waves = [plane_wave(height, width, *cell) for cell in cells]
 
     def errors(batch: Batch, r: Tensor) -> dict[str, Tensor]:
-        """How many of a batch are wrong clean (1,) and under every wave (cells,)."""
+        """The number of errors in a batch: clean (1,) and under every wave (cells,)."""
         counts = torch.zeros(len(cells))
         with torch.no_grad():
             for number, wave in enumerate(waves):
@@ -120,17 +125,17 @@ def fourier_sensitivity(
 
 
 def pass_curves(problem: Problem, cutoffs: Sequence[float] = CUTOFFS, tick=None) -> xr.Dataset:
-    """Accuracy on low- and high-pass filtered images over the share c of frequencies kept.
+    """Accuracy on low- and high-pass filtered images, over the share c of frequencies kept.
 
-    Low-pass keeps the square |frequency| <= int(c H / 2) of the DFT, high-pass removes that of
-    half width int((1 - c) H / 2); the inverse is clipped to [0,1]. `half_low`, `half_high`: the c
-    at which half of the clean accuracy is reached (linear between cutoffs; NaN: never), whose
-    difference is the network's frequency bias.
+    Low-pass keeps the square |frequency| <= int(c H / 2) of the DFT. High-pass removes the square
+    of half width int((1 - c) H / 2). The filtered image is clipped to [0,1]. `half_low` and
+    `half_high` are the c at which half of the clean accuracy is reached (linear between cutoffs;
+    NaN: never). Their difference is the network's frequency bias.
     """
     predict = problem.predict(problem.origin)
 
     def right(batch: Batch) -> dict[str, Tensor]:
-        """How many of a batch are right clean (1,) and filtered (2, cutoffs)."""
+        """The number of correct predictions in a batch: clean (1,) and filtered (2, cutoffs)."""
         counts = torch.zeros(2, len(cutoffs))
         with torch.no_grad():
             for n, c in enumerate(cutoffs):
@@ -173,7 +178,7 @@ def band(x: Tensor, share: float, *, high: bool = False) -> Tensor:
 
 
 def above_half_nyquist(height: int, width: int) -> Tensor:
-    """The high frequencies of an image's DFT, bool (H, W): above half of Nyquist either way.
+    """The high frequencies of a DFT, bool (H, W): above half of Nyquist in either direction.
 
     >>> above_half_nyquist(4, 4).int().tolist()
     [[0, 0, 1, 0], [0, 0, 1, 0], [1, 1, 1, 1], [0, 0, 1, 0]]
@@ -183,7 +188,7 @@ def above_half_nyquist(height: int, width: int) -> Tensor:
 
 
 def distinct_cells(shape: Sequence[int]) -> int:
-    """How many plane waves of images (C, H, W) are not mirror images of each other."""
+    """The number of distinct plane waves for images (C, H, W), not counting mirror images."""
     return len(_half_plane(*shape[1:]))
 
 

@@ -9,9 +9,10 @@ from ridgeline.models.errors import InputError
 
 
 def relative_magnitudes(ds: xr.Dataset) -> xr.DataArray:
-    """Mean |d_ij| of every layer of a spectrum over its mean over all frequencies; flat: 1.
+    """Mean |d_ij| of every layer, divided by its mean over all frequencies. A flat spectrum has 1.
 
-    (layer, horizontal, vertical), NaN beyond a layer's kernel and for layers of zeros.
+    The result is (layer, horizontal, vertical): NaN outside a layer's kernel and for layers of
+    zeros.
     """
     magnitude = ds["magnitude"]
     whole = magnitude.mean(("horizontal", "vertical"))
@@ -21,10 +22,11 @@ def relative_magnitudes(ds: xr.Dataset) -> xr.DataArray:
 def network_magnitudes(ds: xr.Dataset) -> xr.DataArray:
     """The maps of a whole network, one per kernel size (kernel, average, horizontal, vertical).
 
-    `average` layers: the mean of the layers' relative maps, each layer counting once; filters:
-    the mean |d_ij| over all kernel slices of this size, over its own mean. Flat is 1. Layers whose
-    input map is smaller than the kernel are left out; NaN where that leaves none. InputError for a
-    spectrum that does not say how many slices a layer has.
+    - `average` = layers: the mean of the layers' relative maps. Each layer counts once.
+    - `average` = filters: the mean |d_ij| over all kernel slices of this size, divided by its mean.
+
+    A flat spectrum has 1. Layers whose input map is smaller than the kernel are left out; NaN if
+    none is left. Raises InputError for a spectrum without the number of slices per layer.
     """
     if "slices" not in ds:
         raise InputError("this spectrum is of an earlier version: run calc_filter_spectrum again")
@@ -48,10 +50,10 @@ def network_magnitudes(ds: xr.Dataset) -> xr.DataArray:
 def radial_profile(
     values: np.ndarray, first: np.ndarray, second: np.ndarray, width: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of `values` (A, B) by distance from DC: the mean distance of every ring, and its mean.
+    """Mean of `values` (A, B) over rings around DC: mean distance and mean value of each ring.
 
-    `first` (A,) and `second` (B,) are the frequencies; rings are `width` wide and centred on its
-    multiples. NaN values are left out, as are rings without any.
+    `first` (A,) and `second` (B,) are the frequencies. Rings are `width` wide and centred at
+    multiples of `width`. NaN values and empty rings are left out.
 
     >>> radial_profile(np.array([[1.0, 2.0], [4.0, 9.0]]), np.arange(2), np.arange(2), 0.1)[1]
     array([1., 3., 9.])

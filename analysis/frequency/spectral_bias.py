@@ -1,4 +1,4 @@
-"""Do networks with less weight on high frequencies resist more? One point per checkpoint."""
+"""Are networks with less energy at high frequencies more robust? One point per checkpoint."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MEASURES = ("high_share", "centroid", "entropy")
 
 @dataclass(frozen=True)
 class BiasOptions(Options):
-    """What is compared with robustness."""
+    """The measure that is compared with robustness."""
 
-    measure: Annotated[str, Opt("measure of spectra", choices=MEASURES)] = "high_share"
+    measure: Annotated[str, Opt("measure of the spectra", choices=MEASURES)] = "high_share"
     seed: Annotated[int, Opt("seed of the bootstrap")] = 0
 
     def check(self) -> None:
-        """Raise InputError for a seed that is none."""
+        """Raise InputError for a wrong seed."""
         check_seed(self.seed)
 
 
@@ -41,9 +41,10 @@ class Pairs(NamedTuple):
 
 
 def load_pairs(spectra: Sequence[str], robustness: Sequence[str], label: Sequence[str]) -> Pairs:
-    """The results in files that pair up, by label, or by the spectra's names without labels.
+    """The results in files, paired in order. Names are the labels, or those of the spectra.
 
-    Raises InputError for lists of unequal length, a name given twice, and pairs of two networks.
+    Raises InputError for lists of unequal length, for a name that occurs twice, and for a pair
+    from two networks.
     """
     names = list(label) or [Path(p).stem for p in spectra]
     if not len(spectra) == len(robustness) == len(names) == len(set(names)):
@@ -58,7 +59,7 @@ def network_spectrum(spectrum: xr.Dataset, only_seen: bool = True) -> dict[str, 
     """Means over layers of high share, centroid and entropy of a spectrum result.
 
     Layers whose input map is smaller than the kernel (`seen` is False) are left out. A layer of
-    zeros has no spectrum: the means are NaN.
+    zeros has no spectrum and makes the means NaN.
     """
     if only_seen and "seen" in spectrum:
         spectrum = spectrum.isel(layer=np.flatnonzero(spectrum["seen"].values))
@@ -66,7 +67,7 @@ def network_spectrum(spectrum: xr.Dataset, only_seen: bool = True) -> dict[str, 
 
 
 def check_pairs(spectra: Mapping[str, xr.Dataset], robustness: Mapping[str, xr.Dataset]) -> None:
-    """Raise InputError unless each pair is of one network, all judged alike on the same images."""
+    """Raise InputError unless each pair is of one network, and all used one recipe and images."""
     recipes = {name: recipe_of(ds) for name, ds in robustness.items()}
     for name, recipe in recipes.items():
         own, judged = recipe_of(spectra[name]).get("checkpoint"), recipe.get("checkpoint")
@@ -91,10 +92,9 @@ def spectral_bias(
 ) -> xr.Dataset:
     """Spearman's rank correlation of spectral bias and robust accuracy over checkpoints.
 
-    `robustness` holds accuracy and standard error by name. `rho` comes with a 95 % percentile
-    bootstrap interval over checkpoints (draws in which either side is constant are left out) and
-    its two-sided p value. Raises InputError for fewer than 3 checkpoints, different names, and
-    a checkpoint without a number.
+    `robustness` has accuracy and standard error by name. `rho` has a 95 % percentile bootstrap
+    interval over checkpoints and a two-sided p value. Draws in which one side is constant are left
+    out. Raises InputError for fewer than 3 checkpoints, for different names, and for NaN values.
     """
     names = list(spectra)
     if len(names) < 3 or set(names) != set(robustness):

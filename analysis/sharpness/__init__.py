@@ -1,1 +1,1 @@
-"""Sharpness beside robustness: decision boundaries, spikes and classes, and many checkpoints."""
+"""Sharpness and robustness: decision boundaries, eigenvectors and classes, many checkpoints."""

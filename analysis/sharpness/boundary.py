@@ -1,4 +1,4 @@
-"""The loss around images, along the attack and along random signs, and where the boundary lies."""
+"""The loss around images along the attack and random signs, and the distance of the boundary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ridgeline.train.data.noise import Noise, Purpose
 from ridgeline.train.losses import cross_entropy, predicted, unit_of
 from ridgeline.train.precision import exact
 
-#: places along each direction that are looked at for the first wrong prediction
+#: number of points along each direction that are tried for the first wrong prediction
 _PLACES = 40
 _HALVINGS = 12
 
@@ -33,20 +33,20 @@ def boundary(
 ) -> xr.Dataset:
     """Mean loss at x + eps (a u + b s): u the attack's direction, s random signs, both of norm 1.
 
-    Pixels are clipped to [0,1]. The attack's ball cuts the plane in |a| + |b| <= 1 for l_inf, where
-    u consists of signs too, and in a^2 + b^2 <= 1 for l_2.
+    Pixels are clipped to [0,1]. In the plane the attack's ball is |a| + |b| <= 1 for l_inf (u
+    consists of signs too) and a^2 + b^2 <= 1 for l_2.
 
     Args:
         problem: The problem, with an attack.
-        points: Places along each axis of the plane.
+        points: Number of points along each axis of the plane.
         reach: The plane goes from -reach to reach, in budgets.
-        farthest: Largest distance at which the boundary is looked for, in budgets.
+        farthest: Largest distance at which the boundary is searched, in budgets.
         tick: Called with the number of examples after every batch.
 
     Returns:
         `plane_loss` and `plane_accuracy` over (`a`, `b`). `boundary_distance` over (`direction`,
         `example`): the smallest distance, in budgets, at which the prediction is wrong. It is 0
-        where the prediction is wrong from the start, infinite where it is right up to `farthest`.
+        if the clean prediction is wrong, and infinite if it stays right up to `farthest`.
 
     Raises:
         InputError: without an attack.
@@ -100,7 +100,7 @@ def _directions(batch: Batch, found: Tensor, attack: Attack, seed: int) -> Itera
 
 
 def _distance(predict: Predict, batch: Batch, way: Tensor, farthest: float) -> Tensor:
-    """The smallest t (n,) with a wrong prediction at x + t way, by a scan and bisection."""
+    """The smallest t (n,) with a wrong prediction at x + t way, by a scan, then bisection."""
 
     def wrong(t: Tensor) -> Tensor:
         moved = (batch.x + columns(t, way).to(way) * way).clamp(0, 1)

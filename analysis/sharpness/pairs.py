@@ -1,4 +1,4 @@
-"""Many networks, two by two: distance, perturbations, barrier and features."""
+"""Pairwise matrices of many networks: distance, perturbations, barrier and features."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ridgeline.models.errors import InputError
 from ridgeline.train.options import Opt, Options
 from ridgeline.train.statistics import mean_and_error
 
-#: measure of a pair -> whether a larger one means more alike
+#: measure of a pair -> whether a larger value means more similar
 MATRICES = {"distance": False, "cosine": True, "barrier": False, "cka": True}
 
 
 @dataclass(frozen=True)
 class PairOptions(Options):
-    """How closely pairs are looked at."""
+    """The resolution of the barrier, and the minibatch of CKA."""
 
-    places: Annotated[int, Opt("places between two networks for the barrier", low=1)] = 9
-    minibatch: Annotated[int, Opt("examples of one estimate of CKA", low=4)] = 200
+    places: Annotated[int, Opt("points between two networks for the barrier", low=1)] = 9
+    minibatch: Annotated[int, Opt("examples in one estimate of CKA", low=4)] = 200
 
 
 def pairs(
@@ -45,9 +45,9 @@ def pairs(
 
     Args:
         problems: The networks by name, each with its attack if it has one.
-        places: Places between two networks at which the barrier is looked for.
-        minibatch: Examples of one estimate of CKA.
-        keep: Remembers finished pairs (`landscape.resume`).
+        places: Number of points between two networks at which the loss is computed.
+        minibatch: Examples in one estimate of CKA.
+        keep: Stores finished pairs (`landscape.resume`).
         tick: Called with the number of examples after every pair.
 
     Returns:
@@ -56,7 +56,7 @@ def pairs(
         `cosine_se`. NaN without an attack.
         `barrier`: largest rise of the loss along the straight line of weights, above the straight
         line between the two end losses. In nats, not below 0. BatchNorm keeps the statistics of
-        the first network. With an attack the loss is the robust one, attacked at every place.
+        the first network. With an attack it is the robust loss, attacked at every point.
         `cka`: linear CKA of equal layers on clean images, mean over layers.
         Distance, barrier and CKA are NaN for two different architectures.
 
@@ -69,7 +69,7 @@ def pairs(
     tick = tick or (lambda n: None)
     moved = {n: _perturbations(p) for n, p in problems.items()}
     shapes = [{n: t.shape for n, t in p.origin.items()} for p in problems.values()]
-    # of both ends of many lines, once; always before the pairs: `keep` wants its calls in one order
+    # the losses of the ends, once each; before all pairs, because `keep` needs one order of calls
     ends = {n: p.evaluate().loss for (n, p), s in zip(problems.items(), shapes, strict=True)
             if shapes.count(s) > 1}  # fmt: skip
     size = len(names)
@@ -99,9 +99,10 @@ def pairs(
 
 
 def dendrogram_of(matrix: np.ndarray, alike: bool) -> np.ndarray:
-    """Average linkage (n - 1, 4), as scipy's, of a matrix of (dis)similarities (n, n).
+    """Average linkage (n - 1, 4), in scipy's format, of a matrix of (dis)similarities (n, n).
 
-    `alike`: larger is more alike; 1 - value is the distance then. InputError for missing entries.
+    `alike`: larger means more similar, and 1 - value is the distance. Raises InputError for NaN
+    entries.
 
     >>> far = np.array([[0.0, 1.0, 5.0], [1.0, 0.0, 5.0], [5.0, 5.0, 0.0]])
     >>> dendrogram_of(far, alike=False)[0, :3].tolist()  # networks 0 and 1, at distance 1
@@ -125,7 +126,7 @@ def _perturbations(problem: Problem) -> Tensor | None:
 
 
 def _alike(one: Tensor | None, two: Tensor | None) -> dict[str, float]:
-    """The measures of any two networks, from their perturbations; the others are NaN."""
+    """The measures that need only the perturbations of two networks; the others are NaN."""
     found = dict.fromkeys((*MATRICES, "cosine_se"), float("nan"))
     if one is not None and two is not None:
         cosines = torch.nn.functional.cosine_similarity(one, two)
@@ -136,7 +137,7 @@ def _alike(one: Tensor | None, two: Tensor | None) -> dict[str, float]:
 def _near(
     first: Problem, other: Problem, ends: tuple[float, float], places: int, minibatch: int
 ) -> dict[str, float]:
-    """Those of two networks with the same weights by name; `ends` are their losses."""
+    """The measures of two networks of one architecture; `ends` are their losses."""
     found = {"distance": norm(subtract(other.origin, first.origin)),
              "barrier": _barrier(first, other, ends, places)}  # fmt: skip
     layers = [layers_of(p.network) for p in (first, other)]

@@ -1,4 +1,4 @@
-"""Which sharpness measure ranks networks as their generalisation gap does?"""
+"""Rank correlation of sharpness measures with the generalisation gap of networks."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from ridgeline.train.files.recipe import difference
 from ridgeline.train.options import Opt, Options
 
 GAPS = ("robust", "clean")
-#: what must be alike, or values mean different things
+#: what must be equal in all results, or their values cannot be compared
 _ALIKE = ("command", "attack", "data", "test", "streams")
 
 
 @dataclass(frozen=True)
 class RankingOptions(Options):
-    """What networks are ranked by."""
+    """The gap that networks are ranked by."""
 
     gap: Annotated[str, Opt("loss of the generalisation gap", choices=GAPS)] = "robust"
     draws: Annotated[int, Opt("bootstrap samples of the networks", low=100)] = 2000
     seed: Annotated[int, Opt("seed of the bootstrap")] = 0
 
     def check(self) -> None:
-        """Raise InputError for a seed that is none."""
+        """Raise InputError for a wrong seed."""
         check_seed(self.seed)
 
 
 def check_alike(results: Mapping[str, xr.Dataset], gap: str) -> None:
-    """Raise InputError unless all hold that gap, of the same images, attack and radii."""
+    """Raise InputError unless all results have that gap, with equal images, attack and radii."""
     if len(results) < 3:
         raise InputError(f"a ranking needs 3 or more results, got {len(results)}")
     first = None
@@ -56,14 +56,14 @@ def ranking(
 
     Args:
         results: Results of `calc_sharpness --held_out` by label.
-        gap: The loss whose gap is meant, clean or robust.
-        draws: Bootstrap samples: networks drawn with replacement.
+        gap: Use the gap of the clean or of the robust loss.
+        draws: Number of bootstrap samples; each draws networks with replacement.
         seed: Seed of the bootstrap.
 
     Returns:
         `tau` (tau-b) over `loss`, `logits` and `measure`, with the 95 % percentile interval
-        `tau_low` to `tau_high`. Samples in which one side is constant are left out. NaN where a
-        network has no finite value. Beside them the `value` of every `network`, and its `gap` with
+        `tau_low` to `tau_high`. Samples in which one side is constant are left out. NaN if a
+        network has no finite value. Also the `value` of every `network`, and its `gap` with
         `gap_se`.
 
     Raises:
@@ -99,8 +99,8 @@ def ranking(
 def _tau(x: np.ndarray, y: np.ndarray, picks: np.ndarray) -> np.ndarray:
     """Kendall's tau-b (draws,) of the entries of x and y (n,) that `picks` (draws, n) choose.
 
-    Concordant less discordant pairs over the root of the pairs not tied in x times those not tied
-    in y; NaN where one of them is constant. Every pair of entries counts twice, above and below.
+    Tau-b is (concordant - discordant pairs) / sqrt(pairs not tied in x * pairs not tied in y). NaN
+    if x or y is constant. The sums below count every pair twice, which cancels.
     """
     pairs = picks[:, :, None], picks[:, None, :]
     left, right = (np.sign(v[:, None] - v)[pairs] for v in (x, y))

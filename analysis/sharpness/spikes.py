@@ -1,4 +1,4 @@
-"""Which classes live in which of the sharp directions?"""
+"""The change of each class's accuracy along the sharpest directions."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def spikes(
     """The change of every class's accuracy along each of the top eigenvectors of the Hessian.
 
     The weights move by sqrt(2 rise / lambda) to both sides. A quadratic loss would rise by `rise`
-    there. With an attack, Hessian and accuracy are those of the adversarial images that the attack
-    finds at the weights. These images are kept while the weights move.
+    there. With an attack, Hessian and accuracy are on the adversarial images that the attack finds
+    at the weights. These images stay fixed while the weights move.
 
     Args:
         problem: The problem.
@@ -39,7 +39,7 @@ def spikes(
         tick: Called with the number of examples after every evaluation.
 
     Returns:
-        `spike_change` over (`spike`, `side`, `class`), NaN for a class without examples. Beside it
+        `spike_change` over (`spike`, `side`, `class`), NaN for a class without examples. Also
         `spike_eigenvalue`, and `spike_rise`, the true change of the loss. All are NaN for an
         eigenvalue that is not positive.
     """

@@ -1,4 +1,4 @@
-"""The sharpness of one checkpoint: the battery, its gap to test images, and what else was asked."""
+"""The sharpness of one checkpoint: all measures, the gap to test images, further diagnostics."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from ridgeline.train.evaluation import Scores
 
 
 def check_also(battery: BatteryOptions, attack: Attack | None) -> None:
-    """Raise InputError for what needs an attack where there is none, and for one of budget 0.
+    """Raise InputError if named diagnostics need an attack and there is none, or one of budget 0.
 
-    A boundary, whose unit is the budget, and measures of the robust loss. In the list of all
-    measures these are left blank.
+    These are the boundary, whose unit is the budget, and measures of the robust loss. Without
+    --measures such measures are left blank instead.
     """
     if attack is not None and attack.eps:
         return
@@ -48,10 +48,10 @@ def study(
     keep: Keep = at_once,
     tick: Callable[[int], Any] | None = None,
 ) -> xr.Dataset:
-    """The battery of a problem, and in the same dataset `boundary`, `spikes` and the gap.
+    """All measures of a problem and, in the same dataset, `boundary`, `spikes` and the gap.
 
-    With `held_out` images `test_loss`, `test_accuracy` and `gap` over `loss`: the gap is the loss
-    on them less that on the problem's own, `gap_se` its standard error over both sets.
+    `held_out` images add `test_loss`, `test_accuracy` and `gap` over `loss`. The gap is the loss on
+    these images minus the loss on the problem's own. `gap_se` is its standard error over both sets.
     """
     ds = sharpness(
         problem, battery.measures, logits=battery.logits, keep=keep, tick=tick, **asdict(radii)

@@ -9,7 +9,7 @@ import xarray as xr
 
 
 def sharpness(ds: xr.Dataset) -> Iterator[str]:
-    """Every measure of every loss with its error and cost; * marks the invariant."""
+    """Every measure of every loss with its error and cost; * marks invariant measures."""
     columns = [(str(loss), str(way)) for loss in ds["loss"].values for way in ds["logits"].values]
     width = max(len(str(m)) for m in ds["measure"].values) + 2
     yield f"{'':{width}s}" + "".join(f"{f'{loss}, {way}':>26s}" for loss, way in columns)
@@ -28,7 +28,7 @@ def sharpness(ds: xr.Dataset) -> Iterator[str]:
 
 
 def _besides(ds: xr.Dataset) -> Iterator[str]:
-    """The gap, the boundary, and the classes along the spikes, where they are there."""
+    """The gap, the boundary, and the classes along the eigenvectors, if they were computed."""
     if "gap" in ds:
         for loss in ds["loss"].values:
             row = ds.sel(loss=loss)

@@ -1,1 +1,1 @@
-"""What the course of a training run shows."""
+"""Diagnostics over the epochs of a training run."""

@@ -1,9 +1,11 @@
 """Per-epoch curves of FastAT Benchmark's `benchmark_data.json` (Pan and Yao, arXiv 2604.22853).
 
-The file maps data set -> method -> `seeds` -> seed -> lists over epochs: `train_acc_list` of the
-adversarial training images, and for the network (`model_`) and its weight average (`wa_`), if it
-has one, `val_acc_list` and `pgd_acc_list` of 1,000 held-out images: PGD-10, l_inf 8/255, steps of
-2/255.
+The file maps data set -> method -> `seeds` -> seed -> lists over epochs:
+
+- `train_acc_list`: accuracy on the adversarial training images.
+- `val_acc_list` and `pgd_acc_list`: accuracy on 1,000 held-out images, clean and under PGD-10
+  (l_inf 8/255, steps of 2/255). The prefix is `model_` for the network and `wa_` for its weight
+  average, if it has one.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 from ridgeline.models.errors import InputError, unknown
 
-#: what a result says of these curves
+#: the note that a result has on these curves
 NOTE = ("FastAT: PGD-10, l_inf 8/255, on 1,000 held-out images on which the best epoch is chosen "
         "too")  # fmt: skip
 _NETWORKS = {"model": "test_", "wa": "test_average_"}  # prefix there -> prefix of metrics
@@ -26,8 +28,8 @@ def read_benchmark(
 ) -> tuple[Path, dict[str, list[list[dict]]]]:
     """The file, and the runs of its methods by label, as lines of metrics, one list per seed.
 
-    `spec` is FILE or FILE@DATASET (cifar10 without); `methods` picks some of them, all without.
-    Raises InputError for a file of another kind, and for a data set or method that it lacks.
+    `spec` is FILE or FILE@DATASET (default: cifar10). `methods` selects methods (empty: all).
+    Raises InputError for a file of another kind, and for an unknown data set or method.
     """
     name, _, dataset = spec.partition("@")
     path = Path(name)
@@ -59,7 +61,7 @@ def _seeds(path: Path, method: str, found: Any) -> list[list[dict]]:
 
 
 def _lines(path: Path, what: str, run: Any) -> list[dict]:
-    """The lines of metrics that such a run would have written."""
+    """The run as lines of metrics, in the format of our own runs."""
     if not isinstance(run, dict):
         raise _foreign(path, f"{what} holds no lists")
     columns = {"train_accuracy": run.get("train_acc_list")}

@@ -1,4 +1,4 @@
-"""Is a training run's perturbation generator still strong, epoch by epoch?"""
+"""The strength of a training run's perturbation generator by epoch."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from ridgeline.train.statistics import error_of_share, mean_and_error
 
 @dataclass(frozen=True)
 class StudyOptions(Options):
-    """What is looked at beside the test images."""
+    """Further images and settings of the study."""
 
     # the images themselves are in the recipe
     train_size: Annotated[
         int,
-        Opt("training images for the gap of own and strong attack", low=1, decides=False),
+        Opt("training images for the gap between own and strong attack", low=1, decides=False),
     ] = 1000
     block_noise: Annotated[
         bool,
         Opt("also the accuracy on training images under the run's own noise at block inputs"),
     ] = False
-    tiles: Annotated[int, Opt("images whose perturbations are kept for the picture", low=1)] = 4
-    ignore: Annotated[int, Opt("first epochs that cannot count as a collapse", low=0)] = 0
+    tiles: Annotated[int, Opt("images whose perturbations are saved for the figure", low=1)] = 4
+    ignore: Annotated[int, Opt("first epochs, which do not count as a collapse", low=0)] = 0
     cycle_epochs: Annotated[
         float | None,
         Opt("epochs of a learning-rate cycle; None: no table", above=0, decides=False),
@@ -64,29 +64,29 @@ def study(
 ) -> xr.Dataset:
     """Diagnostics D1 to D4 and D6 of APART (Li et al. 2020) over a run's networks by epoch.
 
-    `generator` is one attack, or for each epoch the generator that the run itself trained on. The
-    latter uses its memory on `train_images`. It has none for the problems' images, which it never
-    saw. With it `step` is its step as a share of eps. With `block_noise` also `noisy_train`: the
+    `generator` is one attack, or for each epoch the run's own generator. A run's own generator uses
+    its memory on `train_images`; it has no memory for the problems' images, which it never saw. It
+    adds `step`, its step as a fraction of eps. With `block_noise` it also adds `noisy_train`: the
     accuracy on `train_images` with its noise at the block inputs, as in training.
 
     Over `epoch`, on the problems' images:
 
-    - `transfer`: accuracy T of the fixed `reference` on what the generator finds against the
-      network.
+    - `transfer`: accuracy T of the fixed `reference` on the images that the generator makes for
+      the network.
     - `strength` = (R - T) / (R - T_strong): 0 if the perturbations are no better than noise.
     - `clean` and `robust` accuracy (the latter under `strong`).
-    - `own_train`, `strong_train`: accuracies on `train_images` under either attack. A large `gap`
-      of the two says that the generator underfits.
+    - `own_train`, `strong_train`: accuracies on `train_images` under the generator and under
+      `strong`. A large `gap` between them means that the generator underfits.
     - `alignment`: mean cosine of the loss gradients by the image at x and at x + U(-eps, eps).
       `alignment_block`: the same by the block inputs.
     - Of the sign of the perturbations: `autocorrelation` (lag 1; white noise 0), `high_share` (DFT
       power above half the Nyquist frequency; white noise `white_high_share`, about 3/4),
       `zero_share`.
 
-    Scalars: `random` = R, the reference under eps times random signs; `random_uniform`;
-    `reference_strong` = T_strong. Every accuracy has its standard error `_se`. `perturbation`
-    (epoch, tile, channel, row, column) and `image` are the first `tiles` examples. `collapse` says
-    what became of `robust`, without the first `ignore` epochs.
+    Scalars: accuracy of the reference under eps times random signs (`random` = R), under uniform
+    noise (`random_uniform`), and under `strong` (`reference_strong` = T_strong). Every accuracy has
+    its standard error `_se`. `perturbation` (epoch, tile, channel, row, column) and `image` are the
+    first `tiles` examples. The results of `collapse` for `robust` ignore the first `ignore` epochs.
     """
     rows: list[dict] = []
     pictures = []
@@ -124,7 +124,7 @@ def _epoch(
     problem: Problem, reference: Problem, generator: Attack, strong: Attack,
     train_images: Images, tiles: int, block_noise: bool, tick: Callable[[int], None] | None,
 ) -> dict[str, float | Tensor]:  # fmt: skip
-    """What `study` tells of one epoch's network, and its first perturbations as `picture`."""
+    """The numbers of one epoch's network, and its first perturbations as `picture`."""
     clean, own, robust = (problem.under(attack) for attack in (None, generator, strong))
     learnt = isinstance(generator, Generator)
     found = perturbations(problem, generator.forgetful() if learnt else generator)
@@ -145,7 +145,7 @@ def _epoch(
 
 @exact()
 def noisy_hits(problem: Problem, generator: Generator) -> Tensor:
-    """Which images (N,) the network gets right on what the generator does to pixels and blocks."""
+    """Which images (N,) the network gets right with the generator's noise at pixels and blocks."""
     sites = block_inputs(problem.network) if generator.noise_scales else {}
     predict, found = problem.predict(problem.origin), []
     for batch in problem.batches():
@@ -155,13 +155,13 @@ def noisy_hits(problem: Problem, generator: Generator) -> Tensor:
 
 
 def perturbations(problem: Problem, generator: Attack) -> Tensor:
-    """What the generator adds to every image of the problem, (N, C, H, W), on the CPU."""
+    """The generator's perturbations of the problem's images, (N, C, H, W), on the CPU."""
     pairs = problem.under(generator).adversarial()
     return torch.cat([(x - batch.x).cpu() for batch, x in pairs])
 
 
 def speckle(found: Tensor) -> dict[str, float]:
-    """How noise-like the signs of perturbations (N, C, H, W) are, as means over examples."""
+    """Measures of noise in the signs of perturbations (N, C, H, W), as means over examples."""
     signs = found.sign()
     centred = signs - signs.mean((2, 3), keepdim=True)
     power = centred.square().mean().clamp_min(1e-12)
@@ -181,8 +181,9 @@ def speckle(found: Tensor) -> dict[str, float]:
 def alignment(problem: Problem, eps: float) -> dict[str, float]:
     """Mean cosine of loss gradients at x and x + U(-eps, eps) (Andriushchenko and Flammarion 2020).
 
-    `alignment` by the image with its standard error, `alignment_block` the mean over block inputs
-    (NaN for a network without blocks). Examples with a zero gradient are left out.
+    `alignment`: for gradients by the image, with its standard error. `alignment_block`: for
+    gradients by block inputs, mean over blocks (NaN without blocks). Examples with a zero gradient
+    are left out.
     """
     try:
         sites = block_inputs(problem.network)
@@ -214,7 +215,7 @@ def alignment(problem: Problem, eps: float) -> dict[str, float]:
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines of the rows of a and b (N, D) that are not zero; NaN where they hold one."""
+    """Cosines of the rows of a and b (N, D), without zero rows; NaN for rows with a NaN."""
     a, b = a.double(), b.double()
     norms = a.norm(dim=1) * b.norm(dim=1)
     return ((a * b).sum(1) / norms)[norms != 0]
@@ -223,8 +224,8 @@ def _cosines(a: Tensor, b: Tensor) -> Tensor:
 def collapse(accuracy: Sequence[float], *, ignore: int = 0) -> dict[str, float]:
     """Best, last, drop and epoch of first collapse (from 1; NaN: none) of a robust accuracy.
 
-    An epoch is a collapse if its value is below half of the best before it. The first `ignore`
-    epochs, in which a learning generator is weak by design, are left out of that.
+    An epoch is a collapse if its value is below half of the best value before it. The first
+    `ignore` epochs do not count as a collapse: a generator that learns is weak at the start.
     """
     values = np.asarray(accuracy, dtype=float)
     before = np.maximum.accumulate(values)
@@ -240,7 +241,7 @@ def collapse(accuracy: Sequence[float], *, ignore: int = 0) -> dict[str, float]:
 def best_per_cycle(
     epochs: Sequence[int], accuracy: Sequence[float], length: float
 ) -> dict[int, float]:
-    """Best accuracy of every cycle of `length` epochs, by the number of the cycle from 1."""
+    """Best accuracy in every cycle of `length` epochs; cycles are numbered from 1."""
     best: dict[int, float] = {}
     for epoch, value in zip(epochs, accuracy, strict=True):
         cycle = math.ceil(epoch / length)
@@ -258,7 +259,7 @@ def cycles(result: xr.Dataset, length: float | None) -> str:
 
 
 def _levels(reference: Problem, like: Problem, eps: float, strong: Attack) -> dict[str, float]:
-    """Accuracies of the reference under noise of two kinds and under the strong attack."""
+    """Accuracies of the reference under two kinds of noise and under the strong attack."""
     draws = torch.cat([
         Noise(like.seed, batch.index, purpose=Purpose.RANDOM_SIGNS).uniform(batch.x).cpu()
         for batch in like.batches()
@@ -272,7 +273,7 @@ def _levels(reference: Problem, like: Problem, eps: float, strong: Attack) -> di
 
 
 def _hits(judge: Problem, problem: Problem, delta: Tensor) -> Tensor:
-    """Which of the problem's images (N,) the judge gets right with delta (N, C, H, W) added."""
+    """Which of the problem's images (N,) `judge` gets right with delta (N, C, H, W) added."""
     predict, found, done = judge.predict(judge.origin), [], 0
     with torch.no_grad():
         for batch in problem.batches():

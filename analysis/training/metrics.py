@@ -1,4 +1,4 @@
-"""Metrics of training runs, and results of one run put in the order of its epochs."""
+"""Metrics of training runs, and results of one run in the order of its epochs."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def runs_by_epoch(results: Mapping[str, xr.Dataset]) -> dict[str, list[tuple[int
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics file; InputError if it is missing, empty or malformed.
+    """The lines of a metrics file. Raises InputError if it is missing, empty or malformed.
 
-    Every line has an `epoch`, and losses, accuracies and values per tensor are numbers.
+    Every line has an `epoch`. Losses, accuracies and values per tensor must be numbers.
     """
     if not path.is_file():
         raise InputError(f"no such metrics file: {path}")
@@ -57,7 +57,10 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def best_epoch(path: Path) -> dict:
-    """The line of the epoch that validation chose; of several the first. Raises InputError."""
+    """The line of the epoch with the best validation accuracy (the first of equal ones).
+
+    Raises InputError for metrics without a validation set.
+    """
     judged = [line for line in read_metrics(path) if "val_clean_accuracy" in line]
     if not judged:
         raise InputError(f"{path} holds no accuracy on a validation set (val_clean_accuracy)")
@@ -65,7 +68,7 @@ def best_epoch(path: Path) -> dict:
 
 
 def _fits(key: str, value: Any) -> bool:
-    """Whether a value of the metrics is what its key promises."""
+    """Whether a value of the metrics has the type that its key requires."""
     if key == "epoch":
         return _is_number(value) and float(value).is_integer()
     if key.endswith("_accuracy"):

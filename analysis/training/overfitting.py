@@ -1,4 +1,4 @@
-"""Does robust accuracy fall again while training goes on? Best, last and gap over runs."""
+"""Robust overfitting: best and last robust accuracy of runs, and their gap."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ridgeline.models.errors import InputError
 from ridgeline.train.files.recipe import file_digest
 from ridgeline.train.statistics import mean_and_interval
 
-#: what the table holds of every run
+#: the columns of the table, one row per run
 COLUMNS = ("best_epoch", "best", "last", "gap", "clean_best", "clean_last", "nrr_last")
 
 
 def nrr(clean: float, robust: float) -> float:
     """Natural-robustness ratio 2 N R / (N + R), the harmonic mean (Gowda et al. 2024, section 4).
 
-    0 if either is: a network that is always wrong counts, in means over seeds too.
+    It is 0 if either accuracy is 0, so a network that is always wrong counts in means over seeds.
 
     >>> nrr(0.9, 0.45), nrr(0.0, 0.0)
     (0.6, 0.0)
@@ -31,7 +31,7 @@ def nrr(clean: float, robust: float) -> float:
 
 
 def networks_in(lines: Sequence[dict]) -> list[str]:
-    """The networks a run's metrics judge: "" for the trained one, then its copies by name."""
+    """The networks in a run's metrics: "" for the trained one, then its copies by name."""
     keys = {key for line in lines for key in line}
     tail = "target_accuracy"
     found = {k.removeprefix("test_").removesuffix(tail).rstrip("_") for k in keys
@@ -40,7 +40,7 @@ def networks_in(lines: Sequence[dict]) -> list[str]:
 
 
 def course(lines: Sequence[dict], network: str = "", part: str = "test") -> dict[str, np.ndarray]:
-    """Robust and clean accuracy of one of a run's networks by epoch, NaN where not judged."""
+    """Robust and clean accuracy of one of a run's networks by epoch; NaN if not evaluated."""
     prefix = f"{part}_{network}_" if network else f"{part}_"
     pick = lambda what: np.array(  # noqa: E731
         [line.get(f"{prefix}{what}_accuracy", np.nan) for line in lines], dtype=float
@@ -49,11 +49,11 @@ def course(lines: Sequence[dict], network: str = "", part: str = "test") -> dict
 
 
 def best_and_last(lines: Sequence[dict], network: str = "") -> dict[str, float]:
-    """COLUMNS of one run: the best epoch is chosen on the validation set, all else is test.
+    """COLUMNS of one run: the best epoch by validation accuracy, all numbers on the test set.
 
-    `gap` = best - last: positive is robust overfitting. Without a validation set the choice falls
-    on the test set itself, which flatters `best`; `chosen_on_test` says so. Raises InputError for
-    metrics without robust accuracy.
+    `gap` = best - last; a positive gap is robust overfitting. Without a validation set the epoch is
+    chosen on the test set, which makes `best` too high; `chosen_on_test` says so. Raises InputError
+    for metrics without robust accuracy.
     """
     test, val = course(lines, network), course(lines, network, "val")
     judged = np.isfinite(test["robust"])
@@ -76,11 +76,12 @@ def best_and_last(lines: Sequence[dict], network: str = "") -> dict[str, float]:
 
 
 def recovery(lines: Sequence[dict], share: float = 0.99) -> np.ndarray:
-    """Epochs after each forgetting until robust accuracy is `share` of what it was before.
+    """Epochs after each forgetting until robust accuracy is `share` of its value before.
 
-    1 is the first epoch after forgetting; NaN where it does not come back before the next one, or
-    was never judged. Epochs that were not judged (--eval_freq) are passed over: "before" is the
-    last that was. Phases are those that FOMO's metrics name; empty for other runs.
+    1 is the first epoch after forgetting. NaN if the accuracy does not come back before the next
+    forgetting, or was never evaluated. Epochs without evaluation (--eval_freq) are skipped: the
+    value before is the last one evaluated. The phases are those in FOMO's metrics. Empty for other
+    runs.
     """
     robust = course(lines)["robust"]
     phases = [line.get("phase") for line in lines]
@@ -98,7 +99,7 @@ def recovery(lines: Sequence[dict], share: float = 0.99) -> np.ndarray:
 
 
 class Runs(NamedTuple):
-    """Metrics of runs: the label of each, its lines, and what its file is known by."""
+    """Metrics of runs: the label of each, its lines, and the digest of its file."""
 
     labels: list[str]
     lines: list[Sequence[dict]]
@@ -112,7 +113,7 @@ class Runs(NamedTuple):
         return found
 
     def recoveries(self) -> str:
-        """A line for every run that forgets: after how many epochs it was back."""
+        """A line for every run that forgets: after how many epochs its accuracy was back."""
         text = ""
         for label, lines in zip(self.labels, self.lines, strict=True):
             epochs = ", ".join(f"{e:g}" for e in recovery(lines))
@@ -121,9 +122,9 @@ class Runs(NamedTuple):
 
 
 def load_runs(metrics: Sequence[str], label: Sequence[str]) -> Runs:
-    """The runs of metrics files, by label, or by the files' names without labels.
+    """The runs in metrics files, with their labels (or file names if there are no labels).
 
-    Raises InputError for a run that is not finished, and one that counts twice.
+    Raises InputError for a run that is not finished, and for a run that is given twice.
     """
     paths = [Path(p) for p in metrics]
     names = list(label) or [p.stem for p in paths]
@@ -142,9 +143,9 @@ def load_runs(metrics: Sequence[str], label: Sequence[str]) -> Runs:
 def overfitting(runs: Mapping[str, Sequence[Sequence[dict]]]) -> xr.Dataset:
     """Best, last and gap of methods with several seeds, and their curves by epoch.
 
-    `runs` holds the metrics of every seed by method; every network a run carries is a `label` of
-    its own ("FOMO (stable)"). Dims: label, seed, epoch (from 1). Per method the mean over seeds of
-    every column and the half width `_ci` of its 95 % t interval (NaN for one seed).
+    `runs` has the metrics of every seed by method. Each network of a run has its own `label`, such
+    as "FOMO (stable)". Dims: label, seed, epoch (from 1). Per method there is the mean over seeds
+    of every column, and the half width `_ci` of its 95 % t interval (NaN for one seed).
     """
     cases: dict[str, list[tuple[Sequence[dict], str]]] = {}
     for label, seeds in runs.items():
@@ -166,7 +167,7 @@ def overfitting(runs: Mapping[str, Sequence[Sequence[dict]]]) -> xr.Dataset:
             at = [place[line["epoch"]] for line in lines]
             for name, values in course(lines, network).items():
                 curves[name][m, s, at] = values
-            if not network:  # accuracies of training are those of the network that learns
+            if not network:  # only the trained network has accuracies on training images
                 curves["robust_train"][m, s, at] = [line["train_accuracy"] for line in lines]
     ds = xr.Dataset(
         {

@@ -1,4 +1,4 @@
-"""The landscape along a training run: curvature, distance and flatness, epoch by epoch."""
+"""The landscape along a training run: curvature, distance and flatness by epoch."""
 
 from __future__ import annotations
 
@@ -30,40 +30,40 @@ from ridgeline.train.statistics import mean_and_error
 
 @dataclass(frozen=True)
 class TrajectoryOptions(Options):
-    """How much is spent on every epoch, and how far flatness looks."""
+    """Cost and radii of the measures of every epoch."""
 
-    trace_products: Annotated[int, Opt("products spent on each trace", low=2)] = 20
+    trace_products: Annotated[int, Opt("Hessian products for each trace", low=2)] = 20
     radius: Annotated[
         float, Opt("length of random directions, relative to each filter", above=0)
     ] = 0.1
     ascent: Annotated[
-        float, Opt("length of the step up the gradient, relative to each tensor", above=0)
+        float, Opt("length of the step along the gradient, relative to each tensor", above=0)
     ] = 0.01
-    directions: Annotated[int, Opt("random directions", low=1)] = 5
+    directions: Annotated[int, Opt("number of random directions", low=1)] = 5
 
 
 @dataclass(frozen=True)
 class AlongOptions(Options):
-    """The metrics of the run itself, which are drawn along."""
+    """The metrics of the run itself, for the same figure."""
 
-    metrics: Annotated[str | None, Opt("the run's metrics (.jsonl), drawn along")] = None
+    metrics: Annotated[str | None, Opt("the run's metrics (.jsonl), for the same figure")] = None
     copy: Annotated[
         str | None,
-        Opt("which network it is: stable, average, revision; None: the trained one"),
+        Opt("network in the metrics: stable, average, revision; None: the trained one"),
     ] = None
 
     def check(self) -> None:
-        """Raise InputError for a network of no metrics."""
+        """Raise InputError for --copy without --metrics."""
         if self.copy is not None and self.metrics is None:
             raise InputError("--copy names a network in --metrics: pass both")
 
     def read(self) -> xr.Dataset | None:
-        """What `metrics_along` says of the file, None without one; InputError."""
+        """The result of `metrics_along` for the file; None without one. Raises InputError."""
         lines = [] if self.metrics is None else read_metrics(Path(self.metrics))
         return metrics_along(lines, self.copy or "") if lines else None
 
     def recipe(self) -> dict[str, Any]:
-        """The file by its content."""
+        """The digest of the file's content."""
         found = super().recipe()
         return found if not found else found | {"metrics": file_digest(Path(self.metrics))}
 
@@ -87,23 +87,25 @@ def trajectory(
     Args:
         epochs: The networks of a run by epoch, with their attack.
         initial: The weights before the first step.
-        trace_products: Hessian products spent on each trace.
+        trace_products: Number of Hessian products for each trace.
         radius: Length of the directions of `flatness`, in filter norms.
-        ascent: Share of its own norm by which every tensor moves for `sharpness`.
+        ascent: Fraction of its own norm by which every tensor moves for `sharpness`.
         directions: Number of random directions.
         best: Weights of the best epoch, or None.
-        along: What `metrics_along` found in the metrics; it is put beside.
+        along: The result of `metrics_along`, which is added to the dataset.
         tick: Called with the number of examples after every evaluation.
 
     Returns:
-        Of the robust loss with frozen adversarial images: `lambda_max` with its `residual` ||Hv -
-        lambda v||, `trace` with `trace_se`, and `gradient_norm` by the weights.
-        `clean_gradient_norm` is that of the clean loss. `loss` and `accuracy` are under the attack.
-        `distance` (l_2) and `relative_distance` are from the initial weights. `flatness` is the
-        mean rise of the robust loss, attacked again, along filter-normalised random directions,
-        with `flatness_se` over directions (Stutz et al. 2021, average case). `sharpness` is its
-        rise where every tensor moves up its own gradient (Wu et al. 2020): the worst case to first
-        order. With `best` also the `barrier` from there to the last epoch.
+        - Of the robust loss with frozen adversarial images: `lambda_max` with its `residual`
+          ||Hv - lambda v||, `trace` with `trace_se`, and `gradient_norm` by the weights.
+        - `clean_gradient_norm`: the same of the clean loss.
+        - `loss` and `accuracy`: under the attack.
+        - `distance` (l_2) and `relative_distance`: from the initial weights.
+        - `flatness`: mean rise of the robust loss along filter-normalised random directions, with
+          `flatness_se` over directions (Stutz et al. 2021, average case). The attack runs again.
+        - `sharpness`: rise of that loss when every tensor moves along its own gradient (Wu et al.
+          2020), the worst case to first order.
+        - With `best`: the `barrier` from there to the last epoch.
     """
     rows = []
     for epoch, problem in epochs.items():
@@ -129,10 +131,10 @@ def _epoch(
     problem: Problem, initial: Point, trace_products: int, radius: float, ascent: float,
     directions: int, tick: Callable[[int], None],
 ) -> dict[str, float]:  # fmt: skip
-    """What `trajectory` tells of one epoch's network."""
+    """The numbers of one epoch's network."""
     origin, count = problem.origin, len(problem.images)
     frozen = problem.frozen()
-    here = frozen.evaluate()  # on the images just found: the attack runs once
+    here = frozen.evaluate()  # on the images just found, so the attack runs only once
     hessian = Hessian(frozen)
     found, *_ = measure(hessian, SpectrumOptions(trace_products=trace_products), problem.seed)
     tick(count)
@@ -162,8 +164,8 @@ def _epoch(
 def metrics_along(lines: Sequence[dict], network: str = "") -> xr.Dataset:
     """Robust accuracy over `every_epoch` of one of a run's networks, and its best epoch.
 
-    `network` is "" for the trained one, or the name of a copy. Raises InputError for metrics
-    without it.
+    `network` is "" for the trained network, or the name of a copy. Raises InputError if the
+    metrics do not have it.
     """
     known = networks_in(lines)
     if network and network not in known:
@@ -189,10 +191,10 @@ def steepest(origin: Point, gradient: Point, gamma: float) -> Point:
 
 
 def barrier(problem: Problem, start: Point, end: Point, points: int = 11) -> dict[str, float]:
-    """Largest rise of the problem's loss above the chord between two Points, and where (t).
+    """Largest rise of the problem's loss above the chord between two Points, and its t.
 
-    BatchNorm statistics are recalibrated at every point, images attacked anew. Both are NaN where
-    a loss on the path is: nothing is then known about the largest one.
+    At every point BatchNorm statistics are recalibrated and the attack runs again. Both numbers
+    are NaN if a loss on the path is NaN, because the largest loss is then unknown.
     """
     if points < 3:
         raise InputError(f"a barrier needs 3 or more points on the path, got {points}")

@@ -1,4 +1,4 @@
-"""The long vectors of a Lanczos process: where they lie, and sums over them in float64."""
+"""The basis vectors of a Lanczos process: on which device they are kept, and float64 sums."""
 
 from __future__ import annotations
 
@@ -13,24 +13,32 @@ from ridgeline.landscape.curvature.operators import Products
 from ridgeline.landscape.distributed import everywhere
 from ridgeline.models.errors import InputError
 
-_PIECE = {"cpu": 1 << 14}  # columns of all rows at once: they stay in a CPU's cache
-_LARGE_PIECE = 1 << 18  # elsewhere: few enough that starting the kernels costs nothing
-_LEAST_PIECE = 1 << 10  # a device without room for so little has room for nothing
-_USABLE = 0.8  # of the host's free memory: the work on pieces and the results need room too
-#: bytes of float64 rows up to which a CPU keeps them so: a tenth faster, and memory is no matter
+_PIECE = {"cpu": 1 << 14}  # columns processed at once: all their rows stay in a CPU's cache
+_LARGE_PIECE = 1 << 18  # other devices: so few pieces that kernel launches cost nothing
+_LEAST_PIECE = 1 << 10  # a device without memory for so little cannot be used at all
+_USABLE = 0.8  # of the host's free memory: the work on pieces and the results need memory too
+#: bytes up to which a CPU keeps the rows in float64: a tenth faster, and the memory is small
 _SMALL = 2**31
 
 
 class Rows:
     """Up to `capacity` vectors (P,) as the rows of `values`; products with them are in float64.
 
-    Rows are kept in the dtype of the operator, which sees its vectors so anyway, and on its device
-    if they and as many again of `beside` fit into half of what is free there; else on the host.
-    Rounding a unit row to float32 moves its inner products with the others by 1e-7 at most, which
-    is what the products are off by. A CPU keeps few rows in float64: conversion costs time. Which
-    it does depends on the sizes alone, so that two runs agree to the last bit. All processes of
-    torchrun take the same place. Where a piece does not fit, smaller ones are taken. Raises
-    InputError if the host has no room either.
+    Args:
+        operator: Gives the size P, the dtype and the device of the vectors.
+        capacity: Number of rows.
+        beside: Number of further vectors that the caller keeps on the same device.
+
+    Raises:
+        InputError: if rows and further vectors do not fit into the host's memory.
+
+    - Device: the operator's, if everything fits into half of its free memory. Else the host. All
+      processes of torchrun choose the same.
+    - Dtype: the operator's. Rounding a unit row to float32 changes its inner products with the
+      others by at most 1e-7. The operator's products have the same error.
+    - A CPU keeps a small basis in float64, because conversion costs time. The choice depends on
+      the sizes alone, so two runs agree to the last bit.
+    - Sums go over pieces of the columns. A piece that does not fit into memory is halved.
     """
 
     def __init__(self, operator: Products, capacity: int, beside: int = 0):
@@ -54,7 +62,7 @@ class Rows:
         self._width = _PIECE.get(self.device.type, _LARGE_PIECE)
 
     def _try(self, device: torch.device, capacity: int, size: int, need: int) -> None:
-        """Lie on the device, if there is room on that of every process."""
+        """Keep the rows on the device, if the device of every process has the memory."""
         values = None
         if need <= free_bytes(device) // 2:
             with suppress(torch.OutOfMemoryError):
@@ -69,7 +77,7 @@ class Rows:
         self.values[number] = row
 
     def own(self, vector: Tensor) -> Tensor:
-        """A vector (P,) in float64 where the rows lie."""
+        """A vector (P,) in float64, on the device of the rows."""
         return vector.to(self.device, torch.float64)
 
     def dots(self, count: int, vector: Tensor) -> Tensor:
@@ -79,9 +87,10 @@ class Rows:
         return self._dots(count, vector).cpu()
 
     def rest_of(self, count: int, vector: Tensor) -> Tensor:
-        """What of a vector of `own` is orthogonal to the first rows.
+        """The component of a vector of `own` that is orthogonal to the first rows.
 
-        Twice is enough (Kahan and Parlett). The second look at a piece joins the first removal.
+        The projection is removed twice, which is enough (Kahan and Parlett). One pass over the
+        pieces removes the first projection and computes the second.
         """
         if self.dtype == torch.float64:
             rows = self.values[:count]
@@ -95,7 +104,7 @@ class Rows:
             rows = self.values[:count, cut].double()
             part = rest[cut] - first @ rows
             more = rows.mv(part)
-            rest[cut] = part  # only now: a piece that does not fit is begun anew
+            rest[cut] = part  # written last: a piece that does not fit starts again
             second.add_(more)
 
         def last(cut: slice) -> None:
@@ -120,9 +129,9 @@ class Rows:
         return found.T
 
     def by_pieces(self, step: Callable[[slice], None]) -> None:
-        """Call `step` for all columns by pieces; one that runs out of memory is halved.
+        """Call `step` for all columns, piece by piece. A piece that runs out of memory is halved.
 
-        A step must change nothing before it has allocated what it needs.
+        A step must allocate all it needs before it changes anything.
         """
         size = self.values.shape[1]
         todo = [slice(n, min(n + self._width, size)) for n in range(0, size, self._width)][::-1]

@@ -1,4 +1,4 @@
-"""The cells of a curvature result: one spectrum per budget and block, each resumed by itself."""
+"""The cells of a curvature result: one spectrum per budget and block. Each can be resumed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ridgeline.train.files.recipe import Recipe
 
 @dataclass(frozen=True)
 class Cell:
-    """One spectrum: of what, what is measured of it, and where it is kept meanwhile."""
+    """One spectrum: its matrix, its measures, and the files that keep it until the end."""
 
     curvature: CurvatureOptions
     spectrum: SpectrumOptions
@@ -50,9 +50,9 @@ class Cell:
     diagonals: list[tuple[Path, Recipe]]
 
     def claim(self, overwrite: bool) -> None:
-        """Raise InputError if something else stands where this cell writes; drop it if asked to.
+        """Raise InputError if a file of another result is in the way; `overwrite` deletes it.
 
-        With `overwrite` eigenvectors beyond this cell's, of a result that had more, go too.
+        With `overwrite` also eigenvectors of an earlier result that had more of them are deleted.
         """
         for target, wanted in (*self.vectors, *self.diagonals):
             check_checkpoint(target, wanted, overwrite)
@@ -77,13 +77,13 @@ class Cell:
                 yield path
 
     def done(self) -> xr.Dataset | None:
-        """The numbers of this cell, if they were finished before."""
+        """The numbers of this cell if an earlier run finished them, else None."""
         return held(self.part, self.recipe)
 
     def compute(
         self, problem: Problem, frozen: Problem, options: dict, tick: Callable[[int], None]
     ) -> xr.Dataset:
-        """The numbers of this cell; eigenvectors and diagonal go to their files."""
+        """Compute the numbers of this cell; write eigenvectors and diagonal to their files."""
         if self.curvature.operator == "input":
             operator = InputHessian(frozen, self.example, options["buffers"], tick)
         else:
@@ -114,9 +114,10 @@ def cells_of(
     path: Path, recipe: Recipe, budgets: list[float], problem: Problem,
     curvature: CurvatureOptions, spectrum: SpectrumOptions,
 ) -> list[Cell]:  # fmt: skip
-    """Budgets x blocks (examples, for the input Hessian), with the files of their eigenvectors.
+    """One cell per budget and block (per example, for the input Hessian), with its files.
 
-    Raises InputError for blocks that are not there, or have fewer rows than there are eigenpairs.
+    Raises InputError for blocks that do not exist or have fewer rows than eigenpairs are asked
+    for.
     """
     images, names = problem.images, blocks_of(problem.origin, curvature.blocks)
     check_sizes(spectrum.topk, curvature.operator, images, problem.origin, names)
@@ -147,7 +148,7 @@ def cells_of(
 
 
 def spectra(cells: list[Cell], problem: Problem, tick: Callable[[int], None]) -> xr.Dataset:
-    """The numbers of every cell over (eps, block); a budget's adversarial images are found once.
+    """The numbers of every cell over (eps, block). A budget is attacked once for all its blocks.
 
     Under torchrun every process takes its share of the images, except for the input Hessian.
     """
@@ -171,7 +172,7 @@ def spectra(cells: list[Cell], problem: Problem, tick: Callable[[int], None]) ->
 
 
 def left_of(cells: list[Cell]) -> list[Path]:
-    """The files of all processes that keep the cells for resuming."""
+    """The files, of all processes, from which the cells can be resumed."""
     logs: dict[str, list[Path]] = {}
     for file in sorted(cells[0].part.parent.glob(".*.products*")):  # one look for all cells
         logs.setdefault(file.name.rpartition(".products")[0], []).append(file)

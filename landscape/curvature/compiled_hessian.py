@@ -1,4 +1,4 @@
-"""The Hessian's products by compiled code: a tangent is carried forward through the gradient."""
+"""The Hessian's products by compiled code, forward over reverse."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _FLOOR = 0.1  # a tensor's part of a product counts as at least this share of th
 
 
 class CompiledHessian(Operator):
-    """The Hessian of `Hessian`, each product one compiled function of (weights, x, y, v).
+    """The matrix of `Hessian`; each product is one compiled function of (weights, x, y, v).
 
-    Graphs recorded by double backward cannot be compiled; the derivative of the gradient along v
-    (forward over reverse) can. No graph is kept: every product evaluates the network anew. Batches
-    all have one size, for which the function is compiled; the last is filled up with examples of
-    weight 0. `of` checks the products before it hands an operator out.
+    Graphs of double backward cannot be compiled. The derivative of the gradient along v (forward
+    over reverse) can. No graph is kept: every product evaluates the network again. All batches
+    have the size for which the function is compiled. Examples of weight 0 fill up the last one.
+    Create it by `of`, which checks the products first.
     """
 
     keeps = False
@@ -46,11 +46,12 @@ class CompiledHessian(Operator):
 
     @classmethod
     def of(cls, problem: Problem, point: Point | None = None, **options) -> Operator:
-        """The compiled operator, or `Hessian` where it cannot be had or is not right.
+        """The compiled operator, or `Hessian` where compilation fails or gives a wrong product.
 
-        There may be no compiler, or a network that it cannot follow, and compiled code has been
-        wrong without a word. A product on the first batch must equal the usual one up to rounding
-        (the square root of the precision), tensor by tensor. `evaluation` says which it is.
+        There may be no compiler, or the compiler may not support the network. Compiled code has
+        also been wrong without an error. So one product on the first batch is compared, tensor by
+        tensor, with that of `Hessian`. They must agree up to rounding (the square root of the
+        precision). `evaluation` says which operator it is.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -70,7 +71,7 @@ class CompiledHessian(Operator):
         return usual
 
     def _record(self, batch: Batch) -> Tensor:
-        """Gradient (P,) of the batch's summed loss with its graph: what memory is planned by."""
+        """Gradient (P,) of the batch's summed loss with its graph, to estimate the memory."""
         loss = self._loss(self._logits(batch.x), batch.y).sum()
         return self._derivative(loss, create_graph=True)
 
@@ -91,7 +92,7 @@ class CompiledHessian(Operator):
         return torch.cat([parts[n].flatten() for n in self.active])
 
     def _agrees(self) -> bool:
-        """Whether the product with a random vector is the usual one, on the first batch."""
+        """Whether the product with a random vector equals that of `Hessian` on the first batch."""
         batch = self._batches[0]
         noise = stream(0, Purpose.SYMMETRY, self.shape[0]).standard_normal(self.shape[0])
         vector = torch.from_numpy(noise).to(self.device, self.dtype)

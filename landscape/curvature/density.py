@@ -18,10 +18,11 @@ from ridgeline.train.statistics import mean_and_error, mean_and_interval
 
 @dataclass(frozen=True)
 class Quadrature:
-    """Ritz `values` and `weights` (probes, steps); a probe's weights sum to 1, unused ones are 0.
+    """Ritz `values` and `weights` (probes, steps). The weights of a probe sum to 1.
 
-    sum_i weights_i f(values_i) estimates tr f(H) / P without bias for f a polynomial of degree
-    below 2 steps; the spread over probes is its error.
+    Weights of steps that were not needed are 0. sum_i weights_i f(values_i) estimates
+    tr f(H) / P. It is unbiased if f is a polynomial of degree below 2 steps. The spread over
+    probes gives the error.
     """
 
     values: np.ndarray
@@ -34,7 +35,7 @@ class Quadrature:
         return mean_and_error(samples)
 
     def density(self, grid: np.ndarray, sigma: float) -> np.ndarray:
-        """Density (probes, grid) smoothed by Gaussians of width sigma."""
+        """Density (probes, grid), smoothed by Gaussians of standard deviation sigma."""
         bumps = scipy.stats.norm.pdf(grid[None, :, None], self.values[:, None, :], sigma)
         return (bumps * self.weights[:, None, :]).sum(-1)
 
@@ -42,10 +43,11 @@ class Quadrature:
 def lanczos_quadrature(
     operator: Products, *, probes: int = 10, steps: int = 80, seed: int = 0
 ) -> Quadrature:
-    """Lanczos from `probes` random sign vectors, fully reorthogonalised twice in float64.
+    """Lanczos from `probes` random sign vectors, reorthogonalised twice in float64.
 
-    A Krylov space that is exhausted ends early (no ghosts). Raises InputError if the basis does
-    not fit into memory. Source: Golub and Meurant 2010; Ghorbani et al. 2019.
+    It stops early when the Krylov space is invariant, so no spurious eigenvalues appear. Raises
+    InputError if the basis does not fit into memory. Source: Golub and Meurant 2010; Ghorbani et
+    al. 2019.
     """
     size = operator.shape[0]
     if probes < 1 or steps < 1:
@@ -85,8 +87,8 @@ def _lanczos(
 def density_dataset(quadrature: Quadrature, points: int = 400, sigma: float | None = None):
     """Density over a grid with its 95 % band over probes, Ritz values and moments 1 to 4.
 
-    `sigma` defaults to 1/100 of the spectrum's range. The band is Student's over probes (NaN for
-    one probe); the density integrates to 1.
+    `sigma` defaults to 1/100 of the spectrum's range. The band is Student's t interval over
+    probes (NaN for one probe). The density integrates to 1.
     """
     used = quadrature.weights > 0
     low, high = quadrature.values[used].min(), quadrature.values[used].max()

@@ -1,8 +1,8 @@
-"""Whether second derivatives are right, found out on a few examples before any number is made.
+"""Check second derivatives on a few examples, before any number is computed from them.
 
 PyTorch's second derivatives are wrong for some operations (fused weight normalisation), missing
-for others, and may be wrong in one memory layout only; a function of the user's may hold a
-derivative that is a constant to PyTorch. None of that raises an error by itself.
+for others, and may be wrong in one memory layout only. A user's own autograd function may treat
+its derivative as a constant. None of this raises an error by itself.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ridgeline.train.data.examples import Images, map_tensors
 from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.precision import exact
 
-#: what a product may be off by, as a share of its length: far above what rounding leaves of a
-#: well-scaled function, far below what a wrong derivative does
+#: allowed error of a product, relative to its length: far above the rounding error of a
+#: well-scaled function, far below the error of a wrong derivative
 ALLOWED = {torch.float64: 1e-4, torch.float32: 1e-2}
-_EXAMPLES = (1, 2)  # some kernels take another path for a single example
-_ASIDE = 1e-3  # of each tensor's size
+_EXAMPLES = (1, 2)  # some libraries use another kernel for a single example
+_ASIDE = 1e-3  # shift of the weights and images, relative to each tensor's size
 _STEP = 1e-8  # of the finite difference in float64, relative to each tensor
 _FLOOR = 0.1  # a tensor's part of a product counts as at least this share of the whole
 _DRAWS = 3  # of images and directions, before a way is rejected
-_NOISE = 10  # a departure must exceed the disagreement of the two one-sided slopes this often
+_NOISE = 10  # an error counts beyond this many times the difference of the one-sided slopes
 
 #: the name of the images among the tensors
 IMAGE = "the images"
@@ -41,11 +41,11 @@ Parts = dict[str, Tensor]  # a vector by tensor, each in units of that tensor's 
 
 
 class Trust(NamedTuple):
-    """The way of evaluation that passed, and how exact it was on the examples tried.
+    """The way of evaluation that passed, and its errors on the examples tried.
 
-    `asymmetry` is |u'Hv - v'Hu| for random u and v by the mean length of the products;
-    `departure` the largest distance of a tensor's part of Hv from the slope of the gradient, by
-    its length, beyond what kinks explain (NaN where the network does not run in float64).
+    `asymmetry` is |u'Hv - v'Hu| for random u and v, divided by the mean length of Hu and Hv.
+    `departure` compares Hv with the slope of the gradient, tensor by tensor: the largest relative
+    distance that kinks do not explain (NaN if the network does not run in float64).
     """
 
     way: Way
@@ -65,13 +65,14 @@ def trusted(
 ) -> Trust:
     """The first of the ways whose second derivatives at a Point are right; InputError if none is.
 
-    Meant are those by the tensors `names`, and by the images too if `by_image` says so. On one
-    example and on two it is asked whether H is symmetric, whether Hv is the slope of PyTorch's
-    own first derivative (in float64, by differences to both sides: where these disagree there is a
-    kink, and nothing is rejected), and whether the channels-last layout agrees with the
-    contiguous one. The function differentiated is a well-scaled one of the logits, so that a
-    confident network loses no digits; without `curved` it is half the square of their change, whose
-    Hessian is J'J.
+    They are taken by the tensors `names`, and by the images too with `by_image`. The function is a
+    well-scaled one of the logits, so a confident network loses no digits. Without `curved` it is
+    half the square of the logits' change, with Hessian J'J. Checked with one example and with two:
+
+    - H is symmetric.
+    - Hv is the slope of PyTorch's own first derivative, by differences to both sides in float64.
+      Where the two sides differ there is a kink, and the way is not rejected for it.
+    - The channels-last layout agrees with the contiguous one.
     """
     allowed = ALLOWED.get(next(iter(point.values())).dtype, ALLOWED[torch.float32])
     counts = sorted({min(n, len(problem.data)) for n in _EXAMPLES})
@@ -128,8 +129,8 @@ def _judge(trial: Callable[[int], _Trial], way: Way, allowed: float) -> _Judgeme
 class _Trial:
     """A smooth, well-scaled function of a few examples, and its second derivative in every way.
 
-    It is taken a little aside of the weights and images, away from 0, where black pixels and
-    weights at their initial 0 put units exactly on their kinks.
+    Weights and images are shifted a little away from 0. Black pixels and weights that are still 0
+    would put units exactly on their kinks.
     """
 
     def __init__(self, problem, point, names, buffers, by_image, curved, count, draw):
@@ -144,7 +145,7 @@ class _Trial:
         x = problem.data.batch(torch.arange(count), problem.device, self.dtype).x
         if isinstance(problem.data, Images):
             self.x = beside(x, 1 - 2 * x)  # within [0,1]
-        else:  # whole numbers are names of things: there is no aside
+        else:  # whole numbers are indices (tokens): they cannot be shifted
             self.x = map_tensors(
                 lambda t: beside(t, _outward(t)) if t.is_floating_point() else t, x
             )
@@ -160,7 +161,7 @@ class _Trial:
         self._slope: tuple[Parts, Parts] | None = None
 
     def judge(self, way: Way) -> _Judgement:
-        """How far from symmetric, from the slope, and from the contiguous layout a way is."""
+        """The errors of a way: asymmetry, distance from the slope and between layouts."""
         hu, hv = self._products(way)
         gap = abs(_dot(self.u, hv) - _dot(self.v, hu))
         length = (_dot(hu, hu) ** 0.5 + _dot(hv, hv) ** 0.5) / 2
@@ -195,7 +196,7 @@ class _Trial:
     def _slopes(self) -> tuple[Parts, Parts]:
         """Slope of the first derivative along v, and the disagreement of its two sides.
 
-        In float64, contiguous, by PyTorch's own kernels; NaN where the network does not run so.
+        In float64, contiguous, by PyTorch's own kernels. NaN if the network cannot run so.
         """
         if self._slope is None:
             try:
@@ -227,7 +228,7 @@ class _Trial:
     def _gradient(
         self, logits: Tensor, leaves: Parts, again: bool, start: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """First derivative of the function of the logits; `start` are those at the place itself."""
+        """First derivative of the function; `start` are the logits without any step."""
         start = logits.detach() if start is None else start
         if not logits.requires_grad:
             return tuple(torch.zeros_like(t) for t in leaves.values())
@@ -247,7 +248,7 @@ class _Trial:
 
 
 def _departure(found: Parts, expected: Parts, doubt: Parts) -> tuple[float, str]:
-    """The largest distance of a tensor's part beyond doubt, by its length, and that tensor."""
+    """The largest relative error of a tensor's part beyond its `doubt`, and that tensor."""
     whole = _dot(expected, expected) ** 0.5
     each = []
     for name, truth in expected.items():
@@ -259,12 +260,12 @@ def _departure(found: Parts, expected: Parts, doubt: Parts) -> tuple[float, str]
 
 
 def _extent(departure: tuple[float, str]) -> float:
-    """What a departure is ranked by: NaN, where nothing could be compared, is the least."""
+    """The rank of a departure. NaN ranks lowest: there was nothing to compare."""
     return float(np.nan_to_num(departure[0]))
 
 
 def _outward(tensor: Tensor) -> Tensor:
-    """The way away from 0, in the size of the tensor's entries."""
+    """The direction away from 0, scaled by the root mean square of the tensor."""
     return torch.where(tensor < 0, -1, 1) * _size(tensor)
 
 
@@ -287,7 +288,7 @@ def _dot(a: Parts, b: Parts) -> float:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """No TF32, whatever the user allows the products: kernels are judged, not rounding."""
+    """No TF32, even if the user allows it for products: rounding must not hide a wrong kernel."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -1,9 +1,12 @@
-"""How a network is evaluated when its graph is to be differentiated twice, right and fast.
+"""Evaluate a network so that its graph can be differentiated twice, correctly and fast.
 
-PyTorch's own second derivative of a convolution runs convolutions whose kernels are as large as
-the image, BatchNorm's recomputes batch formulas in eval mode, fused attention and the hard sigmoid
-have none at all, and that of fused weight normalisation is wrong. Inside `second_order()` these are
-replaced by equal functions with good second derivatives.
+Inside `second_order()` equal functions replace those whose second derivative in PyTorch is slow,
+missing or wrong:
+
+- convolutions: PyTorch's double backward runs kernels as large as the image;
+- BatchNorm in eval mode: PyTorch evaluates the formulas of training mode;
+- fused attention and the hard sigmoid: PyTorch has no second derivative;
+- fused weight normalisation: PyTorch's second derivative is wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ _convolution_backward = torch.ops.aten.convolution_backward
 class Way(NamedTuple):
     """One of the ways to evaluate a network for its second derivatives."""
 
-    replaced: bool  # by the functions of this module, or PyTorch's own
+    replaced: bool  # the functions of this module (True) or PyTorch's own (False)
     channels_last: bool  # layout of images and kernels: faster on a CPU
 
     def __str__(self) -> str:
@@ -38,7 +41,7 @@ class Way(NamedTuple):
         return f"{kernels}, {'channels-last' if self.channels_last else 'contiguous'}"
 
     def logits(self, predict, x: Inputs) -> Tensor:
-        """The network's outputs for inputs, to be differentiated twice."""
+        """The network's outputs for inputs, with a graph that can be differentiated twice."""
 
         def laid_out(tensor: Tensor) -> Tensor:
             return tensor.to(memory_format=self._layout) if tensor.ndim == 4 else tensor
@@ -64,9 +67,10 @@ def ways(device: torch.device) -> tuple[Way, ...]:
 
 @contextmanager
 def second_order(replaced: bool = True) -> Iterator[None]:
-    """Evaluate with functions that have good second derivatives; values are the same.
+    """Evaluate with functions that have correct second derivatives; values are the same.
 
-    Without `replaced` they are PyTorch's own, but for attention, which has none when fused.
+    Without `replaced` all functions are PyTorch's own, except fused attention: it has no second
+    derivative, so attention is computed without fusion.
     """
     with exact(), sdpa_kernel(SDPBackend.MATH), _Replacements() if replaced else nullcontext():
         yield
@@ -166,9 +170,9 @@ class _Affine(Function):
 
 
 class _AffineDerivative(Function):
-    """The three derivatives of `_Affine` for the cotangent g, and theirs.
+    """The three derivatives of `_Affine` for the cotangent g, and their derivatives.
 
-    Images are passed over as rarely as possible: fresh pages cost more than the arithmetic.
+    Memory is reused where possible: allocating new pages costs more than the arithmetic.
     """
 
     @staticmethod
@@ -200,7 +204,7 @@ class _AffineDerivative(Function):
 
 
 def _by_channel(vector: Tensor, like: Tensor) -> Tensor:
-    """A vector (C,) in the shape that meets images (N, C, ...)."""
+    """A vector (C,) in the shape that broadcasts over images (N, C, ...)."""
     return vector.view(1, -1, *(1,) * (like.ndim - 2))
 
 
@@ -222,8 +226,8 @@ class _Convolution(Function):
 class _Derivative(Function):
     """The three derivatives of a convolution for the cotangent g.
 
-    All are bilinear, so their own derivative is made of convolutions and the two backward
-    kernels, never of the image-sized kernels that PyTorch's double backward uses.
+    All three are bilinear. So their derivatives need only convolutions and the two backward
+    kernels. PyTorch's double backward uses kernels as large as the image instead.
     """
 
     @staticmethod

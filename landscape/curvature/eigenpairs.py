@@ -18,18 +18,19 @@ from ridgeline.train.losses import unit_of
 
 #: end of the spectrum -> meaning
 ENDS = {"LA": "largest", "SA": "smallest", "LM": "largest magnitude"}
-_DENSE = 64  # below this size the whole matrix costs less than Lanczos
+_DENSE = 64  # below this size the full matrix costs less than Lanczos
 
-#: the reason of a pair whose multiplicity was not looked into to the end
+#: the reason of a pair for which the search for copies stopped early
 UNSURE = "converged; a copy of it could be missing: more pairs (--topk) tell"
 
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """k eigenpairs, most wanted first: values (k,), unit vectors (P, k), residuals (k,).
+    """k eigenpairs in the order of `which`: values (k,), unit vectors (P, k), residuals (k,).
 
-    `residuals` are ||Hv - lambda v|| from actual products, combined as v is. `converged` follows
-    the rule of `top_eigenpairs`, and `reasons` (k,) says why, or what helps.
+    `residuals` are ||Hv - lambda v||; Hv is combined from computed products as v is from the
+    basis. `converged` (k,) follows the rule of `top_eigenpairs`. `reasons` (k,) says why, or what
+    a user can change.
     """
 
     values: np.ndarray
@@ -50,17 +51,25 @@ def top_eigenpairs(
     seed: int = 0,
     copies: float = 0.25,
 ) -> Eigenpairs:
-    """The k outermost eigenpairs; copies of repeated eigenvalues are looked for.
+    """The k outermost eigenpairs, with a search for copies of repeated eigenvalues.
 
     Small operators are diagonalised, others iterated (`landscape/curvature/lanczos.py`). A pair has
-    converged when its residual is at most tol * max(|lambda|, scale / 100), `scale` the largest
-    magnitude in the spectrum met on the way, or within the rounding of the products (ten units of
-    their dtype, times scale; up to a hundred times that where restarts no longer help), which is
-    what tol = 0 asks for. `max_iter` bounds the restarts; what has not converged then is returned
-    as far as it came. The search for copies of repeated eigenvalues may take the share `copies` of
-    the products before it (math.inf: until it is sure); `reasons` say of which pairs it is not. The
-    start is a function of the seed. Raises InputError for arguments out of range and for products
-    that are not finite.
+    converged when its residual is at most tol * max(|lambda|, scale / 100), where `scale` is the
+    largest magnitude found in the spectrum. A residual within rounding counts too: ten units of
+    the products' dtype, times scale; up to a hundred times that if restarts no longer help.
+
+    Args:
+        operator: The symmetric matrix (P, P).
+        k: Number of eigenpairs, 1 to P.
+        which: A name in ENDS.
+        tol: Relative residual, from 0 (as exact as rounding allows) to below 1.
+        max_iter: Most restarts; None: 10 P. Pairs that have not converged are returned too.
+        seed: Determines the random start.
+        copies: The search for copies may use this share of the products made before it. math.inf
+            searches until it is sure. `reasons` marks the pairs for which it is not.
+
+    Raises:
+        InputError: for arguments out of range and for products that are not finite.
     """
     size = operator.shape[0]
     if which not in ENDS:
@@ -87,7 +96,10 @@ def top_eigenpairs(
 
 
 def _signed(vectors: Tensor) -> Tensor:
-    """Vectors (P, k) with the sign that makes their largest entry positive, on every device."""
+    """Vectors (P, k), each with the sign that makes its largest entry positive.
+
+    The sign is the same on every device.
+    """
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return vectors * torch.where(largest < 0, -1, 1)
 
@@ -108,7 +120,7 @@ def _diagonalised(operator: Hessian, k: int, which: str) -> Ritz:
 
 
 def _reasons(found: Ritz, rule: Rule) -> list[str]:
-    """Why each pair counts, or what a user can do for it."""
+    """Why each pair has converged, or what a user can change."""
     asked = rule.asked(found.values, found.scale)
     rounding = max(rule.rounding(found.scale), found.floor)
     coarse = rule.epsilon > torch.finfo(torch.float64).eps
@@ -133,7 +145,7 @@ def hessian_of(
     buffers: Mapping[str, Tensor] | None = None,
     tick: Callable[[int], None] | None = None,
 ) -> Hessian:
-    """The Hessian at the problem's own weights, adversarial images frozen there."""
+    """The Hessian at the problem's own weights, with the adversarial images frozen."""
     frozen = problem.frozen(buffers=buffers, tick=tick)
     return Hessian(frozen, memory=memory, buffers=buffers, tick=tick)
 

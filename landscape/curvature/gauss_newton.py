@@ -16,7 +16,7 @@ from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.losses import cross_entropy, sample_labels
 
-#: what stands between the Jacobians
+#: name -> the matrix B between the two Jacobians
 CURVATURES = {
     "ggn": "second derivative of the loss by the outputs (= Fisher for cross-entropy)",
     "empirical": "outer product of the loss gradients at the true labels",
@@ -34,7 +34,7 @@ class _Graph(NamedTuple):
 
 
 class GaussNewton(Operator):
-    """J^T B J / N with B as CURVATURES says: positive semi-definite, curvature of the outputs only.
+    """J^T B J / N with B named in CURVATURES. Positive semi-definite: no curvature of the network.
 
     Args:
         problem: A problem without attack.

@@ -1,4 +1,4 @@
-"""The inner maximum of the adversarial loss: finding it exactly and describing where it lies."""
+"""The inner maximum of the adversarial loss: find it, and find its active constraints."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def dots(a: Tensor, b: Tensor) -> Tensor:
 def onto_ball_and_box(x: Tensor, moved: Tensor, eps: float, order: float) -> Tensor:
     """The nearest image to `moved` within the ball around x and [0,1].
 
-    For l_2 the multiplier of the ball is found by bisection: clipping a projected image, or
-    projecting a clipped one, is not the projection on both.
+    For l_2 the multiplier of the ball is found by bisection. Clipping a projected image is not
+    the projection on both sets; neither is projecting a clipped image.
     """
     if order == INF:
         return (x + (moved - x).clamp(-eps, eps)).clamp(0, 1)
     d = moved - x
     low = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    high = (row_norm(d, 2) / eps).clamp_min(1)  # shrinks every d into the ball
+    high = (row_norm(d, 2) / eps).clamp_min(1)  # large enough to shrink every d into the ball
 
     def at(shrink: Tensor) -> Tensor:
         return (x + d / columns(1 + shrink)).clamp(0, 1) - x
@@ -49,11 +49,11 @@ def onto_ball_and_box(x: Tensor, moved: Tensor, eps: float, order: float) -> Ten
 def refine(
     predict, x: Tensor, y: Tensor, start: Tensor, *, eps: float, order: float, iterations: int = 60
 ) -> Tensor:
-    """Climb from `start` (N, C, H, W) to the nearby maximum of the cross-entropy: exact ascent.
+    """The maximum (N, C, H, W) of the cross-entropy near `start`, by projected gradient ascent.
 
-    Projected gradient steps whose length, per example, doubles after a success and shrinks after
-    a failure, so the loss never falls. Attacks stop near the maximum; implicit differentiation
-    needs to stand on it.
+    Each example has its own step length. It doubles after a success and shrinks after a failure,
+    so the loss never falls. Attacks stop near the maximum, but implicit differentiation holds only
+    at the maximum.
     """
     best, step = start.detach(), torch.full_like(x[:, 0, 0, 0], 10 * eps)
 
@@ -79,11 +79,13 @@ def refine(
 
 
 class Faces(NamedTuple):
-    """Where maximisers lie on ball and box: what can move when the weights do.
+    """The active constraints (faces of ball and box) of maximisers.
 
-    `free` (N, C, H, W) marks pixels on no face, `delta` is the perturbation on them where the l_2
-    ball is active (else 0), `multiplier` (N,) that ball's Lagrange multiplier, `stationarity`
-    (N,) what is left of the gradient along them relative to the whole (0 at a maximum).
+    - `free` (N, C, H, W) is 1 for pixels on no face, else 0. Only these move with the weights.
+    - `delta` is the perturbation of the free pixels where the l_2 ball is active, else 0.
+    - `multiplier` (N,) is the Lagrange multiplier of the l_2 ball.
+    - `stationarity` (N,) is the length of the gradient along the free directions relative to the
+      whole gradient: 0 at a maximum.
     """
 
     free: Tensor
@@ -92,7 +94,7 @@ class Faces(NamedTuple):
     stationarity: Tensor
 
     def tangent(self, u: Tensor) -> Tensor:
-        """The part of u along which the maximisers may move."""
+        """The component of u in the free directions."""
         u = u * self.free
         square = dots(self.delta, self.delta)
         along = dots(self.delta, u) / torch.where(square > 0, square, 1)
@@ -100,7 +102,7 @@ class Faces(NamedTuple):
 
 
 def faces(x: Tensor, adversarial: Tensor, gradient: Tensor, eps: float, order: float) -> Faces:
-    """Describe maximisers by the gradient of each example's loss there."""
+    """The active constraints of maximisers, from the gradient of each example's loss."""
     delta = adversarial - x
     near = 16 * torch.finfo(x.dtype).eps
     free = (adversarial > near) & (adversarial < 1 - near)

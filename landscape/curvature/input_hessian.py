@@ -14,9 +14,9 @@ from ridgeline.train.precision import exact
 
 
 class InputHessian(Products):
-    """The Hessian (D, D) of one example's loss by its D = C H W pixels, the weights held fixed.
+    """The Hessian (D, D) of one example's loss by its D = C H W pixels, at fixed weights.
 
-    `example` is its place in the problem's images. `trust` and InputErrors as for `Operator`.
+    `example` is its index in the problem's images. `trust` and InputErrors as for `Operator`.
     """
 
     def __init__(self, problem: Problem, example: int, buffers=None, tick=None):

@@ -1,4 +1,4 @@
-"""The outer end of a spectrum by restarted Lanczos, with the copies of repeated eigenvalues."""
+"""The outermost eigenpairs by restarted Lanczos, with copies of repeated eigenvalues."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from ridgeline.landscape.curvature.basis import Rows
 from ridgeline.landscape.curvature.operators import Products
 from ridgeline.train.data.noise import Purpose, stream
 
-#: end of the spectrum -> what an eigenvalue is ranked by, the most wanted first
+#: end of the spectrum -> rank of an eigenvalue; the largest ranks are wanted
 RANKS: dict[str, Callable[[Tensor], Tensor]] = {
     "LA": lambda values: values,
     "SA": lambda values: -values,
     "LM": lambda values: values.abs(),
 }
-_CHECK = 5  # products between looks at the pairs
-_ROUNDINGS = 10  # of the operator's scale, that products in its precision may be off by
-_IDLE = 5  # restarts without a halved residual after which none is expected any more
-_NEAR = 100  # times rounding, up to which that is put down to rounding
-_CERTAIN = 1000  # times that a copy of mean weight must have outgrown the rest of a random vector
+_CHECK = 5  # products between two checks of the pairs
+_ROUNDINGS = 10  # units of rounding, times the operator's scale: the error of a product
+_IDLE = 5  # restarts that have not halved the residual: further ones will not either
+_NEAR = 100  # times the rounding error: a residual below this is attributed to rounding
+_CERTAIN = 1000  # how much larger than the rest of a random vector a copy's part must have grown
 
 
 @dataclass(frozen=True)
 class Rule:
     """When a pair has converged: its residual is at most tol * max(|value|, scale / 100).
 
-    `scale` is the largest magnitude of the operator's Ritz values: an eigenvalue 0 could never
-    meet a share of itself. What rounding leaves (`epsilon` of the products' dtype) is allowed
-    whatever `tol` asks; tol = 0 asks for that.
+    `scale` is the largest magnitude of the operator's Ritz values. Without it an eigenvalue 0
+    could never converge. A residual within rounding (`epsilon` of the products' dtype) is always
+    allowed; tol = 0 allows only that.
     """
 
     tol: float
     epsilon: float
 
     def rounding(self, scale: float) -> float:
-        """The residual that rounding of the products alone can leave."""
+        """The residual that rounding of the products alone can cause."""
         return _ROUNDINGS * self.epsilon * scale
 
     def asked(self, values: Tensor, scale: float) -> Tensor:
@@ -53,11 +53,11 @@ class Rule:
 
 
 class Ritz(NamedTuple):
-    """Approximate eigenpairs, most wanted first: values (k,), unit vectors (P, k), residuals (k,).
+    """Approximate eigenpairs in order of rank: values (k,), unit vectors (P, k), residuals (k,).
 
-    `scale` is the operator's, for `Rule`; `sure` (k,) says of which eigenvalues no copy can be
-    missing; `floor` is the residual near rounding at which restarts no longer helped (0 if that
-    was not met).
+    `scale` is the operator's, for `Rule`. `sure` (k,) is True where no copy of the eigenvalue can
+    be missing. `floor` is the residual near rounding at which restarts no longer helped (0 if
+    they always did).
     """
 
     values: Tensor
@@ -69,7 +69,7 @@ class Ritz(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """A Krylov space that looks for missing copies: its first row, and the pairs' ranks before."""
+    """A Krylov space that searches missing copies: its first row, and the pairs' ranks before."""
 
     first: int
     before: Tensor
@@ -78,14 +78,19 @@ class _Search(NamedTuple):
 def outermost(
     operator: Products, k: int, which: str, rule: Rule, restarts: int, seed: int, copies: float
 ) -> Ritz:
-    """The k outermost eigenpairs by thick-restart Lanczos (Wu and Simon 2000), as far as it came.
+    """The k outermost eigenpairs by thick-restart Lanczos (Wu and Simon 2000), converged or not.
 
-    A Krylov space meets an eigenvalue once, however often it is repeated. When all pairs have
-    converged, a random vector orthogonal to what is kept therefore starts another one, in which a
-    missing copy is outermost; it goes on until the copy would have outgrown all else (Chebyshev
-    polynomials, Saad 1980), or has taken the share `copies` of the products made before. What
-    turns up is iterated in its turn, until nothing does. Copies of the last value change nothing
-    and are not looked for.
+    A Krylov space contains only one vector for an eigenvalue, even if the eigenvalue is repeated.
+    So there is a search for missing copies:
+
+    1. When all pairs have converged, a random vector orthogonal to them starts a second Krylov
+       space. In it, a missing copy is outermost.
+    2. The search ends when the copy would be much larger than the rest of the random vector
+       (Chebyshev polynomials, Saad 1980). It also ends after the share `copies` of the products
+       made before.
+    3. A copy that is found is iterated until it converges. Then the search starts again.
+
+    Copies of the last value would not change the result and are not searched.
     """
     rank, capacity = RANKS[which], min(operator.shape[0], 2 * k + 20)
     floor, best, idle, spent, limit = 0.0, math.inf, 0, 0, 0.0
@@ -101,7 +106,7 @@ def outermost(
             ranks = rank(values)
             tolerance = rule.allowed(values[:k], space.scale).clamp_min(floor)
             if search and (ranks[:k] > search.before + tolerance).any():
-                search = None  # a pair has come that was missing
+                search = None  # a missing pair was found
             residuals = space.residuals(values[:k], weights[:, :k], tolerance)
             if not (residuals <= tolerance).all():
                 continue
@@ -109,7 +114,7 @@ def outermost(
             sure |= space.exhausted or (search is not None and space.closed)
             if search and not sure.all():
                 rest = rank(torch.linalg.eigvalsh(space.projected(search.first)))
-                # the kept vectors do not show the other end of the spectrum: the scale bounds it
+                # the basis may not contain the other end of the spectrum: the scale bounds it
                 needed = [_growth(float(r), float(rest.max()), -space.scale, len(space))
                           for r in ranks[:k]]  # fmt: skip
                 sure |= torch.tensor(needed).clamp_min(_CHECK) < space.since_draw
@@ -127,8 +132,8 @@ def outermost(
         worst = residuals.max().item()
         idle, best = (0, worst) if worst < best / 2 else (idle + 1, best)
         if idle >= _IDLE and worst <= _NEAR * rule.rounding(space.scale):
-            floor = max(floor, 2 * worst)  # further restarts add rounding and take nothing away
-        # all but the pairs themselves tells what else there is, not the few rows since the restart
+            floor = max(floor, 2 * worst)  # further restarts only add rounding
+        # the rest of the spectrum is judged by all rows but the pairs, not by the newest alone
         search = search and _Search(k, search.before)
     sure = torch.zeros(k, dtype=torch.bool)
     return Ritz(
@@ -142,9 +147,9 @@ def outermost(
 
 
 def _growth(target: float, high: float, low: float, size: int) -> float:
-    """Steps after which a random vector of that size is mostly an eigenvector of rank `target`.
+    """Lanczos steps that turn a random vector (`size`,) into an eigenvector of rank `target`.
 
-    All other ranks lie in low..high; infinite if that includes the target.
+    All other ranks lie in low..high. Infinite if that range includes the target.
     """
     if target <= high:
         return math.inf
@@ -154,10 +159,10 @@ def _growth(target: float, high: float, low: float, size: int) -> float:
 
 
 class _Space:
-    """An orthonormal basis V (n, P), its images H V where it lies, and V H V' on the host.
+    """An orthonormal basis V (n, P), its images H V on the same device, and V H V' on the host.
 
-    `count` rows have images; one more waits for its own unless the basis is full. `closed` says
-    that the Krylov space of the last draw came to its end, so that another was begun.
+    `count` rows have images. One further row has none yet, unless the basis is full. `closed`
+    says that the Krylov space became invariant, so a random row started another one.
     """
 
     def __init__(self, operator: Products, capacity: int, seed: int):
@@ -185,13 +190,13 @@ class _Space:
         return self.count == len(self)
 
     def draw(self) -> None:
-        """The next row: a random vector, a function of the seed and the number of draws."""
+        """Append a random row, determined by the seed and the number of draws."""
         noise = stream(self.seed, Purpose.LANCZOS_START, self.draws).standard_normal(len(self))
         self.draws, self.since_draw, self.closed = self.draws + 1, 0, False
         self._append(self._rest_of(self.basis.own(torch.from_numpy(noise))), 0.0)
 
     def extend(self) -> None:
-        """The image of the last row, and what of it is new as the next row."""
+        """Compute the image of the last row; append its component orthogonal to the basis."""
         n = self.count
         self.images[n] = self.operator.matvec(self.basis[n]).to(self.images.device)
         image = self.images[n].double()
@@ -210,11 +215,11 @@ class _Space:
         return values[order], weights[:, order]
 
     def projected(self, first: int) -> Tensor:
-        """The operator on the rows from `first` on."""
+        """The operator projected on the rows from `first` on: V H V' of these rows."""
         return self.matrix[first : self.count, first : self.count]
 
     def residuals(self, values: Tensor, weights: Tensor, tolerance: Tensor) -> Tensor:
-        """||Hv - value v|| (k,) of Ritz vectors; all infinite if the last exceeds its tolerance."""
+        """||Hv - value v|| (k,) of Ritz vectors; all infinite if the last has not converged."""
         last = self._distances(values[-1:], weights[:, -1:])
         if last > tolerance[-1]:
             return torch.full_like(values, torch.inf)
@@ -225,7 +230,7 @@ class _Space:
         return self.basis.combined(weights)
 
     def compress(self, values: Tensor, weights: Tensor, keep: int) -> None:
-        """The basis of the first `keep` Ritz vectors."""
+        """Replace the basis by the first `keep` Ritz vectors."""
         keep, n = min(keep, self.count), self.count
         mix, rows = weights[:, :keep].T.to(self.basis.device), self.basis.values
 
@@ -240,9 +245,9 @@ class _Space:
         self.count = keep
 
     def restart(self, values: Tensor, following: bool) -> Tensor:
-        """The next row after `compress`; returns the residuals (k,) of the first pairs.
+        """Append a row after `compress`; return the residuals (k,) of the first pairs.
 
-        It is the largest of their residuals, or what the last image left if `following` it.
+        The row is the largest residual vector. With `following` it continues the last image.
         """
         k = len(values)
         distances = self._distances(values, torch.eye(self.count, dtype=torch.float64)[:, :k])
@@ -253,7 +258,7 @@ class _Space:
         return distances
 
     def _append(self, row: Tensor, least: float) -> None:
-        """An orthogonal row, or a random one if its length is at most `least`."""
+        """Append a row, or a random one if the row's length is at most `least`."""
         length = torch.linalg.vector_norm(row).item()
         if length <= least:
             self.draw()
@@ -262,7 +267,7 @@ class _Space:
             self.basis[self.count] = row / length
 
     def _rest_of(self, vector: Tensor) -> Tensor:
-        """What of a vector is orthogonal to all rows."""
+        """The component of a vector that is orthogonal to all rows."""
         return self.basis.rest_of(self.count, vector)
 
     def _distances(self, values: Tensor, weights: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One question asked of one operator: eigenpairs, density, trace, as a labelled result."""
+"""Measures of one operator (eigenpairs, density, trace, diagonal) as a labelled result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ridgeline.models.errors import InputError
 from ridgeline.train.attacks import Attack
 from ridgeline.train.options import Opt, Options
 
-#: operator -> what its matrix is
+#: operator -> its matrix in words
 OPERATORS = {
     "hessian": "Hessian",
     "ggn": "generalised Gauss-Newton matrix",
@@ -39,11 +39,11 @@ OPERATORS = {
     "mc_fisher": "Monte-Carlo Fisher matrix",
     "input": "input Hessian of single examples",
 }
-#: who computes eigenpairs and traces
+#: the programs that can compute eigenpairs and traces
 TOOLS = ("ridgeline", "pyhessian")
 #: names of number formats
 PRECISIONS = ("float32", "float64", "tf32")
-#: what adversarial images do when the weights move
+#: how the adversarial images depend on the weights
 ADVERSARIES = {
     "frozen": "adversarial images frozen",
     "refined": "adversarial images climbed to the maximum nearby, then frozen",
@@ -55,19 +55,19 @@ _PAIRS = {"topk": ()}
 
 @dataclass(frozen=True)
 class SpectrumOptions(Options):
-    """What to measure of an operator: eigenpairs, and density, trace, diagonal where asked for."""
+    """What to measure of an operator: eigenpairs; density, trace and diagonal on request."""
 
     topk: Annotated[int, Opt("number of eigenpairs", low=0)] = 1
     which: Annotated[str, Opt("end of the spectrum", choices=ENDS, only=_PAIRS)] = "LA"
     tol: Annotated[
-        float, Opt("relative residual of a converged pair; 0: as rounding allows", only=_PAIRS)
+        float, Opt("relative residual of a converged pair; 0: limited by rounding", only=_PAIRS)
     ] = 1e-4
     max_iter: Annotated[int | None, Opt("restarts of the Lanczos process", low=1, only=_PAIRS)] = 50
     density_probes: Annotated[int, Opt("probes of the spectral density; 0: none", low=0)] = 0
     density_steps: Annotated[
         int, Opt("Lanczos steps per probe", low=1, only={"density_probes": ()})
     ] = 80
-    trace_products: Annotated[int, Opt("products spent on the trace; 0: none", low=0)] = 0
+    trace_products: Annotated[int, Opt("products for the trace; 0: none", low=0)] = 0
     trace_estimator: Annotated[
         str,
         Opt(
@@ -76,13 +76,13 @@ class SpectrumOptions(Options):
             only={"trace_products": (), "estimator": ("ridgeline",)},
         ),
     ] = "hutchinson"
-    diagonal_products: Annotated[int, Opt("products spent on the diagonal; 0: none", low=0)] = 0
+    diagonal_products: Annotated[int, Opt("products for the diagonal; 0: none", low=0)] = 0
     estimator: Annotated[
-        str, Opt("who computes; pyhessian is an independent check", choices=TOOLS)
+        str, Opt("program that computes; pyhessian is an independent check", choices=TOOLS)
     ] = "ridgeline"
 
     def check(self) -> None:
-        """Raise InputError for numbers that make no estimate."""
+        """Raise InputError for numbers that are too small for an estimate."""
         check_tolerance(self.tol)
         if not any((self.topk, self.density_probes, self.trace_products, self.diagonal_products)):
             raise InputError(
@@ -110,9 +110,11 @@ class SpectrumOptions(Options):
 
 @dataclass(frozen=True)
 class CurvatureOptions(Options):
-    """Of which matrix, of which loss."""
+    """Which matrix is measured, and of which loss."""
 
-    adversary: Annotated[str, Opt("what adversarial images do", choices=ADVERSARIES)] = "frozen"
+    adversary: Annotated[
+        str, Opt("how adversarial images depend on the weights", choices=ADVERSARIES)
+    ] = "frozen"
     operator: Annotated[str, Opt("the matrix", choices=OPERATORS)] = "hessian"
     blocks: Annotated[
         str | None, Opt("globs 'a.*,b.*', each: every layer; None: all parameters as one")
@@ -126,7 +128,7 @@ class CurvatureOptions(Options):
     ] = "float32"
     memory: Annotated[
         float | None,
-        Opt("what the products may use; None: half of what is free", above=0, unit="GiB",
+        Opt("memory for the products; None: half of the free memory", above=0, unit="GiB",
             decides=False),
     ] = None  # fmt: skip
     compile: Annotated[
@@ -134,7 +136,7 @@ class CurvatureOptions(Options):
     ] = False
 
     def check(self) -> None:
-        """Raise InputError for parts of the weights' curvature asked of the images'."""
+        """Raise InputError for options that the chosen matrix does not have."""
         if self.operator == "input" and (self.blocks or self.weight_decay):
             raise InputError("--operator input knows no --blocks and no --weight_decay")
         if self.adversary == "total" and self.operator != "hessian":
@@ -143,7 +145,7 @@ class CurvatureOptions(Options):
             raise InputError("--compile is for --operator hessian --adversary frozen or refined")
 
     def check_beside(self, attack: Attack | None, spectrum: SpectrumOptions) -> None:
-        """Raise InputError if an attack is needed, or a measure is not there for this matrix."""
+        """Raise InputError if an attack is missing or a measure does not exist for this matrix."""
         if self.adversary == "total" and attack is None:
             raise InputError("--adversary total needs --attack and --operator hessian")
         if self.adversary == "refined" and attack is None:
@@ -152,15 +154,12 @@ class CurvatureOptions(Options):
             raise InputError("--operator input knows no --diagonal_products")
 
     def title(self, attacked: bool) -> str:
-        """Which matrix of which loss it is, in words."""
+        """The matrix and its loss in words."""
         loss = ADVERSARIES[self.adversary] if attacked else "clean loss"
         return f"{OPERATORS[self.operator]}, {loss}"
 
     def keywords(self, problem: Problem) -> dict[str, Any]:
-        """What every operator of a problem takes of these options: memory, weight decay, buffers.
-
-        The memory is in bytes, None for half of what is free.
-        """
+        """The keywords of an operator: memory (bytes; None: half of the free), decay, buffers."""
         return {
             "memory": None if self.memory is None else int(self.memory * 2**30),
             "weight_decay": self.weight_decay,
@@ -169,9 +168,10 @@ class CurvatureOptions(Options):
 
 
 def blocks_of(origin: Point, patterns: str | None) -> dict[str, list[str]]:
-    """The parameter names of every block: `None` all, `each` one per layer, or globs `a.*,b.*`.
+    """The parameter names of every block.
 
-    Raises InputError for a glob that matches nothing.
+    `patterns`: None makes one block of all parameters, `each` one block per layer. Globs such as
+    "a.*,b.*" make one block each. Raises InputError for a glob that matches nothing.
     """
     names = list(origin)
     if not isinstance(patterns, str | None):
@@ -191,7 +191,7 @@ def blocks_of(origin: Point, patterns: str | None) -> dict[str, list[str]]:
 
 
 def frozen_at(problem: Problem, adversary: str, buffers, tick) -> Problem:
-    """The problem without attack, on the images its adversary leaves at the problem's weights."""
+    """The problem without attack, on the adversarial images found at the problem's weights."""
     if problem.attack is not None and problem.attack.eps > 0 and adversary != "frozen":
         return refined(problem, buffers=buffers)
     return problem.frozen(buffers=buffers, tick=tick)
@@ -201,9 +201,9 @@ def operator_of(
     problem: Problem, frozen: Problem, kind: str, adversary: str, parameters: Iterable[str],
     compiled: bool = False, **options,
 ) -> Operator:  # fmt: skip
-    """The operator of that kind at the problem's weights, `frozen` from `frozen_at`.
+    """The operator of that kind at the problem's weights. `frozen` comes from `frozen_at`.
 
-    `compiled` is heeded by the Hessian of frozen images.
+    `compiled` applies only to the Hessian of frozen images.
     """
     options |= {"parameters": list(parameters)}
     attacked = problem.attack is not None and problem.attack.eps > 0
@@ -218,7 +218,7 @@ def operator_of(
 def measure(
     operator: Operator, wanted: SpectrumOptions, seed: int
 ) -> tuple[xr.Dataset, np.ndarray, list[Point]]:
-    """The numbers asked for, the eigenvectors (P, k), and the diagonal with its error if asked."""
+    """The wanted numbers, the eigenvectors (P, k), and the diagonal with its error if wanted."""
     diagonal: list[Point] = []
     began, parts, vectors = time.perf_counter(), [], np.empty((operator.shape[0], 0))
     if wanted.topk:
@@ -235,7 +235,7 @@ def measure(
         quadrature = lanczos_quadrature(
             operator, probes=wanted.density_probes, steps=wanted.density_steps, seed=seed
         )
-        density = density_dataset(quadrature)  # a small matrix has fewer steps than asked for
+        density = density_dataset(quadrature)  # a small matrix needs fewer steps than wanted
         density = density.assign_coords(step=np.arange(density.sizes["step"]))
         parts.append(density.reindex(step=np.arange(wanted.density_steps)))
     if wanted.trace_products:

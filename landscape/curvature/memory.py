@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_UNKNOWN = 2**31  # where the system does not tell: enough for small work, little for large
+_UNKNOWN = 2**31  # if the system does not say: enough for small networks only
 
 
 def free_bytes(device: torch.device) -> int:
     """Bytes that this process could allocate on a device now.
 
-    On CUDA what torch holds unused counts, it is handed out again. The host's memory, within the
-    container's limit if it has one, is shared by the processes that torchrun started on it.
+    On CUDA the unused memory of torch's cache counts as free. On the host the container's limit
+    applies, and the processes that torchrun started there get equal shares.
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -41,9 +41,9 @@ def _host_bytes() -> int:
 
 @contextmanager
 def held_by_graphs(besides: list[Tensor]) -> Iterator[dict[int, int]]:
-    """Collect the storages, address -> bytes, that graphs recorded inside hold.
+    """Collect the storages (address -> bytes) held by graphs that are recorded inside.
 
-    Storages of the tensors `besides` are theirs anyway and are not counted.
+    The storages of the tensors `besides` are not counted.
     """
     known = {t.untyped_storage().data_ptr() for t in besides}
     held: dict[int, int] = {}
@@ -52,7 +52,7 @@ def held_by_graphs(besides: list[Tensor]) -> Iterator[dict[int, int]]:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             held[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # the tensor itself would make a cycle that is never freed
+        return tensor.detach()  # the tensor itself would make a reference cycle, never freed
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
         yield held

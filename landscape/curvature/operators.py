@@ -1,4 +1,4 @@
-"""Operators: shape, dtype, device, matvec, matmat. Algorithms know only that."""
+"""Operators: shape, dtype, device, matvec, matmat. Algorithms use only these."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ from ridgeline.train.precision import exact
 
 Tick = Callable[[int], None]
 Made = TypeVar("Made")
-#: memory that one product needs beside the kept graphs, in graphs of its batch (measured)
-_WORK = 3
-#: share of a memory budget that is planned for; rounding and gaps of the allocator take the rest
-_USABLE = 0.95
+_WORK = 3  # memory of one product beside the kept graphs, in graphs of its batch (measured)
+_USABLE = 0.95  # share of a memory budget that is used; the allocator's gaps need the rest
 
 
 class Products(ABC):
@@ -50,24 +48,24 @@ class Products(ABC):
 
 
 class Operator(Products):
-    """Curvature of a problem: products are sums over its examples / their number.
+    """Curvature of a problem: products are means over its examples.
 
-    `parameters` restricts it to some of the point's tensors (default: all); vectors (P,) are those
-    tensors flattened in order. First-order graphs of as many batches as fit into `memory` bytes
-    (default: half of what is free on the device), beside the work of a product, are kept and
-    differentiated again; the others are recorded anew for every product, in smaller pieces where
-    one would not fit. The product does not depend on memory or batch size. `buffers` replace the
-    problem's (BatchNorm statistics); `weight_decay` adds (weight_decay / 2) ||theta||^2 to the
-    loss; `tick(n)` is called with the examples of every batch done. Under torchrun every process
-    brings its own images and gets the product over all. `trust` is the way of evaluation chosen
-    (landscape/curvature/derivative_check.py) and the `asymmetry` measured on it. Raises InputError
-    if the network has no right second derivatives, if not even one example's graph fits, or if a
+    `parameters`: the tensors of the point to differentiate by (None: all), flattened in order.
+    `memory`: bytes (None: half of the device's free memory). First-order graphs that fit beside
+        the work of a product are kept; the others are recorded for every product, in smaller
+        batches if needed. The product does not depend on memory or batch size.
+    `buffers`: replace the problem's (BatchNorm statistics).
+    `weight_decay`: adds (weight_decay / 2) ||theta||^2 to the loss.
+    `tick(n)`: called with the number of examples of every finished batch.
+    `trust`: the chosen way of evaluation and its errors (derivative_check.py).
+    Under torchrun every process has its own images and gets the product over all. Raises
+    InputError if no way of evaluation is right, if the graph of one example does not fit, or if a
     product is not finite.
     """
 
-    curved = True  # whether the network's own curvature is a part of it, or its Jacobian alone
-    by_image = False  # whether it differentiates by the images too
-    keeps = True  # whether products differentiate graphs, which can be kept
+    curved = True  # includes the network's own curvature (False: only its Jacobian)
+    by_image = False  # differentiates by the images too
+    keeps = True  # products differentiate graphs, which can be kept
 
     def __init__(
         self,
@@ -142,18 +140,18 @@ class Operator(Products):
 
     @abstractmethod
     def _record(self, batch: Batch) -> Any:
-        """What of a batch the products share: a graph that can be differentiated."""
+        """The graph of a batch, which all products differentiate."""
 
     @abstractmethod
     def _product(self, graph: Any, vector: Tensor) -> Tensor:
         """The product (P,) summed over the batch."""
 
     def _logits(self, x: Tensor) -> Tensor:
-        """The network's outputs with kernels that can be differentiated twice."""
+        """The network's outputs, with a graph that can be differentiated twice."""
         return self._way.logits(self._predict, x)
 
     def _derivative(self, output: Tensor, **options) -> Tensor:
-        """Derivative of an output by the parameters as one vector, zero where one has no part."""
+        """Derivative of an output by all parameters as one vector (0 for those it does not use)."""
         if not output.requires_grad:
             return torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
         options = {"allow_unused": True, "materialize_grads": True, **options}
@@ -164,13 +162,12 @@ class Operator(Products):
         return self._kept[number] if number < len(self._kept) else self._record(batch)
 
     def _as_memory_allows(self, compute: Callable[[], Made]) -> Made:
-        """What `compute` returns; where memory runs out it begins anew, in less of it.
+        """The result of `compute`. When memory runs out it starts again with less.
 
-        First the kept graphs go, then batches are halved. Others use the device too, so that no
-        plan is safe. Raises InputError if one example does not fit.
+        First the kept graphs are dropped, then the batches are halved.
         """
         while True:
-            with suppress(torch.OutOfMemoryError):  # whose traceback would hold the memory
+            with suppress(torch.OutOfMemoryError):  # its traceback would keep the memory in use
                 return compute()
             if self._kept:
                 self._kept.clear()
@@ -181,10 +178,10 @@ class Operator(Products):
                     f"{self.device} has no memory for one example's second derivatives"
                 )
             if self.device.type == "cuda":
-                torch.cuda.empty_cache()  # in pieces of other sizes it is of no use
+                torch.cuda.empty_cache()  # its blocks have the wrong sizes for the next try
 
     def _cut(self, rows: int) -> None:
-        """The images in batches of so many."""
+        """Divide the examples into batches of `rows`."""
         self._rows, data = rows, self.problem.data
         self._batches = list(data.batches(rows, device=self.device, dtype=self.dtype))
 
@@ -209,7 +206,7 @@ class Operator(Products):
                 f"a memory of {memory / 2**30:.3g} GiB is too small: "
                 f"one example needs {(memory - room + _WORK * each) / _USABLE / 2**30:.3g} GiB"
             )
-        half = max(1, rows // 2)  # for work; the other is to keep
+        half = max(1, rows // 2)  # half of the memory for products, half for kept graphs
         rows = min(self.problem.batch_size, half)
         self._cut(rows)
         room -= _WORK * each * rows
@@ -220,7 +217,7 @@ class Operator(Products):
             graph = None
             with suppress(torch.OutOfMemoryError), held_by_graphs(own) as held:
                 graph = self._record(batch)
-            if graph is None:  # and products need room too
+            if graph is None:  # less memory than planned, and products need some too
                 self._kept.clear()
                 return
             self._kept.append(graph)
@@ -229,9 +226,7 @@ class Operator(Products):
 
 
 class Hessian(Operator):
-    """The Hessian of the loss on the images as they stand; products are exact (double backward).
-
-    `TotalHessian` follows adversarial images as the weights move.
+    """The Hessian of the loss on fixed images, by exact products; see also `TotalHessian`.
 
     Args:
         problem: A problem without attack; `Problem.frozen` fixes adversarial images first.
@@ -241,6 +236,11 @@ class Hessian(Operator):
 
     Raises:
         ValueError: for a problem with an attack.
+
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)
+    >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, y), loss="squared_error")
+    >>> (Hessian(problem) @ torch.ones(2)).tolist()  # diag(1, 9)
+    [1.0, 9.0]
     """
 
     def __init__(self, problem: Problem, point: Point | None = None, **options):

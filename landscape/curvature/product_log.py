@@ -22,15 +22,19 @@ _LIMIT = 2**36  # bytes of a file
 
 
 class ProductLog(Products):
-    """An operator that writes every product to a file and reads what the file already holds.
+    """An operator that writes every product to a file and reads those already in the file.
 
-    All algorithms here are functions of seeds and products, so the same calls come again after a
-    `kill -9`, and are answered from the file until it ends; numbers are the same to the last bit.
-    Each record is the checksums of the vector and the product, and the product. Records torn by a
-    kill or damaged, a file of another recipe and whatever follows a vector that differs are
-    dropped. Call `remove` at the end. The file takes at most `limit` bytes (default: 64 GiB, and
-    half of what is free on its disk): products beyond it, or that the disk has no room for, are
-    computed again after a kill. Under torchrun every process keeps a file of its own.
+    All algorithms are deterministic functions of seeds and products. So a command that was killed
+    makes the same calls again. They are answered from the file, to the last bit, until it ends.
+
+    - A record holds the checksums of vector and product, and the product.
+    - Damaged or incomplete records are dropped, and all records after a vector that differs. So is
+      a file of another recipe.
+    - The file has at most `limit` bytes (None: 64 GiB, or half of the disk's free space if that is
+      less). Products beyond it are computed again after a kill.
+    - Under torchrun every process has its own file.
+
+    Call `remove` at the end.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class ProductLog(Products):
         self._header = _header(recipe)
         self._bytes = 8 + operator.shape[0] * self.dtype.itemsize
         count = self._read()
-        if limit is None:  # what the file has already is free to it
+        if limit is None:  # the space that the file has already counts as free
             held = self.path.stat().st_size
             limit = min(_LIMIT, held + shutil.disk_usage(self.path.parent).free // 2)
         self._most = max(0, limit - len(self._header)) // self._bytes
@@ -53,7 +57,7 @@ class ProductLog(Products):
 
     @property
     def products(self) -> int:
-        """Products asked for, from the file or new."""
+        """Number of products, from the file or new."""
         return self._done
 
     def matmat(self, vectors: Tensor) -> Tensor:
@@ -74,13 +78,13 @@ class ProductLog(Products):
         return getattr(self.operator, name)
 
     def _replays(self, here: bool, count: int) -> bool:
-        """Whether `count` products are read: by all processes or by none, who add up new ones."""
+        """Whether `count` products are read from the file: by all processes or by none."""
         return here if self._done + count > self._waiting else everywhere(here)
 
     def remove(self) -> None:
-        """Delete the file: the numbers it led to are safe elsewhere.
+        """Delete the file, once the results are saved elsewhere.
 
-        Also those of more processes than there are now, in which an earlier try was killed.
+        Files of an earlier try with more processes are deleted too.
         """
         self.path.unlink(missing_ok=True)
         if leader():
@@ -89,7 +93,7 @@ class ProductLog(Products):
                     file.unlink(missing_ok=True)
 
     def _read(self) -> int:
-        """Number of whole records in the file; a foreign file is begun anew."""
+        """Number of complete records in the file. A file of another recipe is emptied."""
         if self.path.is_file():
             with self.path.open("rb") as file:
                 if file.read(len(self._header)) == self._header:
@@ -110,7 +114,7 @@ class ProductLog(Products):
         return values.clone()
 
     def _write(self, checks: list[int], products: Tensor) -> None:
-        """Append the records, unless some before them are missing or there is no room."""
+        """Append the records, unless earlier ones are missing or the disk is full."""
         if self._written < self._done or self._done + len(checks) > self._most:
             return
         try:
@@ -126,13 +130,13 @@ class ProductLog(Products):
             self._written += len(checks)
 
     def _truncate(self) -> None:
-        """Drop what the file holds beyond the products done: it was written by another run."""
+        """Cut the file after the products done so far: the rest was written by another run."""
         self._waiting = self._written = min(self._written, self._done)
         with self.path.open("r+b") as file:
             file.truncate(len(self._header) + self._written * self._bytes)
 
     def _common(self, count: int) -> int:
-        """The records that all processes hold: they must replay the same ones."""
+        """Number of records that all processes have: they must read the same ones."""
         if sharing():
             tensor = torch.tensor(count, device=self.device)
             with together():
@@ -142,14 +146,14 @@ class ProductLog(Products):
 
 
 def is_log_of(path: Path, recipe: Recipe) -> bool:
-    """Whether the file is a log of this recipe, of any process."""
+    """Whether the file is a log of this recipe, written by any process."""
     header = _header(recipe)
     with path.open("rb") as file:
         return file.read(len(header)) == header
 
 
 def _others(path: Path) -> list[tuple[int, Path]]:
-    """The logs of the processes but the first, with their numbers."""
+    """The logs of all processes but the first, with the numbers of the processes."""
     files = path.parent.glob(f"{glob.escape(path.name)}.*")
     return [(int(f.suffix[1:]), f) for f in files if f.suffix[1:].isdigit()]
 

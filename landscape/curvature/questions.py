@@ -71,13 +71,13 @@ def spectral_density(
 ) -> xr.Dataset:
     """The spectral density of a problem's Hessian, with its band over random probes.
 
-    Use it for the shape of the whole spectrum. Its outermost values are those of `top_eigenpairs`
-    only nearly: that function converges them.
+    Use it for the shape of the whole spectrum. Its outermost values are approximate;
+    `top_eigenpairs` converges them.
 
     Args:
         problem: The problem.
-        probes: Random starts; they make the band.
-        steps: Lanczos steps from each start; more resolve finer.
+        probes: Random start vectors; the band is computed over them.
+        steps: Lanczos steps from each start; more steps resolve more detail.
         **curvature: Which matrix of which loss: the keywords of `spectrum`.
 
     Returns:
@@ -105,10 +105,10 @@ def trace(
 ) -> xr.Dataset:
     """The trace of a problem's Hessian with its standard error: `trace`, `trace_se`.
 
-    Which estimator: hutchinson is right for any matrix and any number of products. hutchpp and
-    xtrace are more exact for the same products where few eigenvalues carry the trace, as in a
-    trained network. They take 12 products for each independent estimate, so that with few estimates
-    their standard error is itself rough. xtrace can break down, which raises InputError.
+    Which estimator: hutchinson works for any matrix and any number of products. hutchpp and
+    xtrace have a smaller error for the same products if few eigenvalues make up most of the trace,
+    as in a trained network. They need 12 products for each independent estimate. With few
+    estimates their standard error is itself inexact. xtrace can fail with InputError.
 
     Args:
         problem: The problem.
@@ -117,8 +117,8 @@ def trace(
         **curvature: Which matrix of which loss: the keywords of `spectrum`.
 
     Returns:
-        `trace`, `trace_se` and `trace_estimator`, which is exact for a matrix so small that its
-        diagonal is summed.
+        `trace`, `trace_se` and `trace_estimator`. For a small matrix the diagonal is summed and
+        `trace_estimator` is exact.
 
     Raises:
         InputError: for a budget below two estimates, and a loss that is not finite.
@@ -144,9 +144,9 @@ def spectrum(problem: Problem, wanted: SpectrumOptions, **curvature: Any) -> xr.
         **curvature: Fields of `CurvatureOptions`: `operator` hessian, ggn, fisher or mc_fisher,
             `adversary` frozen, refined or total, `weight_decay`, `batchnorm` keep or recalibrate,
             `memory` in GiB; `blocks` (globs "a.*,b.*", or "each") gives every block of the
-            parameters a spectrum of its own; `compile` computes the Hessian's products by compiled
-            code, checked against the usual ones: it takes up to minutes to begin, changes last
-            digits, and is left out where it cannot be had (`evaluation` says so).
+            parameters its own spectrum; `compile` uses compiled code for the Hessian's products.
+            Compilation can take minutes and changes the last digits. The products are checked
+            against the usual ones, which are used if compilation fails (see `evaluation`).
 
     Returns:
         The measures, over `block` if there are several.

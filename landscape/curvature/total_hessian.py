@@ -18,8 +18,8 @@ from ridgeline.train.attacks.norms import INF, row_norm
 from ridgeline.train.data.examples import Batch
 from ridgeline.train.data.noise import Purpose, stream
 
-_SETTLED = 0.1  # relative gradient left along an l_2 ball up to which a maximum counts as found
-_FEELS = 1e-4  # share of the largest gradient from which a free pixel counts as at a kink
+_SETTLED = 0.1  # largest relative gradient along an l_2 ball at which a maximum counts as found
+_FEELS = 1e-4  # a free pixel with this share of the largest gradient counts as at a kink
 
 
 class _Graph(NamedTuple):
@@ -33,19 +33,23 @@ class _Graph(NamedTuple):
 class TotalHessian(Operator):
     """Second derivative of (1/N) sum max_delta l(theta, x + delta), delta in the attack's ball.
 
-    With the maximiser found, pixels on a face of ball or [0,1] stay there and the rest follows
-    from stationarity (implicit function theorem): H = H_tt - H_tx T (T (H_xx - mu) T)^-1 T H_xt,
-    T the projection on the directions left free and mu the multiplier of an l_2 ball. For l_inf
-    that is the almost-everywhere Hessian over free and clamped pixels. The systems are solved by
-    conjugate gradients, all examples at once.
+    The implicit function theorem at the maximiser gives
+    H = H_tt - H_tx T (T (H_xx - mu) T)^-1 T H_xt. T is the projection on the free directions:
+    pixels on a face of the ball or of [0,1] stay there. mu is the multiplier of an l_2 ball. For
+    l_inf this is the Hessian almost everywhere. Conjugate gradients solve the systems, for all
+    examples at once.
 
-    Networks of ReLU and max pooling often have their maxima on kinks, where no derivative exists
-    and a part of the gradient never vanishes: for l_inf such pixels are held, for l_2 the example
-    counts as settled while that part is below a tenth. Examples that are not settled or whose
-    maximum is not strict count with their image frozen. `share_regular` is the share of the
-    others, `stationarity` the mean over examples of the gradient left, relative to the whole: how
-    reliable the number is. `inner_maxima`, what `refined` gave for the problem at that point,
-    saves finding them again. Needs the loss cross_entropy (InputError).
+    ReLU and max pooling often put maxima on kinks. There no derivative exists, and a part of the
+    gradient never vanishes.
+
+    - l_inf: pixels at a kink are held fixed.
+    - l_2: the example counts as settled if that part is below a tenth of the gradient.
+    - Examples that are not settled, or whose maximum is not strict, keep their image fixed.
+
+    `share_regular` is the share of the other examples. `stationarity` is the mean over examples
+    of the remaining gradient relative to the whole. Both say how reliable the number is.
+    `inner_maxima` is the result of `refined` at this point, if it is known already. Raises
+    InputError for another loss than cross_entropy.
     """
 
     by_image = True
@@ -77,7 +81,7 @@ class TotalHessian(Operator):
         self.share_regular, self.stationarity = shares.tolist()
 
     def _judge_rest(self) -> None:
-        """Record the batches whose graphs are not kept, to know their regularity."""
+        """Record the batches whose graphs are not kept, to count their regular examples."""
         for batch in self._batches[len(self._kept) :]:
             self._record(batch)
 
@@ -92,7 +96,7 @@ class TotalHessian(Operator):
         rows = torch.tensor([self._position[int(i)] for i in batch.index])
         clean = next(self._clean.take(rows).batches(len(rows), device=x.device, dtype=x.dtype)).x
         where = faces(clean, x.detach(), by_image.detach(), self._eps, self._order)
-        if self._order == INF:  # pixels that still feel the gradient sit at a kink: they stay
+        if self._order == INF:  # free pixels with a gradient are at a kink: they stay fixed
             feels = by_image.detach().abs() > _FEELS * columns(row_norm(by_image.detach(), INF))
             where = where._replace(free=where.free * ~feels)
             settled = torch.ones_like(where.multiplier, dtype=torch.bool)
@@ -133,10 +137,10 @@ class TotalHessian(Operator):
         return graph.faces.tangent(columns(graph.faces.multiplier) * u - hu)
 
     def _solve(self, graph: _Graph, right: Tensor, iterations: int = 100) -> tuple[Tensor, Tensor]:
-        """Conjugate gradients on `_curvature`; also (B,) whether all curvatures met were positive.
+        """Conjugate gradients on `_curvature`, and (B,) whether all its curvatures were positive.
 
-        For a piecewise linear network H_xx has rank below the number of classes, and as many
-        iterations suffice.
+        For a piecewise linear network the rank of H_xx is below the number of classes. So that
+        many iterations suffice.
         """
         solution, rest, direction = torch.zeros_like(right), right, right
         square = dots(rest, rest)
@@ -163,7 +167,7 @@ class TotalHessian(Operator):
 def refined(
     problem: Problem, point: Point | None = None, buffers=None, iterations: int = 60
 ) -> Problem:
-    """The problem without attack on the attack's images, climbed to the maximum nearby."""
+    """The problem without attack, on the attack's images refined to the nearest maximum."""
     attack = problem.attack
     frozen = problem.frozen(point, buffers)
     predict = problem.predict(problem.origin if point is None else point, buffers)

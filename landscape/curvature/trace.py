@@ -22,7 +22,7 @@ ESTIMATORS = {"hutchinson": ("hutchinson_trace", 1), "hutchpp": ("hutchpp_trace"
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean and standard error over independent estimates, the products and what made them."""
+    """Mean and standard error over independent estimates, number of products, estimator."""
 
     mean: Any
     se: Any
@@ -31,7 +31,7 @@ class Estimate:
 
 
 class _OnHost:
-    """The operator as curvlinops sees it: random vectors are drawn on the CPU for every device."""
+    """The operator as curvlinops needs it: random vectors are drawn on the CPU for every device."""
 
     def __init__(self, operator: Operator):
         self.operator, self.shape = operator, operator.shape
@@ -46,10 +46,11 @@ def estimate_trace(
 ) -> Estimate:
     """The trace from `products` products, split into independent estimates for the error.
 
-    `hutchpp` (Meyer et al. 2021) and `xtrace` (Epperly et al. 2024) take 12 products each time and
-    win where few eigenvalues carry the trace; a matrix no larger than that is summed along its
-    diagonal instead (`estimator` is then "exact", the error 0). Raises InputError for a budget
-    below two estimates, and where xtrace breaks down.
+    `hutchpp` (Meyer et al. 2021) and `xtrace` (Epperly et al. 2024) need 12 products for one
+    estimate. They have a smaller error if few eigenvalues make up most of the trace. If the matrix
+    has no more rows than one estimate needs products, its diagonal is summed instead: `estimator`
+    is then "exact" and the error 0. Raises InputError for fewer products than two estimates need,
+    and where xtrace fails.
 
     >>> from ridgeline.landscape.curvature.operators import Matrix
     >>> estimate_trace(Matrix(torch.diag(torch.tensor([1.0, 2.0, 3.0])))).mean
@@ -78,9 +79,9 @@ def estimate_trace(
 def estimate_diagonal(
     operator: Operator, *, products: int = 60, seed: int = 0
 ) -> tuple[Point, Point]:
-    """The diagonal over all parameters and its standard errors, by Hutchinson's estimator.
+    """The diagonal and its standard errors by Hutchinson's estimator, as two Points.
 
-    Two Points; parameters outside the operator's are 0.
+    Parameters outside the operator's are 0.
     """
     from curvlinops import hutchinson_diag
 

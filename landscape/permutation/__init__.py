@@ -1,1 +1,1 @@
-"""Networks whose units are put into another order: symmetry, matching, correction."""
+"""Reorder the hidden units of networks: symmetry, matching, correction of statistics."""

@@ -1,9 +1,10 @@
 """Axes of tensors as unknown permutations, and the equations between them.
 
-An `Atom` is one unknown permutation of `size` units; a fixed one is the identity. The permutation
-of an axis is a `Term`: segments one after the other (concatenation), each a product of atoms whose
-last one runs fastest (flattening). An axis about which nothing is known is a single free atom. An
-equation between two terms binds or fixes atoms, until every tensor of a network agrees.
+- An `Atom` is one unknown permutation of `size` units. A fixed atom is the identity.
+- A `Term` is the permutation of an axis: segments one after the other (concatenation). Each
+  segment is a product of atoms, the last one fastest (flattening).
+- An axis about which nothing is known is a single free atom.
+- An equation between two terms binds or fixes atoms, until all tensors of a network agree.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from collections.abc import Iterator
 
 
 class NotFollowed(ValueError):
-    """An operation on axes whose permutations cannot be told; the message says what."""
+    """Permutations cannot be derived for this operation; the message says why."""
 
 
 class Atom:
-    """An unknown permutation of `size` units, unless it is `fixed` or `bound` to a term."""
+    """A permutation of `size` units: unknown, `fixed` (the identity) or `bound` to a term."""
 
     __slots__ = ("bound", "fixed", "size")
 
@@ -36,12 +37,12 @@ def free(size: int) -> Term:
 
 
 def constant(size: int) -> Term:
-    """An axis whose places have their meaning: nothing may move along it."""
+    """An axis whose order has a meaning: it must not be permuted."""
     return ((Atom(size, fixed=True),),)
 
 
 def extent(term: Term) -> int:
-    """The number of places of an axis."""
+    """The length of an axis."""
     return sum(_size(segment) for segment in term)
 
 
@@ -54,7 +55,7 @@ def resolved(term: Term) -> Term:
 
 
 def joined(term: Term) -> Term:
-    """The same axis, resolved, with neighbouring segments that are fixed in one."""
+    """The same axis, resolved; neighbouring fixed segments become one."""
     found: list[Segment] = []
     for segment in resolved(term):
         if found and _still(segment) and _still(found[-1]):
@@ -69,23 +70,23 @@ def atoms(term: Term) -> Iterator[Atom]:
 
 
 def is_fixed(term: Term) -> bool:
-    """Whether nothing moves along an axis."""
+    """Whether an axis cannot be permuted."""
     return not any(True for _ in atoms(term))
 
 
 def fix(*terms: Term) -> None:
-    """Let nothing move along these axes."""
+    """Allow no permutation of these axes."""
     for term in terms:
         for atom in tuple(atoms(term)):
             atom.fixed = True
 
 
 def equate(a: Term, b: Term) -> None:
-    """Let two axes of one length move alike; what cannot move alike is fixed."""
+    """Give two axes of one length the same permutation; fix the parts where that is impossible."""
     if extent(a) != extent(b):
-        raise NotFollowed(f"axes of {extent(a)} and {extent(b)} places meet")
+        raise NotFollowed(f"axes of lengths {extent(a)} and {extent(b)} are combined")
     while a:
-        a, b = resolved(a), resolved(b)  # the last equation may have cut what is still to come
+        a, b = resolved(a), resolved(b)  # the last equation may have cut the later segments
         first, second = _size(a[0]), _size(b[0])
         if first < second:
             b = cut(b, first)
@@ -97,7 +98,7 @@ def equate(a: Term, b: Term) -> None:
 
 
 def cut(term: Term, place: int) -> Term:
-    """The same axis, with a border between segments at a place."""
+    """The same axis, with a boundary between segments at index `place`."""
     done: list[Segment] = []
     rest = term
     while place > 0 and rest:
@@ -117,7 +118,7 @@ def cut(term: Term, place: int) -> Term:
 
 
 def part(term: Term, start: int, stop: int) -> Term:
-    """The places start..stop of an axis; what moves, moves within them or outside."""
+    """The indices start..stop of an axis. From now on no unit moves across these bounds."""
     found, place = [], 0
     for segment in resolved(cut(cut(term, stop), start)):
         if start <= place < stop:
@@ -127,7 +128,7 @@ def part(term: Term, start: int, stop: int) -> Term:
 
 
 def product(terms: list[Term]) -> Term:
-    """The one axis of several axes that were flattened, the last one running fastest."""
+    """The axis that results from flattening several axes, the last one fastest."""
     whole: Term = ((),)
     for term in map(joined, terms):
         if len(term) > 1 and extent(whole) > 1:
@@ -137,7 +138,7 @@ def product(terms: list[Term]) -> Term:
 
 
 def factors(term: Term, sizes: list[int]) -> list[Term]:
-    """The axes of one axis that was split, the last one running fastest."""
+    """The axes that result from splitting one axis, the last one fastest."""
     parts = [Atom(size, fixed=size == 1) for size in sizes]
     term, moving = joined(term), [atom for atom in parts if atom.size > 1]
     if len(moving) > 1 and len(term) > 1:
@@ -156,11 +157,14 @@ def _still(segment: Segment) -> bool:
 
 
 def _expanded(segment: Segment) -> Term:
-    """A segment in unbound atoms, fixed neighbours in one; several where its first is several."""
+    """A segment in unbound atoms, with fixed neighbours merged.
+
+    It becomes several segments if its first atom is bound to several.
+    """
     whole: Term = ((),)
     for atom in segment:
         if atom.bound is not None:
-            atom.bound = resolved(atom.bound)  # chains stay short
+            atom.bound = resolved(atom.bound)  # keeps chains of bound atoms short
         term = atom.bound or ((atom,),)
         if len(term) > 1 and _size(whole[0]) > 1:
             raise NotFollowed("it repeats a concatenation within every unit of another axis")
@@ -169,7 +173,7 @@ def _expanded(segment: Segment) -> Term:
 
 
 def _merged(segment: Segment) -> Segment:
-    """The segment without atoms of size 1, fixed neighbours in one."""
+    """The segment without atoms of size 1, with fixed neighbours merged."""
     found: list[Atom] = []
     for atom in segment:
         if atom.size == 1:
@@ -181,7 +185,7 @@ def _merged(segment: Segment) -> Segment:
 
 
 def _halves(atom: Atom, place: int) -> Segment:
-    """Two atoms that are one after the other what an atom is."""
+    """Split an atom into two consecutive atoms, at index `place`."""
     left, right = (Atom(size, atom.fixed) for size in (place, atom.size - place))
     if not atom.fixed:
         atom.bound = ((left,), (right,))
@@ -189,7 +193,7 @@ def _halves(atom: Atom, place: int) -> Segment:
 
 
 def _divided(atom: Atom, size: int) -> Segment:
-    """Two atoms whose product an atom is, the first of a given size."""
+    """Split an atom into a product of two atoms, the first of a given size."""
     first, rest = Atom(size, atom.fixed), Atom(atom.size // size, atom.fixed)
     if not atom.fixed:
         atom.bound = ((first, rest),)

@@ -1,4 +1,4 @@
-"""One operation of torch as the rules of axes see it."""
+"""One operation of torch in the form that the rules of axes use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Call:
         return [t for each in values for t in each if isinstance(t, Tensor)]
 
     def dims(self, name: str, count: int) -> list[int]:
-        """The axes that an argument names, all `count` where it names none."""
+        """The axes named by an argument; all `count` axes if it names none."""
         value = self.given.get(name)
         value = [value] if isinstance(value, int) else value
         return [d % count for d in (value or range(count))]
@@ -44,7 +44,7 @@ def same(call: Call) -> Axes:
 
 
 def still(out: Any) -> list:
-    """Axes along which nothing moves, for the first output, or for each of a list."""
+    """Fixed axes for an output, or for each output of a list."""
     if isinstance(out, list):
         return [still(each) for each in out]
     first = out[0] if isinstance(out, tuple) else out
@@ -52,7 +52,7 @@ def still(out: Any) -> list:
 
 
 def broadcast(*tensors: Axes) -> Axes:
-    """The axes of tensors that are combined place by place, the last ones aligned."""
+    """The axes of tensors that are combined element by element, aligned at the last axis."""
     rank = max(map(len, tensors))
     result: Axes = [constant(1)] * rank
     for axes in tensors:
@@ -67,5 +67,5 @@ def broadcast(*tensors: Axes) -> Axes:
 
 
 def pointwise(call: Call) -> Axes:
-    """The axes of an operation place by place: those of its tensors, which must agree."""
+    """The axes of an element-wise operation: those of its tensors, which must agree."""
     return broadcast(*(call.axes_of(t) for t in call.tensors()))

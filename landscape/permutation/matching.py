@@ -1,7 +1,7 @@
-"""Permutation alignment: one network's units in the order that brings its weights near another's.
+"""Permutation alignment: reorder one network's units so that its weights are close to another's.
 
-Weight matching (Ainsworth et al. 2023, "Git Re-Basin", algorithm 1). The function of the network
-that is moved does not change; the straight line between the two then crosses less of a barrier.
+Weight matching (Ainsworth et al. 2023, "Git Re-Basin", algorithm 1). The function of the reordered
+network does not change. The barrier on the straight line between the two becomes lower.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import Purpose, check_seed, stream
 from ridgeline.train.files.integrity import tensors_digest
 
-#: a gain below this share of the weights' size is rounding, and no reason to go on
+#: a gain below this share of the weights' size is rounding and does not count
 _GAIN = 1e-12
 
 
 class Matched(NamedTuple):
     """A network's units in another order.
 
-    `orders` are group -> (units,): place i holds what was unit orders[group][i]. `point` and
-    `buffers` are the network's in that order, value for value its own. `objective` is the inner
-    product of the two networks' weights, before and after every group that was moved.
+    `orders` maps group -> (units,): unit i is the former unit orders[group][i]. `point` and
+    `buffers` are the network's own values in that order. `objective` is the inner product of the
+    two networks' weights: at the start, and after every group that was reordered.
     """
 
     orders: dict[str, Tensor]
@@ -50,7 +50,7 @@ class Matched(NamedTuple):
 
 
 class Aligned(NamedTuple):
-    """A network moved beside a problem's own: its weights, its buffers, and what was moved."""
+    """A reordered network: its weights, its buffers, and a report."""
 
     point: Point
     buffers: dict[str, Tensor]
@@ -60,18 +60,18 @@ class Aligned(NamedTuple):
 def align(problem: Problem, other: Problem | nn.Module, *, seed: int | None = None) -> Aligned:
     """Another network of the same architecture, its units in the order of the problem's network.
 
-    It stays the same function: its weights and BatchNorm buffers are only reordered.
+    Its function does not change: weights and BatchNorm buffers are only reordered.
 
     Args:
         problem: The problem whose network gives the order.
         other: The network to reorder, or its problem.
-        seed: Decides in which order groups are matched; None: the problem's.
+        seed: Determines the order in which groups are matched; None: the problem's.
 
     Returns:
-        The reordered weights, on the problem's device and in its dtype, and a report. That holds
-        over `group` the number of `units` that can change places and the share `moved` of them, and
-        over `when` (before, after) the `objective`, the inner product of all weights, and the
-        `distance` between the two networks.
+        The reordered weights and buffers, on the problem's device and in its dtype, and a report.
+        For each `group` the report has the number of interchangeable `units` and the share `moved`.
+        For `when` (before, after) it has the `objective`, which is the inner product of all
+        weights, and the `distance` between the two networks.
 
     Raises:
         InputError: for another architecture, and for a network whose units cannot be followed
@@ -107,14 +107,20 @@ def match_weights(
     *,
     symmetry: Symmetry | None = None,
 ) -> Matched:
-    """The order of units of `other` that brings its weights nearest to `origin`.
+    """The order of units of `other` that brings its weights close to `origin`.
 
-    One group after the other is put into its best order for the others as they stand, by linear
-    assignment, in random order of the groups drawn from `seed`, until no group gains: a local
-    optimum in which the inner product of all parameters never fell. A group on both axes of one
-    tensor is put into the order that is best to first order, where that is a gain. Sums are in
-    float64 on the CPU. `buffers` None are the problem's. Raises InputError as `symmetry_of`, which
-    gives the `symmetry` of the problem's network unless it is passed.
+    Linear assignment finds the best order of one group while all others stay. The groups follow in
+    random order, again and again, until no group improves. The inner product of all parameters
+    never falls. The result is a local optimum. For a group on both axes of one tensor, the order is
+    best to first order, and is used only if it improves. Sums are in float64 on the CPU.
+
+    Args:
+        problem: The problem of the network.
+        origin: The weights to come close to.
+        other: The weights to reorder.
+        seed: Determines the random order of the groups.
+        buffers: Buffers to reorder with `other`; None: the problem's.
+        symmetry: The symmetry of the network; None: from `symmetry_of`, with its InputErrors.
     """
     symmetry = symmetry_of(problem) if symmetry is None else symmetry
     a, b = ({n: p[n].detach().cpu().double() for n in origin} for p in (origin, other))
@@ -139,13 +145,13 @@ def match_weights(
 def _best(
     symmetry: Symmetry, group: str, a: Point, b: Point, orders: Mapping[str, Tensor]
 ) -> tuple[float, Tensor]:
-    """What the inner product gains if one group takes its best order, and that order."""
+    """The gain of the inner product if one group takes its best order, and that order."""
     size = symmetry.groups[group]
     products = torch.zeros(size, size, dtype=torch.float64)
     seen: dict[str, int] = {}
     for name, axis, places in symmetry.places(group):
         if name not in a:
-            continue  # buffers have no say
+            continue  # buffers do not count
         seen[name] = seen.get(name, 0) + 1
         moved = symmetry.reordered(name, b[name], orders)
         rows, columns = (
@@ -166,13 +172,13 @@ def _gain(
     symmetry: Symmetry, name: str, a: Point, b: Point, before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
 ) -> float:  # fmt: skip
-    """By how much the inner product of one parameter grows."""
+    """The increase of the inner product of one parameter."""
     then, now = (symmetry.reordered(name, b[name], orders) for orders in (before, after))
     return float((a[name] * (now - then)).sum())
 
 
 def _fitting(buffers: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The buffers on the device and in the dtype of others; InputError where they do not fit."""
+    """The buffers on the device and in the dtype of `like`; InputError if they do not fit."""
     for name, buffer in like.items():
         if name not in buffers or buffers[name].shape != buffer.shape:
             raise InputError(
@@ -184,7 +190,7 @@ def _fitting(buffers: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[
 def _report(
     problem: Problem, there: Point, buffers: Mapping[str, Tensor], matched: Matched, seed: int
 ) -> xr.Dataset:
-    """What was moved, and what it brought."""
+    """Which units moved, and the objective and distance before and after."""
     origin, orders = problem.origin, matched.orders
     moved = [float((o != torch.arange(len(o))).double().mean()) for o in orders.values()]
     pair = (there, matched.point)

@@ -1,9 +1,9 @@
 """REPAIR: the statistics of hidden units of an interpolated network (Jordan et al. 2023).
 
-Between two networks the variance of every hidden unit collapses, the deeper the more. Each unit's
-mean and standard deviation are set to the interpolation of the two ends', by a factor and a shift
-that the layer's own weight and bias take up. BatchNorm does this by itself where its statistics are
-recalibrated (`landscape/batchnorm.py`).
+Between two networks the variance of hidden units is too small, most of all in deep layers. REPAIR
+sets the mean and standard deviation of each unit to the interpolation of those at the two ends. It
+does so by a factor and a shift in the layer's own weight and bias. Recalibrated BatchNorm
+statistics have the same effect (`landscape/batchnorm.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ridgeline.train.statistics import merged_moments
 
 
 class Layers(NamedTuple):
-    """Layers that REPAIR corrects, in the order they run in, and why it leaves others alone."""
+    """Layers that REPAIR corrects, in the order they run, and why it skips others."""
 
     corrected: list[str]
     left: dict[str, str]
@@ -41,28 +41,35 @@ class Moments(NamedTuple):
 def repaired(problem: Problem, point: Point, ends: Sequence[Point], t: float) -> Point:
     """A Point between two ends with the statistics of its hidden units corrected.
 
-    Over the calibration data of the problem, mean and standard deviation of every channel that
-    leaves a layer become (1 - t) times those at the one end plus t times those at the other. Layers
-    are corrected in the order they run in, each behind those before it. The last layer, which makes
-    the outputs, is left alone, as are those that `repairable` names, and the factor of a unit that
-    is constant. At t = 0 and 1 the ends come back bit for bit. Costs one pass over the data a
-    layer.
+    The mean and standard deviation of every output channel of a layer become (1 - t) times those
+    at ends[0] plus t times those at ends[1]. They are measured over the problem's calibration data.
+    Layers are corrected in the order they run: each one is measured with the earlier corrections
+    in place. Each needs one pass over the data. Not changed are the last layer, the layers that
+    `repairable` skips, and the factor of a constant unit. At t = 0 and 1 the ends are returned bit
+    for bit.
 
     Args:
         problem: The problem, whose calibration data are used.
-        point: The weights at t of the way from ends[0] to ends[1].
+        point: The weights at t on the line from ends[0] to ends[1].
         ends: Two Points.
-        t: Place between the ends, 0..1.
+        t: Position between the ends, 0..1.
 
     Returns:
         The corrected weights.
 
     Raises:
-        InputError: for t outside 0..1, for a network with BatchNorm statistics, which are to be
-            recalibrated instead, and for one without a layer to correct.
+        InputError: for t outside 0..1, for a network with BatchNorm statistics (recalibrate them
+            instead), and for a network without a layer to correct.
 
     References:
         Jordan et al. 2023 (REPAIR).
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> problem = Problem(network, (torch.rand(6, 1, 2, 2), torch.arange(6) % 2))
+    >>> end = problem.origin
+    >>> corrected = repaired(problem, end, [end, end], 0.5)  # nothing to correct
+    >>> all(torch.allclose(t, end[name], atol=1e-5) for name, t in corrected.items())
+    True
     """
     if not 0 <= t <= 1:
         raise InputError(f"t must lie in 0..1, got {t:g}")
@@ -91,7 +98,7 @@ def repaired(problem: Problem, point: Point, ends: Sequence[Point], t: float) ->
 
 
 def repairable(problem: Problem) -> Layers:
-    """Which layers of a problem's network REPAIR corrects, and why it leaves others alone.
+    """Which layers of a problem's network REPAIR corrects, and why it skips others.
 
     Raises InputError for a network with BatchNorm statistics.
     """
@@ -116,7 +123,7 @@ def repairable(problem: Problem) -> Layers:
 
 
 def _why_not(module: nn.Module, name: str, point: Point, calls: int) -> str:
-    """Why a layer cannot be corrected; "" where it can."""
+    """Why a layer cannot be corrected; "" if it can."""
     if not isinstance(module, nn.Linear | _ConvNd):
         return f"{type(module).__name__} is no linear layer and no convolution"
     if f"{name}.weight" not in point:
@@ -134,7 +141,7 @@ def _has_matrix(module: nn.Module) -> bool:
 
 
 def _outputs(module: nn.Module) -> int:
-    """The axis of a layer's weight that counts its outputs."""
+    """The axis of a layer's weight that runs over its outputs."""
     return int(getattr(module, "transposed", False))
 
 
@@ -144,11 +151,11 @@ def _one(problem: Problem) -> object:
 
 
 class _Reached(Exception):
-    """The last layer asked for has run: the rest of the pass is not needed."""
+    """The last watched layer has run: the rest of the forward pass is not needed."""
 
 
 def _moments(problem: Problem, point: Point, names: Sequence[str]) -> dict[str, Moments]:
-    """Moments of layers' outputs over the calibration data, merged over batches in float64."""
+    """Moments of the layers' outputs over the calibration data, merged in float64."""
     seen: dict[str, list[tuple[int, Tensor, Tensor]]] = {name: [] for name in names}
     layers = {name: problem.network.get_submodule(name) for name in names}
 

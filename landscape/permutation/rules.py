@@ -1,7 +1,7 @@
-"""What each operation of torch tells about the axes of its inputs and its output.
+"""One rule per torch operation: how the axes of its inputs and its output are related.
 
-A rule takes a `Call` and returns the axes of the output; it equates and fixes axes of the inputs on
-the way. Operations without a rule are followed only where nothing moves along their inputs.
+A rule takes a `Call`, equates and fixes axes of the inputs, and returns the axes of the output. An
+operation without a rule is allowed only if all axes of its inputs are fixed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Rule = Callable[[Call], list]
 
 
 def rule_of(function: Any) -> Rule | None:
-    """The rule of an operation, if there is one."""
+    """The rule of an operation, or None."""
     name = function._schema.name.split("::")[1]
     for spelling in (name, name.rstrip("_")):
         if spelling in RULES:
@@ -40,7 +40,7 @@ def rule_of(function: Any) -> Rule | None:
 
 
 def without_rule(call: Call) -> Axes:
-    """The axes of an output where nothing moves along the inputs; NotFollowed elsewhere."""
+    """The axes of an output whose inputs are all fixed; raises NotFollowed for other inputs."""
     for tensor in call.tensors():
         if not all(map(is_fixed, call.axes_of(tensor))):
             raise NotFollowed("no rule says how units pass through it")
@@ -48,12 +48,12 @@ def without_rule(call: Call) -> Axes:
 
 
 def _uniform(call: Call) -> Axes:
-    """Tensors of one value: their places can move as one likes."""
+    """Tensors filled with one value: every permutation of their elements is allowed."""
     return [free(n) for n in call.out.shape]
 
 
 def _ordered(call: Call) -> Axes:
-    """An operation along axes whose order counts: cumsum, flip, roll."""
+    """An operation that depends on the order along its axes: cumsum, flip, roll."""
     axes = same(call)
     name = "dim" if "dim" in call.given else "dims"
     fix(*(axes[d] for d in call.dims(name, len(axes))))
@@ -72,7 +72,7 @@ def _reduced(call: Call) -> Axes:
 
 
 def _found(call: Call) -> Axes:
-    """Reductions that tell a place: argmax."""
+    """Reductions that return an index: argmax."""
     axes = same(call)
     dims = call.dims("dim", len(axes))
     fix(*(axes[d] for d in dims))
@@ -140,7 +140,7 @@ def _spatial(call: Call) -> Axes:
 
 
 def _product(call: Call) -> Axes:
-    """mm, bmm, mv, dot: the inner axes move alike."""
+    """mm, bmm, mv, dot: the inner axes have the same permutation."""
     left, right = (list(call.axes_of(t)) for t in call.tensors()[-2:])
     inner = max(len(right) - 2, 0)
     equate(left[-1], right[inner])
@@ -206,7 +206,7 @@ _NAMES: dict[Rule, str] = {
     _copy: "copy",
 }
 RULES: dict[str, Rule] = {name: rule for rule, names in _NAMES.items() for name in names.split()}
-#: regular expressions of names that mean the same in one, two and three dimensions
+#: regular expressions of operations that exist in one, two and three dimensions
 FAMILIES: tuple[tuple[str, Rule], ...] = (
     (r"_?(adaptive_)?(avg|max)_pool\dd(_with_indices)?", _spatial),
     (r"_?upsample_\w+\dd(_aa)?", _spatial),

@@ -1,4 +1,4 @@
-"""How operations that move, split, join or repeat axes pass on what is known of them."""
+"""Rules of axes for operations that permute, split, join or repeat axes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ridgeline.landscape.permutation.calls import Axes, Call, broadcast, pointwi
 
 
 def reshaped(call: Call) -> Axes:
-    """Axes are flattened into one, or split, in the smallest runs of equal size."""
+    """Axes are flattened or split: the smallest groups of axes with equal size correspond."""
     axes, shape = same(call), list(call.out.shape)
     result: Axes = []
     if call.out.numel() == 0:
@@ -36,7 +36,7 @@ def reshaped(call: Call) -> Axes:
 
 
 def restrided(call: Call) -> Axes:
-    """Strides of another memory layout; the shape must stay."""
+    """Strides of another memory layout; the shape must not change."""
     axes = same(call)
     if [*call.out.shape] != [*map(extent, axes)]:
         raise NotFollowed("it makes a view of other strides and another shape")
@@ -44,7 +44,7 @@ def restrided(call: Call) -> Axes:
 
 
 def expanded(call: Call) -> Axes:
-    """New and widened axes hold one value: their places can move as one likes."""
+    """New and widened axes hold copies of one value: every permutation is allowed."""
     axes, shape = same(call), call.out.shape
     axes = [constant(1)] * (len(shape) - len(axes)) + axes
     return [t if extent(t) == n else free(n) for t, n in zip(axes, shape, strict=True)]
@@ -73,21 +73,21 @@ def transposed(call: Call) -> Axes:
 
 
 def unsqueezed(call: Call) -> Axes:
-    """An axis of one place more."""
+    """One more axis, of length 1."""
     axes = same(call)
     axes.insert(call.given["dim"] % (len(axes) + 1), constant(1))
     return axes
 
 
 def squeezed(call: Call) -> Axes:
-    """Axes of one place less."""
+    """Axes of length 1 are removed."""
     axes = same(call)
     gone = call.dims("dim", len(axes))
     return [t for d, t in enumerate(axes) if d not in gone or extent(t) > 1]
 
 
 def selected(call: Call) -> Axes:
-    """One place of an axis: no other can take its place."""
+    """One index of an axis: this unit must stay where it is."""
     axes = same(call)
     term = axes.pop(call.given["dim"])
     index = call.given["index"] % extent(term)
@@ -96,7 +96,7 @@ def selected(call: Call) -> Axes:
 
 
 def sliced(call: Call) -> Axes:
-    """A run of places: none leaves it, none enters."""
+    """A range of indices: no unit moves into it or out of it."""
     axes, dim = same(call), call.given["dim"]
     start, stop, step = slice(*(call.given[n] for n in ("start", "end", "step"))).indices(
         extent(axes[dim])
@@ -126,7 +126,7 @@ def split(call: Call) -> list[Axes]:
 
 
 def concatenated(call: Call) -> Axes:
-    """One axis of several, one after the other; the others agree."""
+    """Several axes are concatenated into one; the other axes must agree."""
     tensors = [t for t in call.tensors() if t.shape != (0,)]
     dim = call.given["dim"] % tensors[0].ndim
     pieces = [list(call.axes_of(t)) for t in tensors]
@@ -139,14 +139,14 @@ def concatenated(call: Call) -> Axes:
 
 
 def stacked(call: Call) -> Axes:
-    """A new axis over tensors that agree."""
+    """A new axis over tensors whose axes must agree."""
     axes = pointwise(call)
     axes.insert(call.given["dim"] % (len(axes) + 1), constant(len(call.tensors())))
     return axes
 
 
 def padded(call: Call) -> Axes:
-    """Padding with a number: the new places can move among themselves."""
+    """Padding with a constant: the new elements can be permuted among themselves."""
     axes, pads = same(call), call.given["pad"]
     for number in range(len(pads) // 2):
         before, after = pads[2 * number : 2 * number + 2]

@@ -1,8 +1,9 @@
-"""Which units of a network can change places: its permutation symmetry, found by tracing it.
+"""The permutation symmetry of a network: which hidden units can change places.
 
-A hidden unit can change places with another of its layer if everything that writes and reads it
-follows: rows of one weight, columns of the next, BatchNorm's vectors between, whatever is added to
-it. One forward pass is watched, operation by operation; nothing is known about architectures.
+Two hidden units of a layer can change places if every tensor that writes or reads them is permuted
+in the same way: rows of one weight, columns of the next, BatchNorm's vectors between them, and
+tensors added to their output. One traced forward pass finds these tensors, operation by operation,
+for any architecture.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from ridgeline.landscape.problem import Problem
 from ridgeline.models.errors import InputError, reason_of
 from ridgeline.train.data.noise import Purpose, stream
 
-#: group -> order of its units: place i holds what was unit order[i]
+#: group -> order of its units: unit i is the former unit order[i]
 Permutations = Mapping[str, Tensor]
-#: an axis as segments one after the other, each a product of (group or None, size), last fastest
+#: an axis as consecutive segments, each a product of (group or None, size), the last one fastest
 Axis = tuple[tuple[tuple[str | None, int], ...], ...]
 
-#: a wrong symmetry changes outputs by their own size, rounding of float64 by far less than this
+#: a wrong symmetry changes outputs by about their own size, float64 rounding by far less than this
 _ROUNDING = 1e-8
 
 
@@ -46,8 +47,8 @@ _ROUNDING = 1e-8
 class Symmetry:
     """The groups of units of a network that can change places, and where they are.
 
-    `groups` are name -> number of units, named after the first parameter that holds them. `axes`
-    are, for every parameter and buffer with such units, its axes.
+    `groups` maps name -> number of units. A group has the name of the first parameter that
+    contains it. `axes` has the axes of every parameter and buffer with such units.
     """
 
     groups: Mapping[str, int]
@@ -56,7 +57,7 @@ class Symmetry:
     def apply(self, tensors: Mapping[str, Tensor], orders: Permutations) -> dict[str, Tensor]:
         """Parameters or buffers with their units in another order; exact, in any dtype.
 
-        Groups that `orders` lacks stay as they are.
+        Groups that are not in `orders` keep their order.
         """
         return {name: self.reordered(name, tensor, orders) for name, tensor in tensors.items()}
 
@@ -69,7 +70,7 @@ class Symmetry:
         return tensor
 
     def places(self, group: str) -> Iterator[tuple[str, int, Tensor]]:
-        """Where a group is: tensor, number of its axis, places along it (units, places of each)."""
+        """Where a group is: name of the tensor, axis, and indices (units, indices of each)."""
         for name, axes in self.axes.items():
             for number, axis in enumerate(axes):
                 start = 0
@@ -82,11 +83,11 @@ class Symmetry:
                     start += grid.numel()
 
     def unchanged(self) -> dict[str, Tensor]:
-        """Every group in its own order."""
+        """The identity order of every group."""
         return {group: torch.arange(size) for group, size in self.groups.items()}
 
     def random(self, seed: int, number: int = 0) -> dict[str, Tensor]:
-        """Every group in a random order; `number` counts the draws of one seed."""
+        """A random order of every group; `number` counts the draws of one seed."""
         draws = stream(seed, Purpose.PERMUTATION, 0, number)
         return {g: torch.from_numpy(draws.permutation(n)) for g, n in self.groups.items()}
 
@@ -94,14 +95,14 @@ class Symmetry:
 def symmetry_of(problem: Problem) -> Symmetry:
     """The permutation symmetry of a problem's network, derived and checked.
 
-    Units that the network's inputs, outputs or the order of an operation pin down are in no group.
-    Within grouped parts, such as attention heads written as products, only orders that are the
-    same in every part are found. The result is checked in float64: random orders leave the outputs
-    as they are, at weights near the network's own that are all different from zero.
+    Units are in no group if the network's inputs, its outputs or the order of an operation fix
+    them. Within grouped parts, such as attention heads written as products, only orders that are
+    the same in every part are found. The result is checked in float64, at weights near the
+    network's own that all differ from zero: random orders must not change the outputs.
 
-    Raises InputError, naming module and operation, where units pass through an operation that
-    cannot be followed (fused attention, convolutions in groups, GroupNorm with several groups),
-    and for a network without units that can change places.
+    Raises InputError for a network without units that can change places. Raises it, with the
+    names of module and operation, for an operation that cannot be followed: fused attention,
+    convolutions in groups, GroupNorm with several groups.
     """
     twin = problem.under(None).to("cpu", torch.float64)
     kind = type(twin.network).__name__
@@ -123,22 +124,22 @@ def symmetry_of(problem: Problem) -> Symmetry:
 
 
 class _Trace(TorchDispatchMode):
-    """Watches a forward pass and keeps the axes of every tensor, named tensors' to begin with."""
+    """Traces a forward pass and records the axes of every tensor, starting from `leaves`."""
 
     def __init__(self, leaves: Mapping[str, Tensor]):
         super().__init__()
         self.used: set[int] = set()
         self._axes: dict[int, Axes | None] = {}
-        self._alive: list[Tensor] = []  # an id is that of a tensor only while the tensor lives
+        self._alive: list[Tensor] = []  # Python may reuse an id once its tensor is deleted
         self._inside: list[tuple[str, nn.Module]] = []
         for tensor in leaves.values():
             self._note(tensor, [free(n) for n in tensor.shape])
 
     def axes_of(self, tensor: Tensor) -> Axes:
-        """The axes of a tensor; what no operation has made is a constant."""
+        """The axes of a tensor; a tensor that no traced operation has made is a constant."""
         axes = self._axes.get(id(tensor), [constant(n) for n in tensor.shape])
         if axes is None:
-            raise NotFollowed("it reads places or statistics that another operation returned")
+            raise NotFollowed("it reads indices or statistics that another operation returned")
         return axes
 
     def _note(self, tensor: Tensor, axes: Axes | None) -> None:
@@ -147,7 +148,7 @@ class _Trace(TorchDispatchMode):
 
     @contextmanager
     def modules_of(self, network: nn.Module) -> Iterator[None]:
-        """Know inside which module of the network an operation is called."""
+        """Record inside which module of the network an operation is called."""
         hooks = []
 
         def enter(name: str) -> Callable[..., None]:
@@ -171,7 +172,7 @@ class _Trace(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if not isinstance(out, Tensor | list | tuple):
-            return out  # a number for Python; `_check` finds what it was used for
+            return out  # a Python number; `_check` finds errors that its use causes
         names = [argument.name for argument in func._schema.arguments]
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         for argument in func._schema.arguments:
@@ -201,7 +202,7 @@ class _Trace(TorchDispatchMode):
 
 
 def _symmetry(problem: Problem, axes: Mapping[str, Axes]) -> Symmetry:
-    """The groups of what is still free to move in a network's parameters."""
+    """The groups of a network's parameters: all atoms that are still free."""
     names: dict[Atom, str] = {}
     for name in problem.origin:
         for number, term in enumerate(axes[name]):
@@ -222,13 +223,13 @@ def _symmetry(problem: Problem, axes: Mapping[str, Axes]) -> Symmetry:
 
 
 def _fresh(name: str, taken: Mapping[Atom, str]) -> str:
-    """The name itself, or with a number where several groups begin in one parameter."""
+    """The name itself, or with a number if several groups begin in one parameter."""
     count = sum(t == name or t.startswith(f"{name}/") for t in taken.values())
     return f"{name}/{count + 1}" if count else name
 
 
 def _index(axis: Axis, orders: Permutations) -> Tensor:
-    """Where each place of an axis comes from."""
+    """For each index of an axis: the index it had before."""
     parts, start = [], 0
     for segment in axis:
         index = torch.zeros(1, dtype=torch.long)
@@ -242,10 +243,10 @@ def _index(axis: Axis, orders: Permutations) -> Tensor:
 
 
 def _check(problem: Problem, symmetry: Symmetry, x: Any) -> None:
-    """Raise InputError unless random orders of the units leave the outputs as they are.
+    """Raise InputError if random orders of the units change the outputs.
 
-    Weights that are zero or equal (fresh BatchNorm, zero-initialised branches) would hide an error:
-    all that moves is disturbed first.
+    Zero or equal weights (fresh BatchNorm, zero-initialised branches) would hide an error. So
+    noise is added to all tensors with units first.
     """
     draws = stream(0, Purpose.PERMUTATION, 1)
 

@@ -1,4 +1,4 @@
-"""How sharp is a minimum? Every measure by name; each is a file of its own."""
+"""Measures of the sharpness of a minimum, by name. Each is in its own file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ridgeline.landscape.sharpness.worst_case import (
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure, and whether rescaling ReLU layers (alpha, 1/alpha) leaves it as it is.
+    """A measure, and whether it is invariant under rescaling of ReLU layers (alpha, 1/alpha).
 
     `robust`: it needs an attack.
     """

@@ -1,4 +1,4 @@
-"""The worst weights nearby: projected ascent with steps that shrink when progress ends."""
+"""The worst weights in a ball, by projected ascent with shrinking steps."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ridgeline.landscape.weights.point import Point, add, norm
 from ridgeline.train.data.noise import Purpose
 
 INF, L2, TENSORS = "l_inf", "l_2", "l_2 of every tensor"
-#: share of the steps after which the step is looked at again (Croce and Hein 2020)
+#: share of the steps between two decisions on the step size (Croce and Hein 2020)
 _LOOK = 0.22
 _MOMENTUM = 0.75
-#: share of the steps that must have raised the loss, or the step is halved
+#: the step is halved if fewer than this share of the steps have raised the loss
 _SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class Ball:
-    """The weights theta + scale * u with norm(u) <= radius, entry by entry scaled.
+    """The weights theta + scale * u with norm(u) <= radius; the product is entry by entry.
 
-    `norm` is over all entries together, or for TENSORS over every tensor of its own.
+    `norm` is taken over all entries together, or for TENSORS over each tensor separately.
     """
 
     scale: Point
@@ -32,7 +32,7 @@ class Ball:
     norm: str
 
     def steepest(self, gradient: Point) -> Point:
-        """The u of length `radius` along which the loss rises most to first order."""
+        """The u of length `radius` with the largest rise of the loss, to first order."""
         g = {n: t * self.scale[n] for n, t in gradient.items()}
         if self.norm == INF:
             return {n: self.radius * t.sign() for n, t in g.items()}
@@ -45,13 +45,13 @@ class Ball:
         return self.of_length(u, grow=False)
 
     def move(self, u: Point) -> Point:
-        """The step of the weights that u stands for."""
+        """The change of the weights for u: scale * u."""
         return {n: t * self.scale[n] for n, t in u.items()}
 
     def of_length(self, u: Point, grow: bool = True) -> Point:
-        """The direction of u with length `radius`; without `grow` only longer ones are shortened.
+        """The direction of u with length `radius`. Without `grow` a shorter u keeps its length.
 
-        For TENSORS every tensor is treated alone. What is 0 stays 0.
+        For TENSORS each tensor is treated separately. A zero u stays 0.
         """
         whole = norm(u)
         found = {}
@@ -65,14 +65,14 @@ class Ball:
 def worst_rise(view: View, ball: Ball, steps: int) -> Value:
     """The largest rise of the mean loss that ascent finds in a ball, at least 0.
 
-    Steps of APGD (Croce and Hein 2020): momentum, and a step that begins at twice the radius and is
-    halved, from the best place so far, when the loss has stopped rising. It starts at a random
-    place, because the gradient may be 0 at the weights. The standard error is over examples, for
-    the perturbation found: the search itself is no sample.
+    The search is APGD (Croce and Hein 2020), with momentum. The step begins at twice the radius.
+    When the loss no longer rises, the step is halved and the search continues from the best point.
+    The start is random, because the gradient may be 0 at the weights. The standard error is over
+    examples, for the perturbation found. It does not include the error of the search.
     """
     base = best = view.losses()
     u = before = _random(view.origin, ball, view.seed)
-    top: tuple[Point, Point] | None = None  # the best place so far and its gradient
+    top: tuple[Point, Point] | None = None  # the best point so far and its gradient
     step, latest, rises, since = 2.0, -math.inf, 0, 0
     for _ in range(steps):
         losses, gradient = view.gradient(_weights(view, ball, u))
@@ -103,7 +103,7 @@ def _mixed(u: Point, towards: Point, before: Point) -> Point:
 
 
 def _random(origin: Point, ball: Ball, seed: int) -> Point:
-    """A random place: of half the radius, for l_inf within the box of half the width."""
+    """A random u of half the radius; for l_inf, a clipped Gaussian in the box of half the width."""
     drawn = gaussian(origin, seed, Purpose.WEIGHT_ASCENT)
     half = replace(ball, radius=ball.radius / 2)
     if ball.norm == INF:

@@ -12,9 +12,9 @@ from ridgeline.train.data.noise import Purpose
 
 
 def average_case(view: View, options: SharpnessOptions) -> Value:
-    """E L(theta + sigma n) - L(theta) with n ~ N(0, 1), the standard error over draws.
+    """E L(theta + sigma n) - L(theta) with n ~ N(0, 1); the standard error is over draws.
 
-    To second order it is sigma^2 / 2 times the trace of the Hessian.
+    To second order this is sigma^2 / 2 times the trace of the Hessian.
     """
     ones = {n: torch.ones_like(t) for n, t in view.origin.items()}
     return _rise(view, ones, options.noise, options.draws)

@@ -1,4 +1,4 @@
-"""All sharpness measures of a network: clean and robust loss, logits as they are and normalised."""
+"""All sharpness measures of a network: clean and robust loss, plain and normalised logits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ridgeline.train.losses import loss_of, unit_of
 from ridgeline.train.options import Opt, Options
 
 LOGITS = ("plain", "normalised")
-#: what may be asked for besides, and where it is computed
+#: further diagnostics of `calc_sharpness`, and where they are computed
 ALSO = {
     "boundary": "loss over adversarial and random sign direction, distances to the boundary",
     "spikes": "change of every class's accuracy along the top eigenvectors",
@@ -31,7 +31,7 @@ _NUMBERS = ("value", "se", "forward", "backward", "seconds")
 
 @dataclass(frozen=True)
 class BatteryOptions(Options):
-    """Which measures, of which logits, and what besides."""
+    """Which measures, of which logits, and which further diagnostics."""
 
     measures: Annotated[tuple[str, ...], Opt("measures, each once", choices=tuple(MEASURES))] = (
         tuple(MEASURES)
@@ -40,13 +40,13 @@ class BatteryOptions(Options):
         tuple[str, ...],
         Opt("logits of the loss: as they are, centred and divided by their spread", choices=LOGITS),
     ] = LOGITS
-    also: Annotated[tuple[str, ...], Opt("what to measure besides", choices=ALSO)] = ()
+    also: Annotated[tuple[str, ...], Opt("further diagnostics", choices=ALSO)] = ()
     held_out: Annotated[
         int | None, Opt("test images for the generalisation gap; None: no gap", low=2)
     ] = None
 
     def check(self) -> None:
-        """Raise InputError where nothing is asked for, or something twice."""
+        """Raise InputError for empty lists and repeated names."""
         for name in ("measures", "logits", "also"):
             asked = getattr(self, name)
             if len(set(asked)) < len(asked) or (name != "also" and not asked):
@@ -64,25 +64,26 @@ def sharpness(
 ) -> xr.Dataset:
     """Sharpness of a minimum by many measures, each with its standard error and its cost.
 
-    Use it for the question whether one network is flatter than another, and whether the answer
-    depends on the measure. `docs/sharpness.md` says what each is, and what rescaling does to it.
+    Use it to find out whether one network is flatter than another, and whether the answer depends
+    on the measure. `docs/sharpness.md` defines each measure, and says how rescaling changes it.
 
     Args:
-        problem: The problem. With an attack, the robust loss is measured too: on the images that
-            the attack finds at the weights, held fixed, except in the two measures of robust
-            flatness, which attack anew.
+        problem: The problem. With an attack, the robust loss is measured too, on the images that
+            the attack finds at the weights. They stay fixed, except in the two measures of robust
+            flatness, which run the attack at every perturbed weight.
         measures: Names in MEASURES; None: all.
         logits: `plain`, `normalised` (logits centred and divided by their spread), or both.
-        keep: Remembers finished measures (`landscape.resume`).
+        keep: Stores finished measures (`landscape.resume`).
         tick: Called with the number of examples after every measure.
         **options: Radii, draws and steps: the fields of SharpnessOptions.
 
     Returns:
-        `value`, `se`, `forward` and `backward` (passes over all examples; of robust losses without
-        the attack that made the images) and `seconds` over `loss`, `logits` and `measure`; `over`
-        (what the error is over), `invariant` (under rescaling of ReLU layers) by `measure`;
-        `mean_loss`, `mean_loss_se` over `loss` and `logits`, `accuracy` over `loss`. NaN for
-        measures that a loss does not have.
+        - over `loss`, `logits` and `measure`: `value`, `se`, `seconds`, and `forward` and
+          `backward`, the passes over all examples. The attack that made the images is not counted.
+          NaN for measures that a loss does not have.
+        - over `measure`: `over` (what the error is over) and `invariant` (under rescaling of ReLU
+          layers).
+        - over `loss` and `logits`: `mean_loss` and `mean_loss_se`; over `loss`: `accuracy`.
 
     Raises:
         InputError: for unknown names, options out of range, and a loss that is not finite.
@@ -94,7 +95,7 @@ def sharpness(
     [[[9.0, 10.0]]]
     """
     names = list(MEASURES if measures is None else measures)
-    BatteryOptions(tuple(names), tuple(logits))  # which checks them
+    BatteryOptions(tuple(names), tuple(logits))  # checks the names
     chosen, tick = SharpnessOptions(**options), tick or (lambda n: None)
     frozen = {"clean": problem.under(None)}
     if problem.attack is not None and problem.attack.eps > 0:
@@ -152,7 +153,7 @@ def sharpness(
 
 
 def _measured(problem: Problem, way: str) -> Problem:
-    """The problem with the loss of normalised logits, where these are asked for."""
+    """The problem, with the loss of normalised logits if `way` says so."""
     if way == "plain":
         return problem
     return replace(problem, loss=normalised_logits(loss_of(problem.loss)))

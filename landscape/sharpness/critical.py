@@ -1,4 +1,4 @@
-"""Critical sharpness: how short a step down the gradient still raises the loss."""
+"""Critical sharpness: the shortest gradient-descent step that raises the loss."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ridgeline.landscape.sharpness.view import Value, View
 from ridgeline.landscape.weights.point import Point, add, dot, norm
 from ridgeline.train.statistics import mean_and_error
 
-#: how much longer the next step may be at most while none has raised the loss
+#: largest factor between two steps while no step has raised the loss
 _GROWTH = 10.0
-#: share of the loss that the first step would take off, were the loss a plane
+#: share of the loss that the first step would remove if the loss were linear
 _PROBE = 0.01
-#: how far from the root, relatively, a place is whose line to it tells the incline there
+#: relative distance from the root of the point that gives the slope at the root
 _APART = 0.05
-#: how far beyond the expected root to step, relatively, so that it lies between two places
+#: relative distance to step beyond the expected root, so that two points enclose it
 _BEYOND = 1.02
-#: rise per step, as a share of the slope, that counts as none
+#: a rise per step below this share of the slope counts as zero
 _CLOSE = 1e-7
 
 
 def critical_sharpness(view: View, options: SharpnessOptions) -> Value:
-    """2 / eta, eta the step along minus the gradient at which the loss is back at its value.
+    """2 / eta, with eta the gradient-descent step after which the loss has its first value again.
 
-    Kalra et al. 2026 (arXiv 2601.16979), with the gradient as update. On a quadratic it is
-    g'Hg / g'g. The standard error is over examples, of the loss at the last two steps. NaN where
-    the gradient is 0 or no step tried raises the loss.
+    Kalra et al. 2026 (arXiv 2601.16979), with the gradient as update. For a quadratic loss it is
+    g'Hg / g'g. The standard error is over examples, from the losses at the last two steps. NaN if
+    the gradient is 0 or no step that was tried raises the loss.
     """
     base, gradient = view.gradient()
     return _search(view, base, gradient, dot(gradient, gradient), options.critical_passes)
@@ -38,8 +38,8 @@ def critical_sharpness(view: View, options: SharpnessOptions) -> Value:
 def critical_relative(view: View, options: SharpnessOptions) -> Value:
     """The same, along the gradient of the other loss: clean for robust, robust for clean.
 
-    Infinite where the two gradients are at a right angle or more, for then every step raises it.
-    NaN without an attack.
+    Infinite if the angle between the two gradients is 90 degrees or more: then every step raises
+    the loss. NaN without an attack.
     """
     if view.other is None:
         return view.nothing()
@@ -52,10 +52,10 @@ def critical_relative(view: View, options: SharpnessOptions) -> Value:
 
 
 def _search(view: View, base: Tensor, update: Point, slope: float, passes: int) -> Value:
-    """2 / eta with mean l(theta - eta update) = mean l(theta), found in so many passes.
+    """2 / eta with mean l(theta - eta update) = mean l(theta), found in `passes` passes.
 
-    h(eta) = (L(theta - eta update) - L(theta)) / eta is -slope at 0 and linear for a quadratic: the
-    next step is where the line through the two places around the root is 0.
+    h(eta) = (L(theta - eta update) - L(theta)) / eta is -slope at 0. It is linear for a quadratic
+    loss. The next step is where the line through the two points around the root is 0.
     """
     if not math.isfinite(slope) or norm(update) == 0:
         return view.nothing()
@@ -71,7 +71,7 @@ def _search(view: View, base: Tensor, update: Point, slope: float, passes: int) 
 def critical_step(
     rises: Callable[[float], Tensor], loss: float, slope: float, passes: int
 ) -> tuple[float, float]:
-    """2 / eta and its standard error; `rises(eta)` (N,) are the rises of every example's loss."""
+    """2 / eta and its standard error; `rises(eta)` (N,) is the rise of each example's loss."""
     low, high = (0.0, -slope), None  # (eta, h) on both sides of the root
     eta = _PROBE * max(abs(loss), 1e-12) / slope
     best: tuple[float, Tensor] | None = None
@@ -109,6 +109,6 @@ def critical_step(
 
 
 def _through(low: tuple[float, float], high: tuple[float, float]) -> float:
-    """Where the line through two places (eta, h) is 0; infinite where it never is."""
+    """Where the line through two points (eta, h) is 0; infinite if nowhere."""
     rise = high[1] - low[1]
     return low[0] - low[1] * (high[0] - low[0]) / rise if rise else math.inf

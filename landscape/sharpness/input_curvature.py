@@ -1,4 +1,4 @@
-"""Curvature of the loss by the pixels."""
+"""Curvature of the loss with respect to the pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def input_curvature(view: View, options: SharpnessOptions) -> Value:
     """The largest eigenvalue of the Hessian by the pixels, mean over the first `inputs` examples.
 
-    The standard error is over these examples. The passes are those of single examples, as shares
+    The standard error is over these examples. Passes of single examples are counted as fractions
     of a pass over all.
     """
     count = len(view.problem.data)

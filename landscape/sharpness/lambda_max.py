@@ -12,14 +12,14 @@ from ridgeline.landscape.sharpness.options import SharpnessOptions
 from ridgeline.landscape.sharpness.view import Value, View
 from ridgeline.train.statistics import mean_and_error
 
-#: groups of examples that the error is taken over
+#: number of groups of examples for the standard error
 GROUPS = 10
 
 
 def lambda_max(view: View, options: SharpnessOptions) -> Value:
-    """The largest eigenvalue, by Lanczos; NaN where it has not converged.
+    """The largest eigenvalue, by Lanczos; NaN if it has not converged.
 
-    The standard error is that of v'Hv over ten groups of examples, v the eigenvector found.
+    The standard error is that of v'Hv over ten groups of examples, where v is the eigenvector.
     """
     operator = Hessian(view.problem)
     pairs = top_eigenpairs(operator, 1, tol=options.tol, max_iter=options.max_iter, seed=view.seed)

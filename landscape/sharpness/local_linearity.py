@@ -1,4 +1,4 @@
-"""How far the loss departs from its tangent plane within the attack's budget."""
+"""The distance of the loss from its linearisation within the attack's budget."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ridgeline.train.precision import exact
 def local_linearity(view: View, options: SharpnessOptions) -> Value:
     """Max |l(x + d) - l(x) - d . grad l(x)| over the ball of the attack, mean over examples.
 
-    Qin et al. 2019, equation 5, by ascent in `linearity_steps` steps from a random place; x are the
-    view's images, clipping to [0,1] included. The standard error is over examples. NaN without an
-    attack, whose budget it is.
+    Qin et al. 2019, equation 5, by ascent in `linearity_steps` steps from a random start. x are the
+    view's images; x + d is clipped to [0,1]. The standard error is over examples. NaN without an
+    attack, because the attack gives the budget.
     """
     attack = view.attack
     if attack is None or attack.eps == 0:
@@ -34,7 +34,7 @@ def local_linearity(view: View, options: SharpnessOptions) -> Value:
 
 @exact()
 def _departure(view: View, batch: Batch, attack: Attack, steps: int) -> Tensor:
-    """The largest departure (n,) met, of every example."""
+    """The largest distance (n,) found for every example."""
     predict, loss = view.problem.predict(view.origin), loss_of(view.problem.loss)
     eps, order, x = attack.eps, attack.order, batch.x
 

@@ -1,4 +1,4 @@
-"""Gaussian noise on weights, by seed, purpose and the parameter's name."""
+"""Gaussian noise on weights, determined by seed, purpose and the parameter's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far, how often and how long the sharpness measures look."""
+"""Radii, draws and steps of the sharpness measures."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ridgeline.train.options import Opt, Options
 
 @dataclass(frozen=True)
 class SharpnessOptions(Options):
-    """Radii, draws and steps of the measures; every radius is recorded with the result."""
+    """Radii, draws and steps of the measures. The result records every radius."""
 
     draws: Annotated[int, Opt("draws of weight noise; 2 or more give an error", low=1)] = 10
     steps: Annotated[int, Opt("steps of every ascent in weight space", low=1)] = 20
-    trace_products: Annotated[int, Opt("products spent on the trace", low=2)] = 20
+    trace_products: Annotated[int, Opt("products for the trace", low=2)] = 20
     tol: Annotated[float, Opt("relative residual of lambda_max", above=0, high=0.5)] = 1e-3
     max_iter: Annotated[int, Opt("restarts of the Lanczos process", low=1)] = 20
     noise: Annotated[float, Opt("standard deviation of the noise, absolute", above=0)] = 0.005
@@ -41,5 +41,5 @@ class SharpnessOptions(Options):
     ] = 6
     inputs: Annotated[int, Opt("examples whose input Hessian is measured", low=1)] = 10
     linearity_steps: Annotated[
-        int, Opt("steps of the search for the largest departure from a plane", low=1)
+        int, Opt("steps of the search for the largest distance from the linearisation", low=1)
     ] = 10

@@ -17,11 +17,11 @@ from ridgeline.train.precision import exact
 def relative_flatness(view: View, options: SharpnessOptions) -> Value:
     """sum_{s,t} <w_s, w_t> Tr(H_st) over the rows w_s of the last layer's weight W (C, D).
 
-    H_st (D, D) is the block of the Hessian of the loss by rows s and t (Petzka et al. 2021). With
-    features f (D) and the Hessian H_z (C, C) of the loss by the logits it is the mean over examples
-    of ||f||^2 Tr(W W' H_z), where H_z = diag p - p p' for the cross-entropy (Walter et al. 2025,
-    arXiv 2510.14231): one forward pass, and exact. The standard error is over examples. NaN for a
-    network that does not end in a linear layer.
+    H_st (D, D) is the block of the Hessian of the loss by rows s and t (Petzka et al. 2021). It
+    equals the mean over examples of ||f||^2 Tr(W W' H_z), with features f (D) and the Hessian
+    H_z (C, C) of the loss by the logits: diag p - p p' for the cross-entropy (Walter et al. 2025,
+    arXiv 2510.14231). The value is exact and needs one forward pass. The standard error is over
+    examples. NaN for a network that does not end in a linear layer.
     """
     del options
     problem = view.problem
@@ -34,7 +34,7 @@ def relative_flatness(view: View, options: SharpnessOptions) -> Value:
 
 
 def last_linear(problem: Problem) -> str | None:
-    """The linear layer whose output is the network's, by name; None where there is none."""
+    """The name of the linear layer whose output is the network's; None if there is none."""
     batch = problem.data.batch(torch.arange(1), problem.device, problem.dtype)
     names = [n for n, m in problem.network.named_modules() if type(m) is nn.Linear]
     seen: dict[str, Tensor] = {}
@@ -78,5 +78,5 @@ def logit_hessians(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
     def one(z: Tensor, label: Tensor) -> Tensor:
         return loss(z[None], label[None])[0]
 
-    # twice in reverse: forward mode has no rule for log_softmax's backward on every device
+    # reverse mode twice: on some devices forward mode has no rule for log_softmax's backward
     return vmap(jacrev(jacrev(one)))(logits, y).detach()

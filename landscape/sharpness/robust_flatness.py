@@ -1,4 +1,4 @@
-"""Flatness of the adversarial loss itself: weights and images are attacked together."""
+"""Flatness of the adversarial loss: weights and images are perturbed together."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ridgeline.train.data.noise import Purpose
 
 
 def robust_flatness_average(view: View, options: SharpnessOptions) -> Value:
-    """The mean rise of the adversarial loss under noise on the weights, the attack run anew.
+    """The mean rise of the adversarial loss under noise on the weights; each draw is attacked.
 
-    The noise of every tensor has xi times the tensor's norm, in a random direction (Stutz et al.
+    The noise of each tensor has a random direction and xi times the tensor's norm (Stutz et al.
     2021). The standard error is over draws. NaN for the clean loss.
     """
     if view.attacked is None:
@@ -33,7 +33,7 @@ def robust_flatness_average(view: View, options: SharpnessOptions) -> Value:
 def robust_flatness_worst(view: View, options: SharpnessOptions) -> Value:
     """The largest rise of the adversarial loss with every tensor within xi times its norm.
 
-    Every step of the ascent runs the attack anew (Stutz et al. 2021). The standard error is over
+    Every step of the ascent runs the attack again (Stutz et al. 2021). The standard error is over
     examples. NaN for the clean loss.
     """
     if view.attacked is None:

@@ -1,4 +1,4 @@
-"""What sharpness-aware minimisation adds to the loss."""
+"""The term that sharpness-aware minimisation adds to the loss."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ridgeline.landscape.weights.point import add, norm
 
 
 def sam(view: View, options: SharpnessOptions) -> Value:
-    """L(theta + rho g / ||g||) - L(theta), g the gradient (Foret et al. 2021); error over examples.
+    """L(theta + rho g / ||g||) - L(theta) with the gradient g (Foret et al. 2021).
 
-    0 where the gradient is 0.
+    The standard error is over examples. The value is 0 if the gradient is 0.
     """
     base, gradient = view.gradient()
     length = norm(gradient)

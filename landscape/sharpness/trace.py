@@ -11,7 +11,7 @@ from ridgeline.landscape.sharpness.view import Value, View
 def trace(view: View, options: SharpnessOptions) -> Value:
     """The trace by Hutchinson's estimator; the standard error is over its random vectors.
 
-    Summed along the diagonal, without error, where that takes no more products.
+    If it needs no more products, the diagonal is summed instead, without error.
     """
     operator = Hessian(view.problem)
     if operator.shape[0] <= options.trace_products:

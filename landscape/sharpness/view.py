@@ -1,4 +1,4 @@
-"""One loss of a network as the sharpness measures see it: values, gradients, and their cost."""
+"""One loss of a network in the form the sharpness measures use: values, gradients, cost."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ridgeline.train.statistics import mean_and_error
 
 @dataclass(frozen=True)
 class Value:
-    """A measure, its standard error and what the error is over, and passes over all examples.
+    """A measure, its standard error, what the error is over, and the passes over all examples.
 
-    A Hessian product counts as two backward passes, its recorded graph as one forward and one
-    backward pass.
+    A Hessian product counts as two backward passes. Its recorded graph counts as one forward and
+    one backward pass.
     """
 
     value: float
@@ -38,12 +38,13 @@ class Value:
 
 
 class View:
-    """One loss on its images, without attack: clean ones, or adversarial ones that stand still.
+    """One loss on fixed images, clean or adversarial; no attack is run.
 
-    `attacked` is the problem whose attack made the images (None: clean), for measures that run it
-    again at other weights. `other` is the frozen problem of the other loss on the same examples
-    (None: there is none). `attack` has the budget of measures in the space of images. `forward`
-    and `backward` count passes over all examples.
+    - `attacked`: the problem whose attack made the images (None: clean). Some measures run that
+      attack again at other weights.
+    - `other`: the frozen problem of the other loss on the same examples (None: there is none).
+    - `attack`: gives the budget of measures in image space.
+    - `forward`, `backward`: number of passes over all examples so far.
     """
 
     def __init__(
@@ -75,16 +76,16 @@ class View:
         return self.value(*mean_and_error(samples), over)
 
     def value(self, value: float, se: float, over: str) -> Value:
-        """A measure with the passes that were spent so far."""
+        """A measure with the number of passes so far."""
         return Value(value, se, over, self.forward, self.backward)
 
     def nothing(self) -> Value:
-        """A measure that this loss does not have."""
+        """NaN, for a measure that this loss does not have."""
         return self.value(math.nan, math.nan, "")
 
 
 class Moving(View):
-    """The adversarial loss itself: the attack runs again at every Point."""
+    """The adversarial loss: the attack runs again at every Point."""
 
     def __init__(self, attacked: Problem):
         super().__init__(attacked.under(None), attacked, attack=attacked.attack)
@@ -96,7 +97,10 @@ class Moving(View):
         return self._on(images).evaluate(point).losses
 
     def gradient(self, point: Point | None = None) -> tuple[Tensor, Point]:
-        """Losses (N,) and gradient on the images that the attack finds at a Point (Danskin)."""
+        """Losses (N,) and gradient on the images that the attack finds at a Point.
+
+        This is the gradient of the adversarial loss (Danskin's theorem).
+        """
         images = self._images(point)
         self.forward += 1
         self.backward += 1
@@ -124,10 +128,11 @@ class Moving(View):
 
 
 def normalised_logits(loss: Loss) -> Loss:
-    """The loss of logits (N, C) that are centred and divided by their spread, per example.
+    """The loss of logits (N, C) that are centred and divided by their standard deviation.
 
-    The spread is the standard deviation over classes, (1/C) sum_c (z_c - mean)^2 under the root
-    (Andriushchenko et al. 2023, section 3). A network that is only more confident is no flatter.
+    Both are taken over the C classes, per example; the variance is (1/C) sum_c (z_c - mean)^2
+    (Andriushchenko et al. 2023, section 3). Multiplying all logits by a factor does not change
+    this loss.
     """
 
     def normalised(logits: Tensor, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Axes of a scan: their coordinates, given, spaced, or as far as the loss has risen."""
+"""Axes of a scan: coordinates that are listed, evenly spaced, or found by a rise of the loss."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ridgeline.models.errors import InputError, unknown
 from ridgeline.train.specs import convert, number, parse_spec, whole
 
 _MOST_POINTS = 100_000  # along one axis
-_WIDEST = 2.0**10  # in the length of the direction, before a rise is given up
+_WIDEST = 2.0**10  # largest coordinate at which a rise of the loss is searched
 
 
 class Axis(NamedTuple):
-    """An axis as a user writes it: its coordinates, or the rise of the loss that it must see.
+    """An axis as a user writes it: its coordinates, or the rise of the loss that it must reach.
 
-    `every` cells share the adversarial images of the middle one (anchored).
+    `every`: so many neighbouring cells share the adversarial images of the middle one (anchored).
     """
 
     points: np.ndarray | None
@@ -31,7 +31,7 @@ class Axis(NamedTuple):
 
     @property
     def recorded(self) -> list[float] | dict[str, float]:
-        """What a recipe holds of it: its coordinates, or the rise they are found by."""
+        """What a recipe records: the coordinates, or the rise that determines them."""
         if self.points is None:
             return {"rise": self.rise, "count": self.count}
         return list(self.points)
@@ -40,8 +40,8 @@ class Axis(NamedTuple):
 def parse_axis(text: str, what: str) -> Axis:
     """An axis from `min:max:count`, from `min=..,max=..,step=..` or from `rise=..,count=..`.
 
-    Keys that are left out have defaults: -1, 1, 0.05; count 21. `rise=10` widens the axis until the
-    loss at one of its ends is 10 times that of the centre. All but the first form take
+    Defaults of the keys: min -1, max 1, step 0.05, count 21. `rise=10` widens the axis until the
+    loss at one end is 10 times that of the centre. The second and third form accept
     `adv_calc_freq`. Raises InputError.
 
     >>> parse_axis("-1:1:3", "--vec1_scan").points.tolist()
@@ -75,7 +75,7 @@ def parse_axis(text: str, what: str) -> Axis:
 
 
 def spaced(low: float, high: float, count: int, what: str) -> np.ndarray:
-    """`count` points from low to high, both included; 0 is exact. Raises InputError.
+    """`count` points from low to high, both included; a 0 is exactly 0. Raises InputError.
 
     >>> spaced(-1, 1, 5, "axis").tolist()
     [-1.0, -0.5, 0.0, 0.5, 1.0]
@@ -91,9 +91,9 @@ def spaced(low: float, high: float, count: int, what: str) -> np.ndarray:
 
 
 def extent_of(problem: Problem, path: Path, axis: int, rise: float, batchnorm: str) -> float:
-    """How far one axis must go to both sides for the loss at one end to be `rise` times the centre.
+    """The extent of an axis, to both sides, so that the loss at one end is `rise` times the centre.
 
-    A power of two in the length of the direction. Raises InputError where no such end is found.
+    It is a power of two, in lengths of the direction. Raises InputError if there is none.
     """
     path = path.like(problem.origin)
 
@@ -105,7 +105,7 @@ def extent_of(problem: Problem, path: Path, axis: int, rise: float, batchnorm: s
     centre, extent = loss(0.0), 2.0**-6
     while extent <= _WIDEST:
         ends = loss(-extent), loss(extent)
-        if not max(ends) < rise * centre:  # a loss that is NaN has left every range
+        if not max(ends) < rise * centre:  # also ends the search if a loss is NaN
             return extent
         extent *= 2
     raise InputError(
@@ -117,7 +117,7 @@ def extent_of(problem: Problem, path: Path, axis: int, rise: float, batchnorm: s
 def axes_of(
     path: Path, axes: int | Mapping[str, Sequence[float]], extent: float = 1.0
 ) -> Mapping[str, Sequence[float]]:
-    """The coordinates of a grid over a path, by axis; InputError for a grid it does not have."""
+    """The coordinates of a grid over a path, by axis. Raises InputError if they do not fit it."""
     if not isinstance(path, Path):
         raise InputError(f"a scan needs a plane or a curve, such as rl.random_plane(problem), "
                          f"got {type(path).__name__}")  # fmt: skip
@@ -136,9 +136,10 @@ def axes_of(
 
 
 def grid(low: float, high: float, step: float, what: str) -> np.ndarray:
-    """low, low + step, ... up to high (included if within rounding), as one exact product each.
+    """low, low + step, ... up to high (included if within rounding).
 
-    Raises InputError for a step that is not positive or an empty range.
+    Each is computed as low + n * step, so rounding does not add up. Raises InputError for a step
+    that is not positive and for an empty range.
     """
     if step <= 0 or high < low:
         raise InputError(
@@ -150,7 +151,7 @@ def grid(low: float, high: float, step: float, what: str) -> np.ndarray:
     if count > _MOST_POINTS:
         raise InputError(f"{what}: {count} points are too many; allowed are {_MOST_POINTS:,}")
     points = low + step * np.arange(count)
-    # 0 and the upper end are meant exactly where they are meant at all
+    # points within rounding of 0 or of the upper end become exactly these
     points[np.abs(points) < 1e-9 * step] = 0.0
     if abs(points[-1] - high) < 1e-6 * step:
         points[-1] = high

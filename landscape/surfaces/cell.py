@@ -1,4 +1,4 @@
-"""One cell of a scan: where its adversarial images come from, and what is measured there."""
+"""One cell of a scan: the source of its adversarial images, and its measures."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from ridgeline.train.evaluation import Scores
 from ridgeline.train.losses import name_of, unit_of
 from ridgeline.train.workers import alone
 
-#: where the adversarial images of a cell come from
+#: where the attack of a cell's adversarial images is run
 ADVERSARIES = {
     "moving": "attacked anew at every cell",
     "frozen": "attacked at the origin of the axes",
     "anchored": "attacked at the middle cell of a block of adv_calc_freq cells per axis",
     "max": "the worse of moving and frozen, per example",
 }
-#: what a scan holds of every cell
+#: the measures of every cell
 VARIABLES = ("loss", "loss_se", "accuracy", "margin")
-#: what it holds besides on request, and what that costs
+#: further measures on request, and their cost
 EXTRAS = {
     "gradient_norm": "Euclidean norm of the gradient by the weights; one backward pass a batch",
     "lambda_max": "largest eigenvalue of the Hessian, adversarial images frozen; many products",
@@ -64,10 +64,10 @@ def variables_of(problem: Problem, extras: Collection[str] = ()) -> dict[str, di
 class Places:
     """Measures of a problem at coordinates of a path, for every budget.
 
-    The adversarial images of the latest anchor are remembered, and on a grid of many `cells` what
-    the first layers make of images that stand still. Of these cells, one for every budget, `left`
-    are to be computed (None: all). `compiled` is as in `scan`. Raises InputError for budgets above
-    0 without an attack, and for extras of losses that are no function of one set of images.
+    It caches the adversarial images of the latest anchor. On a grid of many `cells` it also caches
+    the outputs of the first layers for fixed images. `left` is the number of cells, of all
+    budgets, that are still to be computed (None: all). `compiled` is as in `scan`. Raises
+    InputError for budgets above 0 without an attack, and for extras with the adversary `max`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Places:
         if extras and adversary == "max":
             raise InputError("the adversary max has no gradient: it takes the worse of two sets")
         path = path.like(problem.origin)
-        # in the layout of every cell at once
+        # the memory layout is changed once, not in every cell
         self.path = replace(path, knots=[laid_out(problem, knot) for knot in path.knots])
         self.batchnorm, self.extras = batchnorm, extras
         self.problems = [
@@ -91,36 +91,36 @@ class Places:
         ]
         self._linear = stand_ins(problem)
         self._simple = {**self._linear, **pooling_stand_ins(problem)}
-        # what most cells ask for: attacks only where they move
+        # the work of most cells: an attack only if each cell runs one
         moves = attack is not None and adversary in ("moving", "max")
         typical = self.problems[-1] if moves else problem.under(None)
         left = cells * len(budgets) if left is None else left
         place = self.path(*(0.7 * path.ends[1] for _ in path.axes))
-        # compiled passes keep the usual way: another one might change their bits
+        # compiled passes keep the usual way: another way might change the last digits
         self._way = typical if compiled else fastest(
             typical, left, place, quarters=batchnorm == "keep" and not extras,
             instead=None if moves else lambda number: self._simple,
         )  # fmt: skip
         self._key: tuple | None = None
         self._frozen: Problem | None = None
-        # the first layers are worth their passes, one a knot, where many cells see the same images
+        # first layers need one pass per knot: worth it only if many cells have the same images
         self._many = cells >= 4 * len(self.path.knots) and adversary != "anchored"
         self._seen: tuple[tuple | None, FirstLayers | None] | None = None
-        # every cell is a forward pass on the same images, and no more
+        # every cell is only a forward pass on the same images
         self._clean = batchnorm == "keep" and all(p.attack is None for p in self.problems)
         self._compile, self._compiled = compiled, None
 
     @property
     def apart(self) -> bool:
-        """Whether threads may take a cell each, instead of a piece, without changing a bit.
+        """Whether each thread may compute its own cell, with the same bits.
 
-        Only where cells share nothing that is made on the way, and where pieces are for one thread.
-        Modules of others, which may keep what belongs to a cell in a place that threads share, and
-        hooks take one cell after the other.
+        This needs cells that share no intermediate values, and pieces that run on one thread. It
+        is not done for networks with hooks or with modules of unknown packages: these may store
+        values of a cell where all threads read them.
         """
         way, threads = self._way, torch.get_num_threads()
         whole = way.device.type == "cpu" and way.keep is at_once and way.together
-        whole = whole and way.chunk is None  # else each piece seeds what threads share
+        whole = whole and way.chunk is None  # else each piece seeds the generator of all threads
         pieces = len(way.data.pieces(way.batch_size))
         may = self._clean and not self.extras and whole and 1 < threads <= pieces
         may = may and known(way.network)
@@ -139,15 +139,15 @@ class Places:
     def measure(
         self, level: int, at: Coordinates, anchors: Sequence[Coordinates | None], tick: Tick
     ) -> dict[str, float]:
-        """The variables at coordinates, on images attacked at an anchor (None: on the spot).
+        """The variables at coordinates, on images attacked at an anchor (None: at the cell itself).
 
-        Of several anchors, the worse loss of every example.
+        With several anchors, every example counts with its larger loss.
         """
         first, *others = anchors
         scores, extras = self._look(level, at, first, tick)
         for other in others:
             scores = _worse(scores, self._look(level, at, other, lambda n: None)[0])
-        with alone():  # several threads would add up many examples in another order
+        with alone():  # several threads would sum the examples in another order
             return {"loss": scores.loss, "loss_se": scores.loss_se, "accuracy": scores.accuracy,
                     "margin": scores.margin, **extras}  # fmt: skip
 
@@ -162,13 +162,13 @@ class Places:
                 self._key = (level, anchor)
             problem = self._frozen
         moving, frozen = problem.attack is not None, problem is self._frozen
-        if self.extras:  # of the images that the loss is of
+        if self.extras:  # measured on the images of the loss
             problem = problem.frozen(point, buffers, tick)
             tick = lambda n: None  # noqa: E731
         running = problem
         if (problem.attack is None) == (self._way.attack is None):
             running = problem.running(self._way.together, self._way.batch_size)
-        if self._compile:  # at the first cell, when nobody else computes
+        if self._compile:  # at the first cell, when no other thread computes
             self._compile = False
             self._compiled = Compiled.of(running, self.path, self.batchnorm)
         if self._compiled is not None:
@@ -181,8 +181,8 @@ class Places:
     def _instead(
         self, problem: Problem, buffers: Mapping[str, Tensor], at: Coordinates, frozen: bool
     ) -> Instead | None:
-        """What stands in for layers at a place, where images stand still."""
-        key = self._key if frozen else None  # the clean images of every budget are the same
+        """The functions that replace layers at this Point, for fixed images."""
+        key = self._key if frozen else None  # the clean images are the same for every budget
         if self._many and (self._seen is None or self._seen[0] != key):
             self._seen = (key, FirstLayers.of(problem, self.path, buffers))
         if self._seen is None or self._seen[1] is None:

@@ -30,8 +30,8 @@ _FUNCTIONS: WeakKeyDictionary[Replicas, Callable[..., Tensor]] = WeakKeyDictiona
 class Compiled:
     """A network as one function of its weights, compiled once for all cells of a scan.
 
-    Pieces of the usual size run by it, a shorter last one as ever; always on one thread, for whose
-    number the compiler writes its sums.
+    It runs pieces of the usual size; a shorter last piece runs without compilation. It always
+    uses one thread, because compiled sums depend on the number of threads.
     """
 
     def __init__(self, problem: Problem):
@@ -43,11 +43,11 @@ class Compiled:
 
     @classmethod
     def of(cls, problem: Problem, path: Path, batchnorm: str) -> Self | None:
-        """That of a problem without attack; None: no compiler, or a network that it cannot follow.
+        """The compiled network of a problem without attack; None if it cannot be compiled.
 
-        Networks with hooks, whose effects may be any, are left alone too, and such as it does not
-        give the usual outputs, up to rounding, at a place of the path that is the same whatever
-        cell comes first.
+        None means: no compiler, a network that the compiler does not support, a network with
+        hooks, or outputs that differ from the usual ones by more than rounding. The outputs are
+        compared at one fixed point of the path, which does not depend on the first cell.
         """
         if problem.device.type != "cpu" or problem.chunk is not None or hooked(problem.network):
             return None
@@ -59,7 +59,7 @@ class Compiled:
             try:
                 found = cls(problem)
                 ours = _outputs(problem, point, buffers, found.at(point, buffers)(0))
-            except Exception as error:  # of many kinds, some of the compiler's own
+            except Exception as error:  # of many types, some of the compiler's own
                 log.info("passes as ever: %s", reason_of(error))
                 return None
         finite = usual[usual.isfinite()]
@@ -67,7 +67,7 @@ class Compiled:
         return found if torch.allclose(ours, usual, 0, float(near), equal_nan=True) else None
 
     def at(self, point: Point, buffers: Mapping[str, Tensor]) -> Instead:
-        """For a piece of the data: what stands in for the whole network at a place."""
+        """For a piece of the data: the function that replaces the network at a Point."""
         state = {n: t.to(self._dtype) if t.is_floating_point() else t
                  for n, t in {**buffers, **point}.items()}  # fmt: skip
 
@@ -81,7 +81,7 @@ class Compiled:
 def _outputs(
     problem: Problem, point: Point, buffers: Mapping[str, Tensor], instead: Replacements
 ) -> Tensor:
-    """Of the first piece of the data."""
+    """The network's outputs for the first piece of the data."""
     x = problem.data.pieces(problem.batch_size)[0].whole(problem.device, problem.dtype).x
     return problem.predict(laid_out(problem, point), buffers, instead)(x)
 
@@ -94,6 +94,6 @@ def _function(network: nn.Module) -> Callable[..., Tensor]:
         with torch.no_grad():
             return functional_call(network, state, args, named)
 
-    # of its own: the compiler counts what it has compiled by code object
+    # a new code object: the compiler counts its compilations per code object
     outputs.__code__ = outputs.__code__.replace()
     return torch.compile(outputs, fullgraph=True, dynamic=False)

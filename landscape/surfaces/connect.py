@@ -26,16 +26,16 @@ def connect(
 ) -> Path:
     """Train a curve of low loss from a problem's network to another.
 
-    The loss is the problem's, under its attack, on its own data. `scan_curve` and `scan` measure
-    what comes back.
+    The loss is the problem's, under its attack, on its own data. Measure the curve with
+    `scan_curve` or `scan`.
 
     Args:
         problem: The problem, whose network is one end.
         end: The other end, of the same architecture.
-        bends: Free control points; they start on the straight line. The ends stay where they are.
+        bends: Number of free control points, which start on the straight line. The ends are fixed.
         curve_type: bezier or poly_chain.
         epochs: Epochs of training.
-        batch_size: Examples of a training step.
+        batch_size: Examples in a training step.
         optimizer: Spec of the optimiser.
         seed: Seed of training; None: the problem's.
 
@@ -44,10 +44,17 @@ def connect(
 
     Raises:
         InputError: for an end of another architecture, and for options out of range.
-        Diverged: if training does.
+        Diverged: if training diverges.
 
     References:
         Garipov et al. 2018.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> problem = Problem(network, (torch.rand(6, 1, 2, 2), torch.arange(6) % 2))
+    >>> end = {name: value + 1 for name, value in problem.origin.items()}
+    >>> trained = connect(problem, end, epochs=1)
+    >>> torch.equal(trained(1.0)["1.weight"], end["1.weight"])  # the ends are fixed
+    True
     """
     if curve_type not in CURVES:
         raise unknown("curve_type", curve_type, CURVES)

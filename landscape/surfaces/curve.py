@@ -1,4 +1,4 @@
-"""Curves that connect two minima, trained by the one loop."""
+"""Training of curves that connect two minima."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from ridgeline.train.undisturbed import undisturbed
 class Knots(nn.Module):
     """The control points of a curve as one module, to be trained and saved.
 
-    State-dict keys are `conv1.weight_0, conv1.weight_1, ...`, buffers once under their own names:
-    only to repeat released code (Liu et al. 2020). Fixed knots do not require gradients.
+    State-dict keys are `conv1.weight_0, conv1.weight_1, ...`. Buffers are stored once, under their
+    own names: only to repeat released code (Liu et al. 2020). Fixed knots do not require gradients.
     """
 
     def __init__(self, knots: Sequence[Point], fixed: Sequence[bool], buffers: dict[str, Tensor]):
@@ -91,8 +91,8 @@ def knots_in(tensors: dict[str, Tensor], like: Point, what: str) -> list[Point]:
 class CurveTraining(Method):
     """Minimise the expected loss along a curve over its free knots (Garipov et al. 2018, eq. 2).
 
-    Every batch sits at one t ~ U(0,1), drawn from the seed and the step. The attack sees the
-    network at t in eval mode; the training pass is in train mode.
+    Every batch uses one t ~ U(0,1), determined by the seed and the step. The attack uses the
+    network at t in eval mode. The training pass is in train mode.
     """
 
     clock = "batch"
@@ -117,12 +117,12 @@ class CurveTraining(Method):
 
     @property
     def compilable(self) -> bool:
-        """The network is called with other weights, by a function that no compiler has seen."""
+        """False: every step calls the network with other weights, by an uncompiled function."""
         return False
 
     @property
     def called(self) -> nn.Module:
-        """The network that is called with the weights of a place."""
+        """The network, which is called with the weights at t."""
         return self.base
 
     @property
@@ -132,7 +132,7 @@ class CurveTraining(Method):
 
     @property
     def judged(self) -> None:
-        """A curve is no network: it is judged in its middle alone."""
+        """None: a curve is not one network. Only its middle is evaluated."""
 
     def _state(self, point: Point) -> dict[str, Tensor]:
         return {**point, **dict(self.network.named_buffers())}
@@ -142,7 +142,7 @@ class CurveTraining(Method):
         return lambda x: functional_call(self.base, state, *arguments_of(x))
 
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
-        """Mean (adversarial) loss of the batch at a random place of the curve, and outputs."""
+        """Mean (adversarial) loss of the batch at a random t of the curve, and the outputs."""
         t = stream(step.seed, Purpose.CURVE, step.number).random()
         point = self.path(t)
         x = batch.x
@@ -158,7 +158,7 @@ class CurveTraining(Method):
         return loss_of(self.mean_loss)(logits, batch.y).mean(), logits
 
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
-        """Scores in the middle of the curve, t = 1/2, clean and under the attack."""
+        """Scores at the middle of the curve (t = 1/2), clean and under the attack."""
         middle = {n: w.detach() for n, w in self.path(0.5).items()}
         options = {"batch_size": batch_size, "seed": step.seed, "device": self.device,
                    "loss": loss_of(self.mean_loss)}  # fmt: skip

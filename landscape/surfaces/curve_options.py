@@ -20,7 +20,7 @@ from ridgeline.train.options import Opt, Options
 
 @dataclass(frozen=True)
 class ControlOptions(Options):
-    """The control points of a curve to be trained: which are fixed, and where they begin."""
+    """The control points of a curve to train: which are fixed, and where they start."""
 
     fix_points: Annotated[
         tuple[int, ...], Opt("one number per control point, 1 = fixed, e.g. 1,0,0,0,1")
@@ -30,7 +30,7 @@ class ControlOptions(Options):
     ]
 
     def check(self) -> None:
-        """Raise InputError for points neither fixed nor free, and for ends without a network."""
+        """Raise InputError for values other than 0 and 1, and for ends without a checkpoint."""
         check_fixed(self.fix_points)
         count = len(self.fix_points)
         if count != len(self.model2load) or count < 3:
@@ -42,9 +42,9 @@ class ControlOptions(Options):
             raise InputError("--model2load: the first and the last control point need a checkpoint")
 
     def knots(self, network: nn.Module) -> tuple[list[Point], dict[int, str]]:
-        """Where the curve through a network's weights begins, and the digests of its checkpoints.
+        """The control points at the start of training, and the digests of their checkpoints.
 
-        Points without a checkpoint lie on the straight line between the ends.
+        Control points without a checkpoint lie on the straight line between the ends.
         """
         origin = point_of(network)
         loaded = {k: load_checkpoint(p) for k, p in enumerate(self.model2load) if p}
@@ -58,22 +58,22 @@ class ControlOptions(Options):
 
 @dataclass(frozen=True)
 class CurveScanOptions(Options):
-    """Where along which curve, and with which BatchNorm statistics."""
+    """Which curve is scanned, at which t, and with which BatchNorm statistics."""
 
     curve_type: Annotated[
         str | None, Opt("curve through the knots; None: the recorded one", choices=CURVES)
     ] = None
     fix_points: Annotated[
         tuple[int, ...],
-        Opt("only checked: as many as the curve has control points", decides=False),
+        Opt("only checked: one number per control point of the curve", decides=False),
     ] = ()
     step_size: Annotated[float, Opt("distance of the points t; the ends 0 and 1 are exact")] = 0.02
-    batchnorm: Annotated[str, Opt("BatchNorm's statistics at every place", choices=POLICIES)] = (
+    batchnorm: Annotated[str, Opt("BatchNorm's statistics at every t", choices=POLICIES)] = (
         "recalibrate"
     )
 
     def check(self) -> None:
-        """Raise InputError for steps that miss the end, and points neither fixed nor free."""
+        """Raise InputError for steps that miss the end, and for values other than 0 and 1."""
         check_fixed(self.fix_points)
         if self.t[-1] != 1:
             raise InputError(
@@ -82,7 +82,7 @@ class CurveScanOptions(Options):
 
     @property
     def t(self) -> np.ndarray:
-        """The places on the curve, from 0 to 1."""
+        """The values of t, from 0 to 1."""
         return grid(0, 1, self.step_size, "--step_size")
 
     def type_in(self, checkpoint: Checkpoint) -> str:
@@ -90,9 +90,9 @@ class CurveScanOptions(Options):
         return self.curve_type or (checkpoint.recipe or {}).get("curve_type", "bezier")
 
     def curve_in(self, checkpoint: Checkpoint, network: nn.Module) -> Path:
-        """The curve that a checkpoint holds, whose buffers become those of its network.
+        """The curve in a checkpoint. The network gets the buffers of the checkpoint.
 
-        Raises InputError for a checkpoint that is no curve of this network.
+        Raises InputError if the checkpoint does not hold a curve of this network.
         """
         tensors, what = checkpoint.tensors, str(checkpoint.path)
         knots = knots_in(tensors, point_of(network), what)

@@ -39,24 +39,26 @@ def scan_curve(
         problem: The problem; recalibrated BatchNorm statistics come from its images for every
             subset.
         path: The curve.
-        t: Places on the curve, increasing from 0 to 1.
+        t: Positions on the curve, increasing from 0 to 1.
         subsets: Images by name.
         budgets: Attack budgets in [0,1] units; None: the attack's own, without a dimension eps.
-        batchnorm: keep the BatchNorm statistics, or recalibrate them at every place.
-        shard: Compute only the cells of this part; `merged` puts the parts together, to which
-            `with_barriers` adds what needs all of them.
-        cells: A half-done earlier result, to be completed.
-        save: Called now and then with what is there.
+        batchnorm: keep the BatchNorm statistics, or recalibrate them at every t.
+        shard: Compute only the cells of this part. `merged` puts the parts together, then
+            `with_barriers` adds the measures that need all cells.
+        cells: An unfinished earlier result, to be completed.
+        save: Called at intervals with the result so far.
 
     Returns:
-        Measures over (path, subset, t) with path in (curve, line), before them eps if `budgets` are
-        given. `barrier` (path, subset) is the largest L(t) - ((1-t) L(0) + t L(1)), at t =
-        `barrier_at`; it is NaN if any loss on the path is. Its standard error `barrier_se` is that
-        of the same difference of every example's own losses (the choice of t is not part of it).
-        `arc_length` (path, t) is the Euclidean length of the path up to t.
+        - Measures over (path, subset, t) with path in (curve, line). If `budgets` are given, eps is
+          the first dimension.
+        - `barrier` (path, subset): the largest L(t) - ((1-t) L(0) + t L(1)), at t = `barrier_at`.
+          NaN if any loss on the path is NaN.
+        - `barrier_se`: the standard error, over examples, of that difference at the chosen t. The
+          choice of t is not part of it.
+        - `arc_length` (path, t): the Euclidean length of the path up to t.
 
     Raises:
-        InputError: for another `t` and for budgets without an attack.
+        InputError: if `t` does not increase from 0 to 1, and for budgets without an attack.
 
     References:
         Garipov et al. 2018.
@@ -116,7 +118,7 @@ def scan_curve(
 def with_barriers(
     problem: Problem, path: Path, subsets: dict[str, Images], batchnorm: str, cells: xr.Dataset
 ) -> xr.Dataset:  # fmt: skip
-    """Add to the cells of a whole `scan_curve`, whose arguments these are, what needs all of them.
+    """Add the measures that need all cells of a `scan_curve`; the arguments are the same.
 
     Returns `cells` with the barriers, their errors and the lengths of the paths.
     """
@@ -126,7 +128,7 @@ def with_barriers(
     loss = cells["loss"]
     chord = (1 - cells["t"]) * loss.isel(t=0, drop=True) + cells["t"] * loss.isel(t=-1, drop=True)
     rise = loss - chord
-    # without a loss somewhere on the way nothing is known about the largest one
+    # if a loss on the path is missing, the largest one is unknown
     cells["barrier"] = rise.max("t", skipna=False)
     cells["barrier_at"] = cells["t"][rise.fillna(0).argmax("t")].drop_vars("t")
     cells["barrier_se"] = xr.full_like(cells["barrier"], np.nan)

@@ -1,4 +1,4 @@
-"""How a scan runs fastest on this machine, found by a short timing that changes no number."""
+"""Choose the fastest way to run a scan on this machine by a short timing. No number changes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ridgeline.landscape.pieces import Instead
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.weights.point import Point
 
-_TURNS = 5  # the first is to warm up
-_SHARE = 0.05  # of the scan that the timing may take
-_CLEARLY = 0.9  # of the usual time, or chance and other programs would choose
-_DIVISIBLE = 64  # examples from which on a piece is also tried in quarters, which caches may hold
+_TURNS = 5  # repetitions; the first is a warm-up
+_SHARE = 0.05  # share of the scan's work that the timing may take
+_CLEARLY = 0.9  # another way must need less than this share of the usual time, or noise decides
+_DIVISIBLE = 64  # least examples of a piece that is also tried in quarters, which fit into caches
 
 
 def description(
     problem: Problem, first_layers: Collection[str], onednn: bool, compiled: bool = False
 ) -> str:
-    """One line for the result: threads, what they share out, kernels, layers that are combined."""
+    """One line for the result: threads and their work, kernels, layers that are combined."""
     threads, parts = torch.get_num_threads(), [f"pieces of {problem.batch_size}"]
     if problem.device.type == "cpu":
         how = "a piece or a short cell each" if problem.together else "every operation together"
@@ -45,19 +45,22 @@ def fastest(
     problem: Problem, cells: int, point: Point | None = None, quarters: bool = True,
     instead: Instead | None = None,
 ) -> Problem:  # fmt: skip
-    """The problem, whose pieces of data will run side by side or one by one on all threads.
+    """The problem with its pieces of data run in parallel, or one by one on all threads.
 
-    It is for `evaluate`: sums over examples, such as gradients, change with the pieces by rounding.
-    Where these are asked for too, do without `quarters`: data are kept in pieces of one size.
+    The usual way is pieces of `batch_size` in parallel. Pieces one by one, and quarters of them,
+    are chosen if they are clearly faster and give the same bits. All ways are timed on the first
+    pieces and a short last one. On a GPU there is no choice.
 
-    Pieces of `batch_size` side by side are usual; one by one, and quarters of them, are taken where
-    that is clearly faster and gives the same bits. All are tried on the first pieces and a short
-    last one, at a Point (default: the network's own, whose outputs may all be zeros) and with the
-    scan's stand-ins for layers (`instead`), if `cells` evaluations to come make that worth while.
-    On a GPU there is no choice.
+    Args:
+        problem: The problem.
+        cells: Number of evaluations to come. The timing is skipped if they are too few.
+        point: Where to time; None: the network's own weights (whose outputs may all be 0).
+        quarters: Try quarters of the pieces too. Use False if sums over examples, such as
+            gradients, are needed: their rounding depends on the size of the pieces.
+        instead: The functions that replace layers in the scan.
     """
     if problem.chunk is not None:
-        return problem  # one by one: it seeds what threads share
+        return problem  # one by one: each piece seeds the generator that threads share
     size, threads = min(problem.batch_size, len(problem.data)), torch.get_num_threads()
     tried = min(len(problem.data), 2 * threads * size)
     sizes = [size, size // 4] if quarters and size >= _DIVISIBLE else [size]
@@ -72,7 +75,7 @@ def fastest(
     seconds, losses = {way: [] for way in ways}, {}
     for together, each in ways:
         work = first.running(together, each)
-        # in a row: helpers of the way before spin for a while
+        # repetitions in a row: threads of the previous way stay busy for a moment
         for _ in range(_TURNS):
             began = time.perf_counter()
             losses[together, each] = work.evaluate(point, instead=instead).losses

@@ -1,4 +1,4 @@
-"""Layers that see nothing but the data: on a path their outputs are combinations of a few."""
+"""Layers whose inputs are the data alone: on a path their outputs are linear combinations."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from ridgeline.train.data.examples import Data, leaves
 
 #: layers whose outputs are linear in their weights and biases together
 _LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-#: numbers that may be held (512 MiB in float32)
+#: most numbers kept in memory (512 MiB in float32)
 _ROOM = 2**27
 
 
 class FirstLayers:
-    """The outputs of the layers that see the data alone, at every knot of a path.
+    """The outputs, at every knot of a path, of the layers whose inputs are the data alone.
 
-    Such a layer is linear in its weights, and these are linear in the knots. So its outputs
-    anywhere on the path are the same combination of its outputs at the knots, which takes one pass
-    over memory where a convolution takes many. `names` are the layers'. A call with other inputs
-    than at the knots, which a network that decides by its weights may make, runs the layer.
+    Such a layer is linear in its weights, and these are linear in the knots. So its outputs at any
+    Point of the path are the same combination of its outputs at the knots. Combining needs one pass
+    over memory; a convolution needs many. `names` are the names of the layers. If a layer gets
+    other inputs than at the knots (because control flow depends on weights), it runs as usual.
     """
 
     def __init__(self, problem: Problem, path: Path, names: list[str], buffers: Any):
         self.path = path
         count = len(problem.data.pieces(problem.batch_size))
-        #: piece, name -> inputs, and outputs at each knot
+        #: (piece, name) -> inputs, and outputs at each knot
         self._held: list[dict[str, _Held]] = [{n: _Held() for n in names} for _ in range(count)]
-        #: piece, name -> all but the last coefficient, and what they combine to
+        #: (piece, name) -> all coefficients but the last, and their combination
         self._rows: list[dict[str, tuple[list[float], Tensor]]] = [{} for _ in range(count)]
 
         def run(chunk: Data, options: dict[str, Any]) -> dict[str, float]:
@@ -52,18 +52,20 @@ class FirstLayers:
             work, instead = problem.resuming(at_once), partial(record, k)
             for _ in piece_by_piece(work, "first layers", run, knot, buffers, None, instead):
                 pass
-        # in every piece: two examples may take another way through a network than a whole piece
+        # checked in every piece: control flow may depend on the number of examples
         every = len(path.knots)
         self.names = [n for n in names if all(len(held[n].outputs) == every for held in self._held)]
         self._held = [{n: held[n] for n in self.names} for held in self._held]
 
     @classmethod
     def of(cls, problem: Problem, path: Path, buffers: Mapping[str, Tensor]) -> Self | None:
-        """Those of a problem without attack; None: no such layer, no room, or a GPU.
+        """The first layers of a problem without attack; None: no such layer, no memory, or a GPU.
 
-        Whether a GPU gains anything has not been measured. A layer counts if every pass calls it
-        once, with inputs that are the same at every knot and that no weight has touched, and if its
-        weights are the path's as they are.
+        The gain on a GPU has not been measured. A layer counts if all of this holds:
+
+        - every pass calls it once;
+        - its inputs are the same at every knot and do not depend on weights;
+        - its weights are those of the path, not computed from them.
         """
         if problem.device.type != "cpu":
             return None
@@ -74,7 +76,7 @@ class FirstLayers:
         inputs: dict[str, Tensor] = {}
         for number, knot in enumerate(path.knots):
             calls: dict[str, list] = {n: [] for n in names}
-            with torch.enable_grad():  # which tells what weights have touched
+            with torch.enable_grad():  # shows which tensors depend on weights
                 point = {n: t.clone().requires_grad_(t.is_floating_point())
                          for n, t in knot.items()}  # fmt: skip
                 own = {id(t) for t in point.values()}
@@ -88,7 +90,7 @@ class FirstLayers:
                 if number and not torch.equal(given, inputs[name]):
                     names = [n for n in names if n != name]
                 inputs[name], sizes[name] = given, out.numel() // len(examples)
-        data = {t.untyped_storage().data_ptr() for t in leaves(x)}  # is in memory anyway
+        data = {t.untyped_storage().data_ptr() for t in leaves(x)}  # in memory already
         made = [t for n in names if (t := inputs[n]).untyped_storage().data_ptr() not in data]
         kept = sum(t.numel() // len(examples) for t in made) * len(problem.data)
         held = sum(sizes[n] for n in names) * len(problem.data) * (len(path.knots) + 1)
@@ -98,7 +100,7 @@ class FirstLayers:
         return found if found.names else None
 
     def at(self, *coordinates: float) -> Instead:
-        """For a piece of the data: what stands in the place of each layer at these coordinates."""
+        """For a piece of the data: the functions that replace the layers at these coordinates."""
         *before, last = self.path.coefficients(*coordinates)
 
         def instead(number: int) -> Replacements:
@@ -113,7 +115,7 @@ class FirstLayers:
         if named or len(args) != 1 or not self._held[number][name].of(args[0]):
             return type(module).forward(module, *args, **named)
         knots, rows = self._held[number][name].outputs, self._rows[number]
-        kept = rows.get(name)  # once: other threads may be on another row
+        kept = rows.get(name)  # read only once: another thread may replace it
         if kept is None or kept[0] != before:
             kept = rows[name] = (before, _combined(before, knots[:-1]))
         # new memory, for the same reason as in _kept
@@ -122,7 +124,7 @@ class FirstLayers:
 
 
 class _Held:
-    """What one layer was given in one piece of the data, and what it made of that at each knot."""
+    """The inputs of one layer in one piece of the data, and its outputs at each knot."""
 
     def __init__(self) -> None:
         self.inputs: Tensor | None = None
@@ -133,7 +135,7 @@ class _Held:
         """Whether these are the outputs for x."""
         held = self.inputs
         if held is None or held._version != self.version or not plain_tensor(x):
-            return False  # they have been overwritten since
+            return False  # the inputs have been overwritten since
         if (x.shape, x.dtype) != (held.shape, held.dtype):
             return False
         same = (x.data_ptr(), x.stride()) == (held.data_ptr(), held.stride())
@@ -156,8 +158,8 @@ def _noted(
 ) -> Tensor:
     out = type(module).forward(module, *args, **named)
     if torch.compiler.is_compiling():
-        return out  # it would be compiled anew for every cell
-    # weights that hooks have made of others need not be linear in these
+        return out  # recording would force a new compilation in every cell
+    # weights that hooks compute from others may not be linear in these
     pure = all(t is None or id(t) in own for t in (module.weight, module.bias))
     simple = pure and len(args) == 1 and not named and plain_tensor(args[0])
     note((args[0], out) if simple else None)
@@ -165,7 +167,7 @@ def _noted(
 
 
 def _combined(coefficients: list[float], tensors: list[Tensor]) -> Tensor:
-    """The combination, without terms of coefficient 0 as in a Point's."""
+    """The linear combination; terms with coefficient 0 are skipped, as for Points."""
     total = None
     for c, t in zip(coefficients, tensors, strict=True):
         if c and total is None:

@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN, which knows CPUs that MKL, behind PyTorch's products, holds back."""
+"""Linear layers by oneDNN, for CPUs on which MKL (PyTorch's matrix products) is slow."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.surfaces.plain import plain_layer
 from ridgeline.models.copying import Replacements
 
-#: weights from which on the change of layout is worth it, whatever the number of examples: if that
-#: counted, the size of a piece would change last digits
+#: least number of weights for which the change of layout is worth it. It does not depend on the
+#: number of examples, or the size of a piece would change the last digits
 _LARGE = 2**15
 
 
 def stand_ins(problem: Problem) -> Replacements:
-    """What stands in for the linear layers of a problem's network in float32, where it is faster.
+    """The functions that replace linear layers of a problem's network, where they are faster.
 
-    Outputs are the same up to rounding. Without gradients only.
+    For float32 and without gradients only. Outputs are the same up to rounding.
     """
     if problem.device.type != "cpu" or problem.dtype != torch.float32 or not faster_here():
         return {}
@@ -32,7 +32,7 @@ def stand_ins(problem: Problem) -> Replacements:
 
 @functools.cache
 def faster_here() -> bool:
-    """Whether MKL multiplies for a CPU of another maker, at half the speed that it could have."""
+    """Whether the CPU is AMD's: MKL runs there at about half of the possible speed."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     try:

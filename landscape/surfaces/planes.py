@@ -1,4 +1,4 @@
-"""Planes through a problem's weights, to scan the loss over."""
+"""Planes through a problem's weights, for scans of the loss."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def random_plane(
     one_dimensional: str = "zero",
     seed: int | None = None,
 ) -> Plane:
-    """The line, plane or space along random directions of a problem's weights.
+    """The line, plane or space along random directions from a problem's weights.
 
-    Coordinate 1 is a direction of the weights' own size, filter by filter (Li et al. 2018).
+    A step of 1 has the size of the weights, filter by filter (Li et al. 2018).
 
     Args:
         problem: The problem, whose weights are the origin.
@@ -36,7 +36,7 @@ def random_plane(
         seed: Seed of the directions; None: the problem's.
 
     Returns:
-        The plane, to be given to `scan`.
+        The plane, for `scan`.
 
     Raises:
         InputError: for an unknown normalisation, and for dimensions below 1.
@@ -90,9 +90,9 @@ def plane(problem: Problem, *directions: Point) -> Plane:
 
 
 def orthogonal(directions: Sequence[Point]) -> list[Point]:
-    """The directions by Gram-Schmidt, in their order, each with the norm of what is left of it.
+    """The directions after Gram-Schmidt, in order; each keeps the norm of its orthogonal part.
 
-    Raises InputError for one that lies in the span of those before it, or has no length.
+    Raises InputError for a direction of length 0 or in the span of those before it.
 
     >>> one, two = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([5.0, 2.0])}
     >>> orthogonal([one, two])[1]["w"].tolist()
@@ -117,11 +117,11 @@ def plane_through(problem: Problem, second: Point, third: Point) -> tuple[Plane,
 
     Args:
         problem: The problem, whose weights are the origin.
-        second: The first axis points to this network.
-        third: The second axis is what of this network's direction is orthogonal to the first.
+        second: The network to which the first axis points.
+        third: The second axis is the part of its direction that is orthogonal to the first axis.
 
     Returns:
-        The plane, and where the three networks lie in it, as `positions` has it.
+        The plane, and the positions of the three networks in it (see `positions`).
 
     Raises:
         InputError: if the three lie on one line.
@@ -147,8 +147,8 @@ def trajectory_plane(
 ) -> tuple[Plane, xr.Dataset]:
     """The plane through a problem's weights in which other checkpoints vary most, Euclidean units.
 
-    Its axes are principal components of the differences to the problem's weights. They are not
-    centred, so that these weights lie in the plane; Li et al. centre them.
+    Its axes are principal components of the differences to the problem's weights. The differences
+    are not centred, so the weights lie in the plane. Li et al. centre them.
 
     Args:
         problem: The problem, whose weights are the origin.
@@ -156,8 +156,8 @@ def trajectory_plane(
         dimensions: Number of axes.
 
     Returns:
-        The plane, where every checkpoint lies in it, as `positions` has it, and the share of the
-        squared distances that each axis holds (`explained`).
+        The plane, and the positions of the checkpoints in it (see `positions`). `explained` is the
+        share of the squared distances along each axis.
 
     Raises:
         InputError: for fewer independent checkpoints than dimensions.
@@ -199,10 +199,11 @@ def trajectory_plane(
 
 
 def positions(plane: Plane, points: Sequence[Point]) -> xr.Dataset:
-    """Where Points lie in a plane of orthogonal axes: `position` and what is left, `off_plane`.
+    """The positions of Points relative to a plane of orthogonal axes.
 
-    `position` (checkpoint, axis) are the coordinates of the nearest point of the plane,
-    `off_plane` (checkpoint,) its Euclidean distance, `from_origin` that of the plane's origin.
+    - `position` (checkpoint, axis): the coordinates of the nearest point of the plane.
+    - `off_plane` (checkpoint,): the Euclidean distance to that point.
+    - `from_origin` (checkpoint,): the Euclidean distance to the plane's origin.
 
     >>> origin, axis = {"w": torch.zeros(2)}, {"w": torch.tensor([1.0, 0.0])}
     >>> placed = positions(Plane([origin, axis]), [{"w": torch.tensor([3.0, 4.0])}])
@@ -232,10 +233,10 @@ def along_trajectory(
     problem: Problem, plane: Plane, placed: xr.Dataset, points: Sequence[Point],
     buffers: Sequence[Mapping[str, Tensor] | None] | None = None,
 ) -> xr.Dataset:  # fmt: skip
-    """The positions with the loss at every checkpoint and at its place in the plane beside it.
+    """The positions, with the loss at every checkpoint and at its projection on the plane.
 
-    `true_loss` and `plane_loss` (checkpoint,): where they differ, the picture of the plane is not
-    that of the trajectory. `buffers` are the checkpoints' own (BatchNorm); without, the problem's.
+    `true_loss` and `plane_loss` (checkpoint,): if they differ, the plane does not show the loss
+    along the trajectory. `buffers` are the checkpoints' own (BatchNorm); None: the problem's.
     """
     buffers = [None] * len(points) if buffers is None else buffers
     true = [problem.evaluate(p, b).loss for p, b in zip(points, buffers, strict=True)]

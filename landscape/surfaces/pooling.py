@@ -1,4 +1,4 @@
-"""Max-pooling without gradients, at the speed of memory."""
+"""Fast max-pooling without gradients."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ridgeline.landscape.surfaces.plain import plain_layer, plain_tensor
 from ridgeline.models.copying import Replacements
 from ridgeline.models.layers import Halving
 
-#: sides of a window from which on the slices are no gain
+#: side of a window from which slices are not faster
 _LARGE = 5
 
 
 def pooling_stand_ins(problem: Problem) -> Replacements:
-    """What stands in for the pooling layers of a problem's network on a CPU, to the same values.
+    """The functions that replace pooling layers of a problem's network on a CPU; equal values.
 
-    PyTorch visits every window and notes where its maximum stood, which only a gradient needs: four
-    (channels-last) to twenty times slower than maxima of slices. Without gradients only.
+    PyTorch also records the index of every maximum, which only a gradient needs. Maxima of slices
+    are four (channels-last) to twenty times faster. Without gradients only.
     """
     if problem.device.type != "cpu":
         return {}
@@ -36,7 +36,7 @@ def _plain(module: nn.Module) -> bool:
     usual = _pair(module.padding) == (0, 0) and _pair(module.dilation) == (1, 1)
     known = usual and not (module.return_indices or module.ceil_mode)
     known = known and kernel is not None and step is not None
-    # a window of one pixel would be a view of the images, which the next layer may write into
+    # a window of one pixel would return a view of the images, which the next layer may overwrite
     return known and min(*kernel, *step) >= 1 and min(kernel) >= 2 and max(kernel) < _LARGE
 
 
@@ -66,7 +66,7 @@ def _pooled(module: nn.Module, *args: Any, **named: Any) -> Tensor:
 
 
 def _images(x: Any) -> bool:
-    """Whether x is numbers alone, in a usual layout, of which nobody wants a derivative."""
+    """Whether x is an ordinary tensor of images in a usual layout that needs no gradient."""
     if torch.is_grad_enabled() or type(x) is not Tensor or x.ndim != 4 or not plain_tensor(x):
         return False
     dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)

@@ -39,35 +39,34 @@ def scan(
 ) -> xr.Dataset:
     """Loss, its standard error, accuracy and mean margin on a grid of weights.
 
-    The same examples and the same attack noise serve every cell. Along a curve between two networks
-    `scan_curve` is to be preferred: it adds the straight line beside the curve, the barrier with
-    its error, and test data.
+    All cells use the same examples and the same attack noise. For a curve between two networks
+    prefer `scan_curve`: it adds the straight line, the barrier with its error, and test data.
 
     Args:
-        problem: What is measured.
+        problem: The problem.
         path: The plane or curve.
         axes: Coordinates by the name of the axis, or the number of points of every axis.
-        extent: Where `axes` is a number: from -extent to extent of a plane, 0 to extent of a curve.
+        extent: If `axes` is a number: from -extent to extent on a plane, 0 to extent on a curve.
         budgets: Attack budgets in [0,1] units; None: the attack's own.
         adversary: Adversarial images: moving (found at every cell), frozen (at the origin),
             anchored (shared by neighbours) or max (the worse of moving and frozen).
         anchor_every: Cells along an axis that share an anchor.
         batchnorm: keep the BatchNorm statistics, or recalibrate them at every cell.
         extras: Further measures, names in EXTRAS.
-        compiled: Compile the forward passes, of a scan without attack. That takes up to half a
-            minute and changes last digits; without a compiler nothing is.
+        compiled: Compile the forward passes (scans without attack only). This takes up to half a
+            minute and changes the last digits. Without a compiler it has no effect.
         shard: Compute only the cells of this part; `merged` puts the parts together.
-        cells: A half-done earlier result, to be completed.
-        save: Called now and then with what is there.
+        cells: An unfinished earlier result, to be completed.
+        save: Called at intervals with the result so far.
         description: Title of the progress bar.
 
     Returns:
-        The measures over ("eps", *axes). `done` marks cells that are computed, whatever their loss,
-        which is NaN where the network's outputs are.
+        The measures over ("eps", *axes). `done` marks the cells that are computed. Their loss may
+        be NaN, if the network's outputs are.
 
     Raises:
         InputError: for unknown choices, for budgets above 0 without an attack, and for `compiled`
-            with one.
+            with an attack.
 
     References:
         Li et al. 2018.
@@ -90,7 +89,7 @@ def scan(
     shape = tuple(len(v) for v in values)
 
     def block_of(cell: Cell) -> Cell:
-        """The cells that share their anchor with this one, by that anchor."""
+        """The anchor of a cell, which identifies its block of cells."""
         if adversary != "anchored":
             return cell
         return (cell[0], *(

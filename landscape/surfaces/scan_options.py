@@ -15,7 +15,7 @@ from ridgeline.train.options import Opt, Options
 
 @dataclass(frozen=True)
 class ScanOptions(Options):
-    """What is measured at every cell, on which images."""
+    """The measures of every cell, and the images they are taken on."""
 
     adversary: Annotated[
         str | None,
@@ -36,20 +36,20 @@ class ScanOptions(Options):
 
     @property
     def part(self) -> Shard | None:
-        """The part behind --shard, which has a file of its own."""
+        """The part named by --shard. Each part has its own file."""
         return None if self.shard is None else parse_shard(self.shard)
 
     def check(self) -> None:
-        """Raise InputError for measures that a loss has not, and a part that is none."""
+        """Raise InputError for measures that the loss does not have and for a wrong --shard."""
         if self.part is not None and of_process() is not None:
             raise InputError("--shard is for jobs; under torchrun every process takes its part")
         if self.extras and self.adversary == "max":
             raise InputError("--adversary max has no --extras: it takes the worse of two sets")
 
     def keywords(self, attack: Attack | None, every: int) -> dict[str, Any]:
-        """The keywords of `scan`, where `every` cells an axis share an anchor.
+        """The keywords of `scan`; `every` cells along an axis share an anchor.
 
-        Raises InputError for a mode that needs an attack, and for anchors that nothing uses.
+        Raises InputError for a mode that needs an attack, and for anchors that are not used.
         """
         if self.adversary is not None and attack is None:
             raise InputError(f"--adversary {self.adversary} needs --attack")

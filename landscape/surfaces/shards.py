@@ -1,4 +1,4 @@
-"""Cells of a grid shared out among jobs, and their results put together again."""
+"""Divide the cells of a grid among jobs, and merge their results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Shard(NamedTuple):
 
 
 def of_process() -> Shard | None:
-    """The part of this process under torchrun; None: it is alone."""
+    """The part of this process under torchrun; None if there is only one process."""
     rank, count = processes()
     return Shard(rank + 1, count) if count > 1 else None
 
@@ -49,9 +49,9 @@ def parse_shard(text: str) -> Shard:
 
 
 def share(items: Sequence[Item], shard: Shard, together: Callable[[Item], Hashable]) -> list[Item]:
-    """The items of one shard: groups of items that belong `together` are dealt out in turn.
+    """The items of one shard. Groups of items with equal `together` go to the shards in turn.
 
-    Every item is in exactly one shard, whatever the number of shards.
+    Every item is in exactly one shard.
 
     >>> share([0, 1, 2, 3, 4, 5], Shard(1, 2), lambda item: item // 2)
     [0, 1, 4, 5]
@@ -64,8 +64,8 @@ def share(items: Sequence[Item], shard: Shard, together: Callable[[Item], Hashab
 def merged(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """One grid of the cells that the parts have computed.
 
-    Raises InputError for results that are no grids, for parts of different recipes or coordinates,
-    and for a cell that two parts have computed to different numbers.
+    Raises InputError for results that are not grids, for parts with different recipes or
+    coordinates, and for a cell that has different numbers in two parts.
     """
     if not parts:
         raise InputError("nothing to merge")

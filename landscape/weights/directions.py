@@ -13,7 +13,7 @@ from ridgeline.models.errors import unknown
 from ridgeline.train.data.noise import Purpose, stream
 
 NORMALIZATIONS = ("filter", "layer", "none")
-#: what a normalised random direction does to 1-D tensors (biases, BatchNorm); `elementwise`
+#: how a normalised random direction treats 1-D tensors (biases, BatchNorm); `elementwise`
 #: only to repeat released code (Liu et al. 2020)
 ONE_DIMENSIONAL = ("zero", "layer", "elementwise")
 
@@ -27,18 +27,18 @@ def random_direction(
     *,
     number: int = 0,
 ) -> Point:
-    """A Gaussian direction at a Point, a function of the seed and the parameters' names.
+    """A Gaussian direction at a Point, determined by the seed and the parameters' names.
 
     Args:
         point: The weights.
         seed: Seed of the draw.
-        normalization: `filter` gives every filter (row of the first axis) the norm of the weights'
-            filter, `layer` every tensor the norm of the tensor, `none` leaves N(0, 1).
-        one_dimensional: What filter and layer do with 1-D tensors: leave them alone (`zero`, as Li
-            et al.), give them the tensor's norm (`layer`), or sign-flipped weights (`elementwise`,
-            as Liu et al. 2020).
+        normalization: `filter`: every filter (row of the first axis) gets the norm of the weights'
+            filter. `layer`: every tensor gets the norm of the weights' tensor. `none`: N(0, 1).
+        one_dimensional: 1-D tensors under filter and layer. `zero`: they do not move (Li et al.).
+            `layer`: they get the norm of the weights' tensor. `elementwise`: they are the weights
+            with random signs (Liu et al. 2020).
         scale: Factor on the direction.
-        number: Which direction of the seed; they are independent of each other.
+        number: Which direction of the seed; all are independent.
 
     Returns:
         The direction, a Point.

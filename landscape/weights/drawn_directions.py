@@ -1,4 +1,4 @@
-"""Random directions as options name them."""
+"""The options of random directions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WHOLE = tuple(mode for mode in MODES if mode not in BANDS)
 
 @dataclass(frozen=True)
 class DirectionOptions(Options):
-    """How random directions are drawn, and how all directions are treated."""
+    """How random directions are drawn, and how all directions are scaled."""
 
     vec_sample_mode: Annotated[
         str,
@@ -37,11 +37,11 @@ class DirectionOptions(Options):
     ] = "zero"
     vec_scale: Annotated[float, Opt("factor on random directions")] = 1.0
     orthogonal: Annotated[
-        bool, Opt("take from every direction what lies along those before it (Gram-Schmidt)")
+        bool, Opt("make every direction orthogonal to those before it (Gram-Schmidt)")
     ] = False
 
     def check(self) -> None:
-        """Raise InputError for a factor that leaves no direction."""
+        """Raise InputError for a factor of 0."""
         if self.vec_scale == 0:
             raise InputError("--vec_scale 0 makes every direction zero; name another factor")
 
@@ -54,6 +54,6 @@ class DirectionOptions(Options):
 
     @property
     def unit(self) -> str:
-        """What coordinate 1 means along a random direction."""
+        """The unit of the coordinate along a random direction, in words."""
         kinds = {"filter": "norm of each filter", "layer": "norm of each tensor"}
         return kinds.get(MODES[self.vec_sample_mode], "drawn direction")

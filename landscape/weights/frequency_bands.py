@@ -1,4 +1,4 @@
-"""Directions in weight space that move low or high spatial frequencies of kernels alone."""
+"""Directions in weight space that change only low or only high frequencies of kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BANDS = ("low", "high")
 
 
 def band_of(kernels: Tensor, band: str) -> Tensor:
-    """The part of kernels (..., K, K) with frequencies max(i, j) <= K/2 (low) or > K/2 (high)."""
+    """The part of kernels (..., K, K) at frequencies max(i, j) <= K/2 (low) or > K/2 (high)."""
     if band not in BANDS:
         raise unknown("band of frequencies", band, BANDS)
     high = high_frequencies(kernels.shape[-1], kernels.device)
@@ -24,11 +24,11 @@ def band_of(kernels: Tensor, band: str) -> Tensor:
 def band_direction(
     point: Point, seed: int, band: str, scale: float = 1.0, *, number: int = 0
 ) -> Point:
-    """A Gaussian direction within one band, of each kernel tensor's own norm times `scale`.
+    """A Gaussian direction in one frequency band; each kernel tensor has its norm times `scale`.
 
-    Square kernels of 3 x 3 and more move, everything else stays, so that the loss along `low` and
-    along `high` compares equal relative steps of the same layers. The draw is that of
-    `random_direction`, before the projection. Raises InputError for a network without such kernels.
+    Only square kernels of 3 x 3 and more change. So `low` and `high` make equal relative steps in
+    the same layers, and their losses can be compared. The draw is that of `random_direction`,
+    projected on the band. Raises InputError for a network without such kernels.
     """
     drawn = random_direction(point, seed, "none", number=number)
     direction, found = {}, False

@@ -1,4 +1,4 @@
-"""Paths: coordinates -> Point, linear in their knots and therefore differentiable in them."""
+"""Paths: coordinates -> Point. They are linear in their knots, so differentiable by them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Path(ABC):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Where each coordinate runs unless told otherwise."""
+        """The default range of each coordinate."""
         return 0.0, 1.0
 
     @abstractmethod
@@ -45,7 +45,7 @@ class Path(ABC):
     def arc_length(self, t: Sequence[float], steps: int = 2000) -> np.ndarray:
         """The Euclidean length of a curve from 0 to each t (T,), by `steps` chords.
 
-        Exact for straight segments whose joints lie on multiples of 1 / steps.
+        Exact for straight segments that join at multiples of 1 / steps.
         """
         beside = [subtract(k, self.knots[0]) for k in self.knots]
         gram = np.array([[dot(a, b) for b in beside] for a in beside])
@@ -56,7 +56,10 @@ class Path(ABC):
         return np.concatenate([[0.0], chords.cumsum()])[np.searchsorted(grid, t)]
 
     def like(self, point: Point) -> Self:
-        """The path on the device and in the dtype of a Point; InputError for another network."""
+        """The path on the device and in the dtype of a Point.
+
+        Raises InputError for a Point of another network.
+        """
         shapes = {n: t.shape for n, t in point.items()}
         if any({n: t.shape for n, t in k.items()} != shapes for k in self.knots):
             raise InputError("the path is of another network: names or shapes of parameters differ")
@@ -79,7 +82,7 @@ class Plane(Path):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """One direction's length to both sides."""
+        """One length of the direction to both sides."""
         return -1.0, 1.0
 
     def coefficients(self, *coordinates: float) -> list[float]:
@@ -128,7 +131,7 @@ CURVES: dict[str, type[Path]] = {
 
 
 def curve(curve_type: str, knots: Sequence[Point]) -> Path:
-    """A connecting curve by name; InputError for an unknown one or fewer than 2 knots.
+    """A connecting curve by name. Raises InputError for an unknown name or fewer than 2 knots.
 
     >>> curve("poly_chain", [{}, {}]).coefficients(0.25)
     [0.75, 0.25]
@@ -141,7 +144,7 @@ def curve(curve_type: str, knots: Sequence[Point]) -> Path:
 
 
 def straight(start: Point, end: Point, count: int) -> list[Point]:
-    """`count` knots at equal distances from start to end, both ends exact.
+    """`count` knots at equal distances from start to end. The ends are exact.
 
     >>> knots = straight({"w": torch.zeros(1)}, {"w": torch.ones(1)}, 3)
     >>> [knot["w"].item() for knot in knots]

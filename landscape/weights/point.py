@@ -1,6 +1,6 @@
-"""Points: dicts of tensors by parameter name, a place or a direction in weight space.
+"""Points: dicts parameter name -> tensor, for weights or for directions in weight space.
 
-Pure functions; every operation takes Points over the same names and returns a new one.
+All functions are pure. Every operation takes Points with the same names and returns a new one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def buffers_of(network: nn.Module) -> dict[str, Tensor]:
 def state_at(network: nn.Module, point: Point) -> dict[str, Tensor]:
     """The network's full state dict with its parameters at a Point.
 
-    A Point names a tied parameter once; the state dict holds it under all its names.
+    A Point has a tied parameter once. The state dict has it under all its names.
     """
     names = {id(p): name for name, p in network.named_parameters()}
     own = network.state_dict(keep_vars=True)
@@ -41,9 +41,9 @@ def state_at(network: nn.Module, point: Point) -> dict[str, Tensor]:
 
 
 def select(tensors: Mapping[str, Tensor], like: Point, what: str) -> Point:
-    """The Point over the names of `like` found in a state dict.
+    """The tensors of a state dict that have the names of `like`, as a Point.
 
-    Raises InputError if it does not fit, or holds complex, NaN or infinite values.
+    Raises InputError if they do not fit `like`, or are complex, NaN or infinite.
     """
     missing = sorted(like.keys() - tensors.keys())
     if missing:
@@ -61,7 +61,7 @@ def select(tensors: Mapping[str, Tensor], like: Point, what: str) -> Point:
 def combine(coefficients: Sequence[float | Tensor], points: Sequence[Point]) -> Point:
     """The linear combination sum_k coefficients[k] * points[k], differentiable in both.
 
-    Terms with the plain number 0 are left out, so that an end of a path is the end bit for bit.
+    Terms whose coefficient is the Python number 0 are skipped. So the ends of a path are exact.
 
     >>> combine((0.5, 2), ({"w": torch.ones(2)}, {"w": torch.ones(2)}))
     {'w': tensor([2.5000, 2.5000])}

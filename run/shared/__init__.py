@@ -1,1 +1,1 @@
-"""What the commands share."""
+"""Common code of the commands."""

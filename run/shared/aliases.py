@@ -1,8 +1,8 @@
-"""The seeds' own option names: what stands in the README commands of APART, FFR and LURE runs here.
+"""Option names of the seeds, so that the README commands of APART, FFR and LURE run here.
 
-One table per command. An alias is another name of an option, one part of a spec (`--learning_rate`
-is the lr of `--optim`), a switch for one value, or a setting that nothing corresponds to: then the
-command says so and goes on.
+There is one table per command. An alias is another name of an option, one part of a spec
+(`--learning_rate` is the lr of `--optim`), or a switch for one value. Some settings have no
+equivalent here: the command says so and continues.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Alias:
-    """Another name of `option` (None: of none here).
+    """Another name of `option` (None: there is no such option here).
 
-    `part`: which part of the option's spec it sets. `value`: what a switch stands for; a switch is
-    followed by no value of its own. `words`: values that have other names here. `why`: why nothing
-    corresponds to it, or what --help says instead.
+    - `part`: the part of the option's spec that it sets.
+    - `value`: the value of a switch; a switch has no value on the command line.
+    - `words`: values that have other names here.
+    - `why`: why there is no such option, or the text for --help.
     """
 
     option: str | None = None
@@ -35,7 +36,7 @@ class Alias:
 
     @property
     def note(self) -> str:
-        """What --help says of it."""
+        """Its text in --help."""
         if self.option is None:
             return f"accepted, no effect: {self.why}"
         if self.why:
@@ -131,15 +132,15 @@ ALIASES: dict[str, tuple[str, dict[str, Alias]]] = {
 def translated(command: str, argv: Sequence[str], defaults: Mapping[str, object]) -> list[str]:
     """The command line with a seed's option names replaced by ours.
 
-    `defaults` are the command's own values, by option. Raises InputError where two names say the
-    same thing, for a switch with a value, and for values that a spec cannot hold.
+    `defaults` are the command's own values, by option. Raises InputError if two names set the same
+    option, for a switch with a value, and for values that a spec cannot contain.
     """
     _, table = ALIASES.get(command, ("", {}))
     ours, found = _sorted_out(table, argv)
     native = {t[2:].partition("=")[0].replace("-", "_"): n for n, t in enumerate(ours)
               if t.startswith("--")}  # fmt: skip
     values: dict[str, dict[str | None, str]] = {}
-    said: dict[str, str] = {}  # what gave a value, as the user wrote it
+    said: dict[str, str] = {}  # option -> the flag that set it, as the user wrote it
     for flag, name, text in found:
         alias = table[name]
         if alias.option is None:
@@ -163,7 +164,7 @@ def translated(command: str, argv: Sequence[str], defaults: Mapping[str, object]
 def _sorted_out(
     table: Mapping[str, Alias], argv: Sequence[str]
 ) -> tuple[list[str], list[tuple[str, str, str]]]:
-    """What of a command line is not in the table, and (flag, name, value) of what is."""
+    """The arguments that are not in the table, and (flag, name, value) of those that are."""
     ours: list[str] = []
     found: list[tuple[str, str, str]] = []
     tokens = list(argv)
@@ -188,7 +189,7 @@ def _sorted_out(
 
 
 def help_lines(command: str) -> list[str]:
-    """What --help says of a command's aliases; nothing where it has none."""
+    """The lines of --help on a command's aliases; empty if it has none."""
     seed, table = ALIASES.get(command, ("", {}))
     if not table:
         return []
@@ -199,7 +200,7 @@ def help_lines(command: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Line:
-    """A command line as far as it is understood, for specs that are put together from it."""
+    """The parsed part of a command line, from which specs are composed."""
 
     command: str
     defaults: Mapping[str, object]
@@ -207,7 +208,7 @@ class _Line:
     values: Mapping[str, Mapping[str | None, str]]
 
     def value(self, option: str) -> str:
-        """An option's text: under its alias, its own name, or its default."""
+        """An option's text: from its alias, its own name, or its default."""
         if None in self.values.get(option, {}):
             return self.values[option][None]
         for place, token in enumerate(self.ours):
@@ -249,7 +250,7 @@ def _schedule_of(parts: Mapping[str | None, str], line: _Line) -> str | None:
         "Step_wide": f"name=drops,power=0.2,at={_shares(range(60, last, 60), last)}",
         "FrankleStep": f"name=drops,power=0.1,at={_shares((80, 120), last)}",
         "Cosine": cosine,
-        "scheduler": cosine,  # a slip in FFR's README: the command above it says Cosine
+        "scheduler": cosine,  # an error in FFR's README: the command above it has Cosine
         "WarmupCosine": "name=warmup_cosine",
         "None": "None",
     }
@@ -259,24 +260,24 @@ def _schedule_of(parts: Mapping[str | None, str], line: _Line) -> str | None:
 
 
 def _shares(epochs: Sequence[float], last: int) -> str:
-    """Epochs as shares of a run; those beyond its end never come. 1 is never reached."""
+    """Epochs as shares of a run. Those after its end become 1, which is never reached."""
     return ":".join(repr(e / last) for e in epochs if e < last) or "1"
 
 
 def _folder_of(parts: Mapping[str | None, str], line: _Line) -> str:
-    """--data_dir of LURE's two roots: ImageNet has its own."""
+    """--data_dir from LURE's two folders: ImageNet has its own."""
     imagenet = "imagenet" in line.value("dataset")
     chosen = parts.get("imagenet_path") if imagenet else parts.get("data")
     return chosen or next(iter(parts.values()))
 
 
 def _network_of(parts: Mapping[str | None, str], line: _Line) -> str:
-    """--model_type of LURE's --arch, with the stem for large images or without."""
+    """--model_type from LURE's --arch, with or without the stem for large images."""
     return parts.get("arch", "resnet18") + parts.get("imagenet", "")
 
 
 def _shots_of(parts: Mapping[str | None, str], line: _Line) -> str | None:
-    """--shots of LURE's -few_shot, whose number --n_shots says; without it that has no effect."""
+    """--shots from LURE's -few_shot and its number --n_shots, which alone has no effect."""
     if "few_shot" not in parts:
         log.warning("--n_shots has no effect: it is for -few_shot")
         return None

@@ -1,4 +1,4 @@
-"""The budgets of a command: --attack, which settles their unit, and the options beside it."""
+"""The budgets of a command: --attack, which determines their unit, and --adv_budget_list."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def attack_of(text: str | None) -> Attack | None:
 
 
 def budgets_of(text: str | None, attacker: Attack | None) -> list[float]:
-    """The attack budgets to look at, in [0,1] units: a schedule with pt_num, or numbers 0,0.1,0.3.
+    """The attack budgets in [0,1] units: from a schedule with pt_num, or from numbers 0,0.1,0.3.
 
-    Bare numbers are in the unit of --attack. Raises InputError, also for a budget the attack
-    cannot take.
+    Bare numbers are in the unit of --attack. Raises InputError for a wrong text and for a budget
+    that the attack does not allow.
     """
     if text is None:
         return [attacker.eps if attacker else 0.0]
@@ -54,7 +54,7 @@ def budgets_of(text: str | None, attacker: Attack | None) -> list[float]:
 
 
 def say_budgets(text: str | None, budgets: Sequence[float], attacker: Attack | None) -> None:
-    """Print which budgets --adv_budget_list made; l_inf ones in grey levels too."""
+    """Print the budgets of --adv_budget_list; for l_inf also in grey levels."""
     if text is not None and attacker is not None:
         shown = ", ".join(distinct_numbers(budgets))
         grey = " = " + ", ".join(distinct_numbers([255 * eps for eps in budgets])) + " of 255"
@@ -63,14 +63,14 @@ def say_budgets(text: str | None, budgets: Sequence[float], attacker: Attack | N
 
 @dataclass(frozen=True)
 class UnderAttack(Options):
-    """The attack that a network is looked at under, and the budgets of it."""
+    """The attack and its budgets."""
 
     attack: o.Attack = None
     adv_budget_list: o.Budgets = None
 
     def check(self) -> None:
-        """Raise InputError for an attack that is none, and for budgets it cannot take."""
-        _ = self.budgets  # reading them is the check, which finds them once for all
+        """Raise InputError for a wrong attack and for budgets that it does not allow."""
+        _ = self.budgets  # computed once and kept; computing checks them
 
     @cached_property
     def attacker(self) -> Attack | None:
@@ -79,13 +79,13 @@ class UnderAttack(Options):
 
     @cached_property
     def budgets(self) -> list[float]:
-        """The budgets in [0,1] units; without --adv_budget_list the attack's own."""
+        """The budgets in [0,1] units. Without --adv_budget_list the attack's own."""
         return budgets_of(self.adv_budget_list, self.attacker)
 
     def say(self, problem: Problem | None = None) -> None:
-        """Print the budgets that --adv_budget_list made, and before them a problem's clean scores.
+        """Print a problem's clean scores and the budgets of --adv_budget_list.
 
-        A network that gets other pixels than it knows shows there.
+        Low clean scores show that a network gets wrongly scaled images.
         """
         if problem is not None:
             here, data = problem.under(None).evaluate(), problem.images

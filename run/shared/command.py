@@ -1,4 +1,4 @@
-"""What every command that writes a result does: claim, compute, stamp, save."""
+"""The common steps of commands that write a result: lock, compute, add the recipe, save."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from ridgeline.train.progress import progress
 Name = TypeVar("Name")
 Tick = Callable[[int], Any]
 Save = Callable[["xr.Dataset"], None]
-#: compute(keep, tick): the result, its finished parts remembered by `keep`
+#: compute(keep, tick): the result; `keep` stores its finished parts
 Compute = Callable[[Keep, Tick], "xr.Dataset"]
-#: complete(cells, save): the grid, of which `cells` are there already, saved now and then
+#: complete(cells, save): the grid; `cells` are computed already, `save` is called at intervals
 Complete = Callable[["xr.Dataset | None", Save], "xr.Dataset"]
-#: finish(cells): the whole grid with what needs all its cells
+#: finish(cells): the complete grid with the measures that need all cells
 Finish = Callable[["xr.Dataset"], "xr.Dataset"]
 
 
@@ -47,13 +47,24 @@ def computed(
     title: str | None = None,
     **notes: str,
 ) -> xr.Dataset:
-    """The result of a recipe: what its path already holds, or computed, stamped and saved.
+    """The result of a recipe: the existing file's, or a newly computed and saved one.
 
-    `total` examples make a progress bar called `title`, None one without an end. `begin` is called
-    before anything is computed. `beside` names files that only resuming needs, which are removed
-    once the result is on disk. `large` writes what is not in the memory to the beginning of the
-    file (`save_result`). Without a path nothing is kept. Raises InputError, before anything is
-    computed, if something else stands at the path.
+    Args:
+        kind: Kind of the result.
+        path: The file; None: nothing is saved.
+        recipe: The recipe.
+        compute: Computes the result.
+        overwrite: Replace a file of another recipe.
+        total: Examples of the progress bar; None: a bar without an end.
+        begin: Called before the computation.
+        beside: Names files that only resuming needs. They are removed when the result is saved.
+        large: Writes variables that do not fit into memory to the file first (`save_result`).
+        title: Title of the progress bar.
+        **notes: Further attributes of the result.
+
+    Raises:
+        InputError: before the computation, if another file is at the path.
+
     Under torchrun one process writes.
     """
     found = None if path is None else claim(path, recipe, overwrite)
@@ -75,13 +86,12 @@ def completed(
     kind: str, path: Path, recipe: Recipe, complete_: Complete, *, overwrite: bool = False,
     finish: Finish | None = None, **notes: str,
 ) -> xr.Dataset:  # fmt: skip
-    """The grid of a recipe: as its path holds it, or with the cells that are left computed.
+    """The grid of a recipe: the existing one, after computing the missing cells.
 
-    What is there is saved now and then, so that a command that was cut off can go on. Under
-    torchrun every process saves its own cells, and the first one puts them together in the end;
-    what they leave when they are cut off is taken up by however many come next. `finish` adds to a
-    whole grid what needs all its cells. Raises InputError, before anything is computed, if
-    something else stands at the path.
+    The cells are saved at intervals, so an interrupted command can continue. Under torchrun every
+    process saves its own cells, and the first one merges them at the end. After an interruption
+    another number of processes can continue. `finish` adds the measures that need all cells.
+    Raises InputError, before the computation, if another file is at the path.
     """
     cells = claim(path, recipe, overwrite)
     if cells is not None and complete(cells):
@@ -98,7 +108,7 @@ def completed(
     if count > 1:
         meet()
         ds = merged(_left(path, recipe, overwrite))
-        meet()  # everyone has read what the first process now removes
+        meet()  # all processes have read the files that the first one now removes
     if leader():
         if finish is not None and not complete(ds):
             ds = stamp(finish(ds), kind, recipe, **notes)
@@ -117,7 +127,7 @@ def _part(path: Path, recipe: Recipe, whose: str) -> Path:
 
 
 def _left(path: Path, recipe: Recipe, overwrite: bool) -> list[xr.Dataset]:
-    """What processes of torchrun have left of a grid; with `overwrite` without damaged files."""
+    """The parts of a grid in files of torchrun processes; `overwrite` skips damaged files."""
     found = []
     for part in _parts(path, recipe):
         try:
@@ -129,7 +139,7 @@ def _left(path: Path, recipe: Recipe, overwrite: bool) -> list[xr.Dataset]:
 
 
 def _parts(path: Path, recipe: Recipe | None) -> list[Path]:
-    """The files of processes of torchrun for a path, in a fixed order; None: of any recipe."""
+    """The files of torchrun processes for a path, in a fixed order. Recipe None: of any recipe."""
     folder, begins = path.parent, "" if recipe is None else _beginning(path, recipe)
     of_any = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.\d+of\d+\.nc")
     files = folder.iterdir() if folder.is_dir() else ()
@@ -141,7 +151,7 @@ def _beginning(path: Path, recipe: Recipe) -> str:
 
 
 def resumed(problems: Mapping[Name, Problem], keep: Keep) -> dict[Name, Problem]:
-    """The problems by name, their finished parts remembered by `keep`."""
+    """The problems by name; `keep` stores their finished parts."""
     return {name: problem.resuming(keep) for name, problem in problems.items()}
 
 
@@ -153,7 +163,7 @@ def written(points: Sequence[tuple[Path, Point, Recipe]], overwrite: bool) -> It
     """
     for path, _, recipe in points:
         claim_checkpoint(path, recipe, overwrite)
-    meet()  # nobody computes what the first process, who holds the files, refuses
+    meet()  # the first process holds the locks: if it raises, no other process computes
     yield
     for path, point, recipe in points:
         save_checkpoint(path, point, recipe)

@@ -1,4 +1,4 @@
-"""How far the numbers of two files are apart, name by name."""
+"""The differences between the numbers of two files, by name."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from torch import Tensor
 from ridgeline.landscape.result import load_result
 from ridgeline.train.files.checkpoint import load_checkpoint
 
-#: measured times: no two runs take equally long
+#: measured times, which differ in every run
 TIMES = {"seconds", "eval_seconds"}
 
 
 def compare(first: Path, second: Path) -> dict[str, float]:
-    """The largest relative difference of everything that two files of one suffix hold.
+    """The largest relative difference of every entry of two files with one suffix, by name.
 
-    0 means that every number is the same. Infinity stands for another shape, type or text, for
-    what one of the files lacks, and for a number where the other has NaN or infinity.
-    Tensors of weights are measured by their largest entry, since single weights are near zero by
-    chance; numbers of results and metrics each by itself. Times (`TIMES`) are left out.
+    - 0: all numbers are equal.
+    - Infinity: another shape, type or text, an entry that one file does not have, or NaN or
+      infinity in only one file.
+    - Weights are compared relative to the largest entry of their tensor, because single weights
+      may be close to zero. Numbers of results and metrics are compared one by one.
+    - Times (`TIMES`) are not compared.
     """
     read, measure = {
         ".nc": (_numbers_of_result, apart),
@@ -40,14 +42,14 @@ def compare(first: Path, second: Path) -> dict[str, float]:
 
 
 def apart(one: np.ndarray, two: np.ndarray, *, together: bool = False) -> float:
-    """The largest |a - b| / max(|a|, |b|); `together` divides by the largest entry of all."""
+    """The largest |a - b| / max(|a|, |b|). `together` divides by the largest of all entries."""
     if one.shape != two.shape:
         return math.inf
     if one.dtype.kind not in "fciu" or two.dtype.kind not in "fciu":
         return 0.0 if np.array_equal(one, two) else math.inf
     if one.dtype != two.dtype:
         return math.inf
-    same = (one == two) | ((one != one) & (two != two))  # NaN is only equal to NaN
+    same = (one == two) | ((one != one) & (two != two))  # two NaN count as equal
     if same.all():
         return 0.0
     kind = complex if one.dtype.kind == "c" else float
@@ -57,7 +59,7 @@ def apart(one: np.ndarray, two: np.ndarray, *, together: bool = False) -> float:
         size = max(abs(x[np.isfinite(x)]).max(initial=0) for x in (one, two)) or size
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(np.isfinite(a) & np.isfinite(b), abs(a - b) / size, math.inf)
-    # integers beyond 2^53 may differ by less than a float shows
+    # integers above 2^53 may differ by less than a float can represent
     return max(float(ratio.max()), math.ulp(0.0))
 
 
@@ -85,13 +87,13 @@ def _numeric(holder: xr.Dataset | xr.Variable) -> Iterator[tuple[str, np.ndarray
 
 
 def _numbers_of_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The network's tensors, and those beside it."""
+    """The network's tensors and the further tensors of the file."""
     checkpoint = load_checkpoint(path)
     return checkpoint.tensors | {f"beside {k}": v for k, v in checkpoint.beside().items()}
 
 
 def _numbers_of_metrics(path: Path) -> dict[str, np.ndarray]:
-    """The values of every key over the lines, by the dotted path to it."""
+    """The values of every key over all lines, by the key's dotted path."""
     series: dict[str, list] = {}
     lines = path.read_text().splitlines()
     for line in lines:

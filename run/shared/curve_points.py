@@ -16,20 +16,20 @@ from ridgeline.train.specs import number
 
 
 def place_of(name: str) -> tuple[str, float | None]:
-    """The file and the place t of `CURVE.ckpt@t`; None for a name that is a file itself."""
+    """The file and t of `CURVE.ckpt@t`. t is None if the name itself is a file."""
     file, at, text = name.rpartition("@")
     if not at or Path(name).exists():
         return name, None
     t = number(text, f"the place t of {name}")
     if not 0 <= t <= 1:
-        raise InputError(f"{name}: the place t on a curve lies in 0..1, got {t:g}")
+        raise InputError(f"{name}: t on a curve must lie in 0..1, got {t:g}")
     return file, t
 
 
 def network_at(checkpoint: Checkpoint, network: nn.Module, t: float, images: Images) -> Checkpoint:
-    """Give a network the weights of a curve at t; returns them as a checkpoint.
+    """Load the weights of a curve at t into a network; also return them as a checkpoint.
 
-    Its BatchNorm statistics are those of `images`, since no place on a curve has its own.
+    The BatchNorm statistics are those of `images`, because a curve has no statistics at t.
     """
     path = CurveScanOptions().curve_in(checkpoint, network)
     network.load_state_dict(path(t), strict=False)

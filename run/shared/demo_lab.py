@@ -1,4 +1,4 @@
-"""The demo: its options, its networks and what is measured of them."""
+"""The demo: its options, its networks and its measurements."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NETWORKS = ("plain", "constant", "PAS", "PAS_2")
 
 @dataclass(frozen=True)
 class DemoOptions(Options):
-    """All settings of the demo; the defaults fit six minutes on two cores."""
+    """All settings of the demo. With the defaults it takes six minutes on two cores."""
 
     out_folder: Annotated[str, Opt("folder of checkpoints and results", decides=False)] = (
         "runs/demo"
@@ -65,17 +65,17 @@ class DemoOptions(Options):
     test_size: Annotated[int, Opt("test images under PGD-40", low=1)] = 500
     seed: Annotated[int, Opt("seed of everything random")] = 0
     gpu: o.Gpu = None
-    overwrite: Annotated[bool, Opt("compute everything anew", decides=False)] = False
+    overwrite: Annotated[bool, Opt("compute everything again", decides=False)] = False
 
     def check(self) -> None:
-        """Raise InputError for budgets out of order, and a seed that is none."""
+        """Raise InputError for budgets in the wrong order and for a wrong seed."""
         check_seed(self.seed)
         if not 0 < self.probe_eps <= self.eps <= 1:
             raise InputError("needs 0 < --probe_eps <= --eps <= 1, as fractions of [0,1]")
 
 
 class Lab:
-    """The demo's networks and measurements, in the order of the main job."""
+    """The demo's networks and measurements, in order."""
 
     def __init__(self, demo: DemoOptions):
         self.demo, self.folder = demo, Path(demo.out_folder)
@@ -91,7 +91,7 @@ class Lab:
         self.began = time.monotonic()
 
     def say(self, text: str) -> None:
-        """One line with the time since the start."""
+        """Print one line with the time since the start."""
         print(f"[{time.monotonic() - self.began:4.0f} s] {text}", flush=True)
 
     def fit(self, name: str, method: Method, epochs: int, seed: int) -> list[dict]:
@@ -114,7 +114,7 @@ class Lab:
         )  # fmt: skip
 
     def result(self, name: str, kind: str, compute: Compute, total: int | None = 0) -> xr.Dataset:
-        """The stored result of this recipe, or a fresh one."""
+        """The stored result of this recipe, or a new one."""
         path, recipe = self.folder / f"{name}.nc", self.recipe(name)
         return computed(kind, path, recipe, compute, overwrite=self.replaces(path, recipe),
                         total=total, title=name)  # fmt: skip
@@ -125,12 +125,12 @@ class Lab:
         return completed(kind, path, recipe, compute, overwrite=self.replaces(path, recipe))
 
     def replaces(self, path: Path, recipe: Recipe) -> bool:
-        """Whether what stands at a path is to be computed anew."""
+        """Whether the file at a path is to be replaced."""
         kept = not self.anew and held(path, recipe, self.demo.overwrite) is not None
         return self.demo.overwrite and not kept
 
     def recipe(self, name: str) -> Recipe:
-        """What decides a result."""
+        """The recipe of a result."""
         return {
             "command": "demo", "result": name, "demo": self.demo.recipe(), "streams": STREAMS,
             "attack": repr(self.attack), "probe": repr(self.probe), "model": self.model,
@@ -147,7 +147,7 @@ class Lab:
     def run(self) -> None:
         """Train, measure, draw, report.
 
-        A demo of --overwrite that was cut off leaves a mark; the next one keeps what is complete.
+        An interrupted demo with --overwrite leaves a mark: the next one keeps complete results.
         """
         mark = self.folder / ".overwriting"
         self.anew = self.demo.overwrite and not mark.exists()
@@ -159,7 +159,7 @@ class Lab:
 
     def study(self) -> None:
         """The whole job, in order."""
-        from ridgeline.run.shared.demo_report import draw_figures, summary  # --help need not wait
+        from ridgeline.run.shared.demo_report import draw_figures, summary  # slow to import
 
         metrics = self.train_networks()
         self.checkpoints = {
@@ -209,7 +209,7 @@ class Lab:
         plain = Standard(networks.fresh_network(self.model, demo.seed), Setup(device=self.device))
         self.fit("plain", plain, min(6, demo.epoch_num), demo.seed)
         metrics = {}
-        half = max(1, demo.epoch_num // 2)  # long enough to see that nothing moves
+        half = max(1, demo.epoch_num // 2)  # long enough to show that the network is constant
         for name, schedule, seed, epochs in (
             ("constant", None, demo.seed, half),
             ("PAS", ramp, demo.seed, demo.epoch_num),

@@ -1,4 +1,4 @@
-"""The pages of the demo: its figures and its summary table."""
+"""The output of the demo: its figures and its summary table."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LABELS = {"plain_init": "initial", "constant": "PGD constant"}
 
 
 def labelled(entries: Mapping[str, object]) -> dict:
-    """The demo's networks under the names that figures show."""
+    """The demo's networks with their names in figures."""
     return {LABELS.get(name, name): entry for name, entry in entries.items()}
 
 
-#: figure -> the files of the demo that it is drawn from; the overview is drawn from all
+#: figure -> the files of the demo that it uses; the overview uses all
 SOURCES = {
     "eigenvalues": ("hessian_*.nc",), "surface": ("surface_*.nc",), "curve": ("curve_scan.nc",),
     "similarity": ("similarity.nc",), "spectrum": ("spectrum_*.nc",),
@@ -46,7 +46,7 @@ def draw_figures(
     spectra: Results,
     accuracy: Results,
 ) -> None:
-    """Every figure by itself, and the overview, drawn from files in the folder `kept`."""
+    """Draw every figure and the overview from files in the folder `kept`."""
     runs = tuple(f"{name}.jsonl" for name in metrics)
     sources = {**SOURCES, "training": runs, "overview": ("*.nc", *runs)}
     lines = {f"{n}, {f'ε = {e:g}' if e else 'clean'}": ds for (n, e), ds in eigen.items()}
@@ -77,7 +77,7 @@ def summary(
     accuracy: Results,
     curve: xr.Dataset,
 ) -> str:
-    """The summary table, and the trust its numbers deserve."""
+    """The summary table, and how reliable its numbers are."""
     probe, eps = budgets
     rows = []
     for name, ds in accuracy.items():
@@ -99,7 +99,7 @@ def summary(
     header += [f"λ1 {probe:g}", f"λ1 {eps:g}", "conv1 HF", "from init"]
     count = next(iter(accuracy.values())).sizes["example"]
     relative = [ds["residual"] / abs(ds["eigenvalue"]) for ds in eigen.values()]
-    worst = np.max(np.concatenate([r.values.ravel() for r in relative]))  # NaN if one is
+    worst = np.max(np.concatenate([r.values.ravel() for r in relative]))  # NaN if any is NaN
     rise = curve["barrier"].sel(subset="test")
     return "\n".join(
         [

@@ -19,17 +19,18 @@ from ridgeline.train.options import Opt, Options
 
 
 def load_direction(source: str, network: nn.Module, eigenvector: int) -> tuple[Point, str]:
-    """The direction at a network's weights named on the command line, and its file's digest.
+    """The direction named on the command line, for a network's weights, and its file's digest.
 
-    `FILE.nc` is a Hessian result, of which eigenvector number `eigenvector` is taken;
-    `between:FILE.ckpt` leads from the origin to that checkpoint; any other file is used as it is.
+    `FILE.nc` is a Hessian result: the direction is eigenvector number `eigenvector`.
+    `between:FILE.ckpt` is the direction from the network to that checkpoint. Any other file is a
+    saved direction.
     """
     name = source.removeprefix("between:")
     path = Path(name)
     if path.suffix == ".nc":
         path = eigenvector_file(path, eigenvector)
     checkpoint, origin = load_checkpoint(path), point_of(network)
-    if source.startswith("between:"):  # a network, under whatever names its file has
+    if source.startswith("between:"):  # a network; its file may use other names
         point = between(origin, select(checkpoint.fit(network).state, origin, str(path)))
     else:
         recipe = checkpoint.recipe or {}
@@ -37,15 +38,15 @@ def load_direction(source: str, network: nn.Module, eigenvector: int) -> tuple[P
             raise InputError(f"{source} is a network, not a direction: write between:{source}")
         point = select(checkpoint.tensors, origin, str(path))
     if norm(point) == 0:
-        raise InputError(f"{source} is a direction of length 0: nothing moves along it")
+        raise InputError(f"{source} is a direction of length 0: the weights would not move")
     return point, f"{'between:' * source.startswith('between:')}{checkpoint.sha256}"
 
 
 def eigenvector_file(result: Path, number: int) -> Path:
-    """The file of an eigenvector of a Hessian result, made by the computation that made the result.
+    """The file of an eigenvector of a Hessian result, written by the same computation.
 
-    Raises InputError if the result has no such eigenvector or holds several spectra, and if the
-    file beside it is missing or belongs to another computation.
+    Raises InputError if the result has no such eigenvector or has several spectra, and if the file
+    is missing or belongs to another computation.
     """
     ds = load_result(result, kind="hessian")
     spectra = ds.sizes.get("eps", 1) * ds.sizes.get("block", 1)
@@ -81,21 +82,21 @@ class StepOptions(Options):
     vec_scale: Annotated[float, Opt("step s along the direction")] = 1.0
 
     def check(self) -> None:
-        """Raise InputError for a step that moves nothing, and a number of no eigenvector."""
+        """Raise InputError for a step of 0, and for an eigenvector number without a Hessian."""
         if self.vec_scale == 0:
             raise InputError("--vec_scale 0 moves nothing; name another step")
         if self.eigenvec_idx and not (self.vec2load or "").endswith(".nc"):
             raise InputError("--eigenvec_idx picks one of a Hessian result: --vec2load FILE.nc")
 
     def direction(self, network: nn.Module, seed: int) -> tuple[Point, str]:
-        """The direction at a network's weights, and what made it; a drawn one has norm 1."""
+        """The direction at a network's weights, and its source. A random one has norm 1."""
         if self.vec2load is not None:
             return load_direction(self.vec2load, network, self.eigenvec_idx)
         drawn = unit(random_direction(point_of(network), seed, "none"))
         return drawn, f"gaussian, norm 1, seed {seed}"
 
     def taken(self, origin: Point, direction: Point) -> Point:
-        """Where the step leads; InputError if that is out of the range of numbers."""
+        """The weights after the step. Raises InputError if a number overflows."""
         moved = add(origin, direction, self.vec_scale)
         if not all(t.isfinite().all() for t in moved.values()):
             raise InputError(

@@ -1,4 +1,4 @@
-"""The plane and the line through the networks around a forgetting, and the picture of either."""
+"""The plane and the line through the networks around a forgetting, and their figures."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ from ridgeline.train.files.checkpoint import load_checkpoint
 from ridgeline.train.files.recipe import check_new
 from ridgeline.train.options import Opt, Options
 
-#: what the three networks are called where they lie in the plane
+#: the labels of the three networks in the plane
 STAGES = ("before", "after", "relearnt")
 _KINDS = {"surface": "scan", "line": "curve"}
 
 
 @dataclass(frozen=True)
 class ForgettingOptions(Options):
-    """Which three networks, and how the loss around them is looked at."""
+    """The three networks, and the scan of the loss around them."""
 
     model2load: Annotated[
         tuple[str, ...],
-        Opt("checkpoints before and after forgetting and relearnt, e.g. F_cycle1_before.ckpt,"
-            "F_cycle1_after.ckpt,F_cycle1_relearnt.ckpt, or LURE's L_chunk1_best.ckpt,"
-            "L_chunk2_init.ckpt,L_chunk2_best.ckpt", decides=False),
+        Opt("checkpoints before forgetting, after it and after relearning, e.g. "
+            "F_cycle1_before.ckpt,F_cycle1_after.ckpt,F_cycle1_relearnt.ckpt, or LURE's "
+            "L_chunk1_best.ckpt,L_chunk2_init.ckpt,L_chunk2_best.ckpt", decides=False),
     ]  # fmt: skip
     view: Annotated[
         str, Opt("what is scanned", choices={"surface": "the plane through the three",
                                              "line": "from one to the next"})
     ] = "surface"  # fmt: skip
-    points: Annotated[int, Opt("places along an axis or the line, odd", low=3, high=1001)] = 21
-    batchnorm: Annotated[str, Opt("BatchNorm's statistics at every place", choices=POLICIES)] = (
+    points: Annotated[int, Opt("points along an axis or the line, odd", low=3, high=1001)] = 21
+    batchnorm: Annotated[str, Opt("BatchNorm's statistics at every point", choices=POLICIES)] = (
         "recalibrate"
     )
 
     def check(self) -> None:
-        """Raise InputError unless there are three networks, and a place in the middle of a line."""
+        """Raise InputError unless there are three networks and an odd number of points."""
         if len(self.model2load) != len(STAGES) or not all(self.model2load):
             raise InputError(
                 "--model2load needs three checkpoints, before and after forgetting and relearnt, "
                 f"got {len([m for m in self.model2load if m])}"
             )
         if self.points % 2 == 0:
-            raise InputError(f"--points must be odd, so that a place lies in the middle, got "
+            raise InputError(f"--points must be odd, so that one lies in the middle, got "
                              f"{self.points}")  # fmt: skip
 
     @property
@@ -66,13 +66,13 @@ class ForgettingOptions(Options):
 
     @property
     def stem(self) -> str:
-        """What the result is called after the first checkpoint."""
+        """The part of the result's name after the first checkpoint."""
         return "forgetting" if self.view == "surface" else "forgetting_line"
 
 
 @dataclass(frozen=True)
 class Around:
-    """A problem at the network before forgetting, and the networks after it and relearnt."""
+    """A problem at the network before forgetting; the networks after it and after relearning."""
 
     problem: Problem
     others: Sequence[Point]
@@ -82,7 +82,7 @@ class Around:
 
     @classmethod
     def of(cls, problem: Problem, names: Sequence[str]) -> Around:
-        """Load the other two; InputError where they are of another network, or all on one line."""
+        """Load the other two. Raises InputError for other networks and for three on one line."""
         loaded = [load_checkpoint(name) for name in names]
         points = [select(c.fit(problem.network).state, problem.origin, str(c.path))
                   for c in loaded]  # fmt: skip
@@ -97,7 +97,7 @@ class Around:
         cells: xr.Dataset | None,
         save: Callable[[xr.Dataset], None],
     ) -> xr.Dataset:
-        """The scan of a plane that says where the networks lie, or of the line through them."""
+        """The scan of the plane, with the networks' positions, or of the line through them."""
         if options.view == "line":
             path = curve("poly_chain", [self.problem.origin, *self.others])
             return _with_stages(scan_curve(
@@ -113,7 +113,7 @@ class Around:
 
 
 def _with_stages(ds: xr.Dataset) -> xr.Dataset:
-    """The scan of the chain with the places t of the three networks."""
+    """The scan of the chain, with the t of the three networks."""
     places = ("checkpoint", np.linspace(0, 1, len(STAGES)))
     return ds.assign_coords(checkpoint=list(STAGES), checkpoint_t=places)
 
@@ -128,7 +128,7 @@ class Picture:
 
     @classmethod
     def beside(cls, path: Path, overwrite: bool) -> Picture:
-        """InputError if a figure is there without the result that it would be of."""
+        """The figure's path. Raises InputError if a figure exists but its result does not."""
         from ridgeline.analysis.figures.style import figure_files  # matplotlib takes a second
 
         stem = path.with_suffix("")
@@ -139,7 +139,7 @@ class Picture:
         return cls(files, path, overwrite)
 
     def draw(self, ds: xr.Dataset) -> str:
-        """Draw a result, unless its figure is there; returns what to say."""
+        """Draw a result, unless its figure exists; returns the line to print."""
         from ridgeline.analysis.figures import draw
         from ridgeline.analysis.figures.style import save_figure, style
 

@@ -1,9 +1,9 @@
-"""From a command line to a call: Fire binds, the signature types, errors are one line.
+"""From a command line to a call. Fire parses it, the signature gives types, errors are one line.
 
-Fire by itself guesses types, calls the function with defaults before it rejects a mistyped flag,
-and pages its help. Here flags are checked first, every value is converted to the type that the
-command's signature names, and only then the command runs. A parameter typed with a dataclass
-stands for a group of options, one per field.
+Fire alone guesses types, calls the function before it rejects a mistyped flag, and shows its help
+in a pager. Here flags are checked first, and every value is converted to the type in the command's
+signature. Then the command runs. A parameter whose type is a dataclass is a group of options, one
+per field.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from ridgeline.train.specs import convert
 from ridgeline.train.stopping import Stopped, stoppable
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-#: seconds after which a process of torchrun speaks up that is not the first
+#: seconds that other processes of torchrun wait before they print the first one's error
 _GRACE = 5.0
 REQUIRED = inspect.Parameter.empty
 
 
 @dataclass(frozen=True)
 class Option:
-    """One flag: its type, whether None is allowed, what it means, default, the group it fills."""
+    """One flag: its type, whether None is allowed, its meaning, default, and its group."""
 
     kind: Any
     optional: bool
@@ -65,10 +65,10 @@ class Option:
 
 @readers_may_leave()
 def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
-    """Run `main` with the command line; exit status 2 and one line on stderr for bad input.
+    """Run `main` with the command line. Wrong input: exit status 2 and one line on stderr.
 
-    A command whose module says `SHARED = True` shares its work between the processes of torchrun;
-    others refuse more than one, which would all do the same and write the same files.
+    A command whose module has `SHARED = True` divides its work among the processes of torchrun.
+    Other commands refuse more than one process: all would write the same files.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = os.path.basename(sys.argv[0])
@@ -85,20 +85,20 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
         changed = {k: v for k, v in values.items() if v != known[k].default}
         with called(_name(main), changed, os.getcwd()), _first_speaks(), stoppable():
             main(**bound(main, values))
-    except BrokenPipeError:  # whoever reads the output has gone
+    except BrokenPipeError:  # the reader of the output has closed it
         raise
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _FULL:
             error = f"{error}; what is finished is kept: free some space and run it again"
         if not leader():
-            time.sleep(_GRACE)  # the first process says the same, and torchrun ends this one
+            time.sleep(_GRACE)  # the first process prints the same error; torchrun ends this one
         print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except Parted as error:
         print(f"{command}: {error}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, Stopped) as stop:
-        # whoever writes an output holds it, and keeps what is finished of it
+        # a process with a locked output keeps its finished parts
         hint = "; run the same command again to continue" if holding() else ""
         how, status = ("stopped", 143) if isinstance(stop, Stopped) else ("interrupted", 130)
         if leader():  # torchrun passes the signal on to all
@@ -113,7 +113,7 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
 
 
 def _name(main: Callable[..., None]) -> str:
-    """The command that it is."""
+    """The name of the command."""
     return Path(main.__code__.co_filename).stem
 
 
@@ -129,7 +129,7 @@ def _check_alone(command: str) -> None:
 
 @contextlib.contextmanager
 def _first_speaks() -> Iterator[None]:
-    """Let only the first process of torchrun print."""
+    """Print only from the first process of torchrun."""
     if leader():
         yield
         return
@@ -138,10 +138,10 @@ def _first_speaks() -> Iterator[None]:
 
 
 def keep_freed_pages() -> None:
-    """Let this process keep the memory it frees, where the C library is glibc.
+    """Keep freed memory in this process (with glibc only).
 
-    Activations of some MiB are otherwise fetched from and given back to the system for every
-    layer, which costs a forward pass of a ResNet18 a third of its time (BENCHMARKS.md).
+    Otherwise activations of some MiB are requested from the system and returned for every layer.
+    That takes a third of the time of a forward pass of a ResNet18 (BENCHMARKS.md).
     """
     trim, top_pad, mmap = -1, -2, -3  # M_* of malloc.h
     with contextlib.suppress(OSError, AttributeError):
@@ -151,12 +151,12 @@ def keep_freed_pages() -> None:
 
 
 def arguments(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:
-    """The typed keyword arguments that a command line gives to `main`; raises InputError."""
+    """The typed keyword arguments of `main` for a command line. Raises InputError."""
     return bound(main, given(main, argv))
 
 
 def given(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:
-    """The options that a command line names, each in its type; raises InputError."""
+    """The options in a command line, each in its type. Raises InputError."""
     options = options_of(main)
     argv = translated(_name(main), argv, {name: o.default for name, o in options.items()})
     _check_flags(options, argv)
@@ -183,9 +183,9 @@ def given(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:
 
 
 def bound(main: Callable[..., None], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `main` for named options, the others at their defaults.
+    """The keyword arguments of `main` for named options; the others have their defaults.
 
-    Raises InputError for a value that is not allowed, and for a required option that is not there.
+    Raises InputError for a value that is not allowed, and for a missing required option.
     """
     options = options_of(main)
     _check_required(options, values)
@@ -207,7 +207,7 @@ def _check_required(options: Mapping[str, Option], named: Collection[str]) -> No
 
 
 def options_of(main: Callable[..., None]) -> dict[str, Option]:
-    """Every option of a command in the order of its signature, groups spread out."""
+    """Every option of a command in the order of its signature. Groups give one per field."""
     hints = typing.get_type_hints(main, include_extras=True)
     options: dict[str, Option] = {}
     for name, parameter in inspect.signature(main).parameters.items():
@@ -264,7 +264,7 @@ def _typed(text: str, option: Option, name: str) -> Any:
         raise InputError(f"option --{name} needs a value ({option.type_name}), got an empty one")
     if typing.get_origin(option.kind) is tuple:
         element = typing.get_args(option.kind)[0]
-        if element is str:  # blanks are meaningful: a,,b; \, is a comma within a name
+        if element is str:  # empty entries are kept (a,,b); \, is a comma inside a name
             return tuple(part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text))
         parts = text.strip("()[] ").split(",")
         return tuple(convert(part.strip(), element, f"--{name}") for part in parts if part.strip())
@@ -272,7 +272,7 @@ def _typed(text: str, option: Option, name: str) -> Any:
 
 
 def help_text(main: Callable[..., None], command: str) -> str:
-    """Every option with its type, default and one line, as the signature tells them."""
+    """Every option with its type, default and help line, from the signature."""
     how = command if command.startswith("ridgeline ") else f"python run/{command}"
     lines = [f"{how} [--option value ...]", "", inspect.getdoc(main) or "", ""]
     options = options_of(main)

@@ -17,12 +17,12 @@ from ridgeline.train.options import Opt, Options
 
 @dataclass(frozen=True)
 class NaturalOptions(Options):
-    """Where the natural network comes from that a method starts from."""
+    """The natural network from which a method starts."""
 
     natural: Annotated[str | None, Opt("checkpoint of the natural network to start from")] = None
     natural_epochs: Annotated[
         int | None,
-        Opt("epochs of natural training first; None: as many, 0: none (or --natural)", low=0),
+        Opt("epochs of natural training first; None: --epoch_num, 0: none (or --natural)", low=0),
     ] = None
 
     def check(self) -> None:
@@ -39,9 +39,9 @@ class NaturalOptions(Options):
         self, trainer: Trainer, network: nn.Module, run: tuple[Path, str], extra: dict[str, Any],
         epochs_warmup: int = 0,
     ) -> tuple[list[Run], Any]:  # fmt: skip
-        """The natural run before that of `run`, folder and name, if any, and what recipes say.
+        """The natural run before `run` (folder, name), if any, and its entry in recipes.
 
-        A natural network of a checkpoint is loaded at once.
+        A natural network from a checkpoint is loaded at once.
         """
         if self.natural is not None:
             first = load_checkpoint(self.natural)
@@ -57,6 +57,6 @@ class NaturalOptions(Options):
 
 
 def continue_from(run: Run, network: nn.Module, anew: bool) -> None:
-    """Train a run, or take it as it is, and give the network its last weights."""
+    """Train a run (or use it if complete), and load its last weights into the network."""
     run.train(anew)
     load_checkpoint(run.folder / f"{run.name}.ckpt").load_into(network)  # also if it was there

@@ -1,4 +1,4 @@
-"""From options to objects: device, network, images, problem and the recipe that names them."""
+"""From options to objects: device, network, images, problem and their recipe."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from ridgeline.train.specs import number, parse_spec
 
 log = logging.getLogger(__name__)
 
-#: what is assumed about a checkpoint without a recipe
+#: the assumptions about a checkpoint without a recipe
 FOREIGN = {"width": None, "bias": True}
 #: --precision -> dtype of the weights
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32}
 
 
 def device_of(gpu: str | None) -> torch.device:
-    """The device behind --gpu; InputError if there is none of that number."""
+    """The device of --gpu. Raises InputError if it does not exist."""
     if gpu is None:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     if gpu == "cpu":
@@ -58,9 +58,9 @@ def device_of(gpu: str | None) -> torch.device:
 
 
 def use_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype behind --precision; only tf32 lets the kernels round more than that.
+    """The dtype of --precision. Only with tf32 may kernels round more than this dtype.
 
-    Raises InputError for tf32 on a CPU, which would compute in float32 and say otherwise.
+    Raises InputError for tf32 on a CPU, which would compute in float32 instead.
     """
     if precision == "tf32" and device.type == "cpu":
         raise InputError("--precision tf32 is for CUDA devices; use float32 or float64 here")
@@ -79,7 +79,7 @@ def normalization_of(text: str | None) -> dict[str, list[float]] | None:
 
 
 def fresh_network(model: dict[str, Any], seed: int) -> nn.Module:
-    """A newly initialised network from the `model` part of a recipe; raises InputError."""
+    """A newly initialised network from the `model` part of a recipe. Raises InputError."""
     norm = model.get("normalize")
     try:
         with seeded(number_of(seed, Purpose.INITIAL_WEIGHTS)):
@@ -104,16 +104,17 @@ class LoadedNetwork:
     dataset: str
     checkpoint: Checkpoint
     data_dir: str | None
-    #: the split of the data set that the network was met with, and which one it is
+    #: the split of the data set on which the network was checked, and its name
     first: Images
     first_subset: str
-    #: does it draw random numbers when it predicts?
+    #: whether it draws random numbers when it predicts
     randomised: bool = False
 
     def images(self, subset: str, size: int | None = None) -> Images:
-        """The examples of --subset and --subset_size; a size above the set's takes it all.
+        """The examples of --subset and --subset_size; a size above the set's means the whole set.
 
-        `trained` are those the checkpoint's recipe was trained on; InputError if it cannot tell.
+        `trained` are the examples that the checkpoint was trained on, from its recipe. Raises
+        InputError if the recipe does not record them.
         """
         if subset not in (*PARTS, "trained"):
             raise unknown("--subset", subset, (*PARTS, "trained"))
@@ -148,7 +149,7 @@ class LoadedNetwork:
         self, command: str, images: Images, attack: Attack | None, seed: int, *groups: Options,
         **inputs: Any,
     ) -> Recipe:  # fmt: skip
-        """The recipe of a diagnostic: what it is of, its options, and what else went in."""
+        """The recipe of a diagnostic: its network and images, its options, and further inputs."""
         return {
             "command": command,
             "checkpoint": self.checkpoint.sha256,
@@ -162,7 +163,7 @@ class LoadedNetwork:
         }
 
     def derived(self, command: str, **inputs: Any) -> Recipe:
-        """The recipe of a checkpoint made from this one: its own, and what became of it."""
+        """The recipe of a checkpoint made from this one: the old recipe and the change."""
         own = {"data": {"dataset": self.dataset}, **(self.checkpoint.recipe or {})}
         return {**own, "command": command, "model": self.model,
                 "checkpoint": self.checkpoint.sha256, **inputs}  # fmt: skip
@@ -177,7 +178,7 @@ class LoadedNetwork:
         self, images: Images, attack: Attack | None, machine: o.Machine,
         precision: str | None = None,
     ) -> Problem:  # fmt: skip
-        """The problem a diagnostic looks at, in the numbers of --precision; None: its own."""
+        """The problem of a diagnostic, in the dtype of --precision (None: the network's own)."""
         device = own_device(device_of(machine.gpu))
         found = Problem(
             self.network, images, attack, seed=machine.seed, batch_size=machine.batch_size,
@@ -190,12 +191,15 @@ def open_network(
     model2load: str, network: o.Network, default_model: str = "resnet", load: bool = True,
     randomised: bool = False,
 ) -> LoadedNetwork:  # fmt: skip
-    """Load a checkpoint into its network: options win over its recipe, that over the defaults.
+    """Load a checkpoint into its network.
 
-    `default_model` is there only to repeat released code (Liu et al. 2020). A model type of the
-    form package.module:factory is imported only if the user typed it, never because a file says so.
-    Constants of a normalisation that the file holds are used unless --normalize says otherwise.
-    The network is tried on two images. `load=False` leaves the weights out (curve checkpoints).
+    An option replaces the recipe's entry, and the recipe replaces the defaults. Constants of a
+    normalisation in the file are used unless --normalize is given. A model type of the form
+    package.module:factory is imported only if the user typed it, never from a file. The network is
+    checked on two images.
+
+    `default_model` is there only to repeat released code (Liu et al. 2020). `load=False`: the
+    weights are not loaded (curve checkpoints).
     """
     name, t = place_of(model2load)
     checkpoint = load_checkpoint(name, network.state_key)
@@ -257,7 +261,7 @@ def apart(output: Path, *inputs: str | None) -> None:
 
 
 def by_epoch(names: Sequence[str], network: o.Network) -> dict[int, LoadedNetwork]:
-    """A run's checkpoints in the order of their epochs; InputError for one without, or twice."""
+    """A run's checkpoints by epoch. Raises InputError for missing and repeated epochs."""
     found: dict[int, LoadedNetwork] = {}
     run: dict[str, Any] | None = None
     for name in names:
@@ -275,12 +279,12 @@ def by_epoch(names: Sequence[str], network: o.Network) -> dict[int, LoadedNetwor
 
 
 def data_recipe(images: Images, dataset: str) -> Recipe:
-    """What identifies an image set in a recipe."""
+    """The entry of an image set in a recipe."""
     return {"dataset": dataset, "examples": len(images), "sha256": images.sha256}
 
 
 def output_path(out_file: str | None, model2load: str, what: str) -> Path:
-    """The result file: as named, or CHECKPOINT_what.nc beside the checkpoint."""
+    """The result file: `out_file`, or CHECKPOINT_what.nc beside the checkpoint."""
     if out_file is not None:
         return result_path(out_file)
     path = Path(model2load)

@@ -29,7 +29,7 @@ SubsetSize = Annotated[
     int | None, Opt("use a fixed random subset of this many examples; None: all", low=1)
 ]
 Subset = Annotated[str, "train, test, or trained: the images the checkpoint was trained on"]
-Model2Load = Annotated[str, "checkpoint: ours, a state dict of others, or CURVE.ckpt@t"]
+Model2Load = Annotated[str, "checkpoint: ours, a foreign state dict, or CURVE.ckpt@t"]
 Epochs = Annotated[tuple[str, ...], "a run's checkpoints by epoch, NAME_1.ckpt,NAME_5.ckpt,..."]
 Attack = Annotated[
     str | None, "e.g. name=pgd,step_size=0.01,threshold=0.1,iter_num=20,order=-1; None: clean"
@@ -41,16 +41,16 @@ Gpu = Annotated[
 ]
 Overwrite = Annotated[
     bool,
-    Opt("replace existing output; what this recipe left half done is continued", decides=False),
+    Opt("replace existing output; unfinished work of this recipe continues", decides=False),
 ]
 OutFile = Annotated[str | None, "result file (.nc); None: beside the checkpoint"]
 OutFolder = Annotated[str | None, "folder of the output; None: the checkpoint's"]
-OutName = Annotated[str | None, "stem of the output; None: made from the checkpoint's"]
+OutName = Annotated[str | None, "stem of the output; None: from the checkpoint's"]
 Budgets = Annotated[
     str | None, "budgets 0,0.1,0.3, or a schedule with pt_num: f(0)..f(pt_num-1); None: threshold"
 ]
 BatchNorm = Annotated[
-    str, "BatchNorm statistics: keep the stored ones, or recalibrate at every place"
+    str, "BatchNorm statistics: keep the stored ones, or recalibrate at every point"
 ]
 Direction = Annotated[
     str | None, "direction file, Hessian result .nc, between:FILE or gradient; None: random"
@@ -59,7 +59,7 @@ Direction = Annotated[
 
 @dataclass(frozen=True)
 class Network(Options):
-    """What a checkpoint is a checkpoint of; None everywhere takes what the checkpoint records."""
+    """The network and data of a checkpoint. None means: as the checkpoint records."""
 
     dataset: Annotated[
         str | None,
@@ -80,13 +80,13 @@ class Network(Options):
     ] = None
     state_key: Annotated[
         str | None,
-        "entry of a file that holds several, e.g. ema_state_dict; None: state_dict",
+        "entry of a file with several state dicts, e.g. ema_state_dict; None: state_dict",
     ] = None
 
 
 @dataclass(frozen=True)
 class Examples(Options):
-    """The images that a network is looked at on."""
+    """The images of a diagnostic."""
 
     subset: Annotated[
         str,
@@ -96,7 +96,7 @@ class Examples(Options):
     subset_size: SubsetSize = None
 
     def of(self, subject: LoadedNetwork) -> Images:
-        """These images of the network's data set; InputError if it cannot tell what it saw."""
+        """These images of the network's data set. Raises InputError if it is not known."""
         return subject.images(self.subset, self.subset_size)
 
 
@@ -107,23 +107,23 @@ TRAIN_500 = Examples("train", 500)
 
 @dataclass(frozen=True)
 class Machine(Options):
-    """How a diagnostic runs; only the seed decides what comes out."""
+    """How a diagnostic runs. Of these options only the seed changes the result."""
 
     batch_size: Annotated[
-        int, Opt("examples in memory at a time; never changes a result", low=1, decides=False)
+        int, Opt("examples in memory at a time; does not change results", low=1, decides=False)
     ] = 100
     seed: Seed = 0
     gpu: Gpu = None
     overwrite: Overwrite = False
 
     def check(self) -> None:
-        """Raise InputError for a seed that is none."""
+        """Raise InputError for a wrong seed."""
         check_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class Training(Options):
-    """What all training commands share."""
+    """The common options of all training commands."""
 
     data_dir: DataDir = None
     subset_size: Annotated[
@@ -146,20 +146,20 @@ class Training(Options):
             "None: crop and flip for photographs (cifar10, ...), by the set's name and size"),
     ] = None  # fmt: skip
     eval_size: Annotated[
-        int | None, Opt("test examples scored after every epoch; None: all", low=1)
+        int | None, Opt("test examples evaluated after every epoch; None: all", low=1)
     ] = None
     eval_freq: Annotated[
-        int, Opt("epochs between evaluations; the last epoch always is evaluated", low=1)
+        int, Opt("epochs between evaluations; the last epoch is always evaluated", low=1)
     ] = 1
     gradient_size: Annotated[
         int,
-        Opt("training images on which the weights' gradient is measured then, clean and under "
-            "the attack of the evaluation; 0: none", low=0),
+        Opt("training images for the gradient of the weights at every evaluation, clean and under "
+            "the evaluation's attack; 0: none", low=0),
     ] = 0  # fmt: skip
     certify_size: Annotated[
         int,
-        Opt("training images on which the attack of training, within its ball, is held against "
-            "stronger ones then; 0: none", low=0),
+        Opt("training images on which every evaluation compares the attack of training with "
+            "stronger ones; 0: none", low=0),
     ] = 0  # fmt: skip
     val_fraction: Annotated[
         float, Opt("share of the training images held out to choose NAME_best.ckpt; 0: none")
@@ -184,7 +184,7 @@ class Training(Options):
     workers: Annotated[
         int | None,
         Opt("processes that decode images of a folder that does not fit in memory; 0: this one; "
-            "None: one a core", low=0, decides=False),
+            "None: one per core", low=0, decides=False),
     ] = None  # fmt: skip
     tensorboard: Annotated[
         bool,
@@ -193,11 +193,11 @@ class Training(Options):
     ] = False  # fmt: skip
     overwrite: Annotated[
         bool,
-        Opt("replace existing output; what this recipe left half done is continued", decides=False),
+        Opt("replace existing output; unfinished work of this recipe continues", decides=False),
     ] = False
 
     def check(self) -> None:
-        """InputError for a seed that is none, two validation sets, and a missing TensorBoard."""
+        """Raise InputError for a wrong seed, two validation sets, and a missing TensorBoard."""
         check_seed(self.seed)
         if self.tensorboard:
             check_tensorboard()
@@ -205,7 +205,7 @@ class Training(Options):
             raise InputError("--val_set and --val_fraction exclude each other: leave one out")
 
     def check_clean(self, command: str) -> None:
-        """Raise InputError unless these are epochs on clean data, all of it for training."""
+        """Raise InputError for options that need an attack or a validation set."""
         if self.attack is not None or self.val_fraction or self.val_set:
             raise InputError(f"{command} is for clean data: leave --attack, --val_fraction and "
                              "--val_set out")  # fmt: skip
@@ -224,7 +224,7 @@ LONG_RUN = Training(
     val_fraction=0.1,
 )
 
-#: how LURE trains on every chunk
+#: training of LURE on every chunk
 CHUNK_RUN = Training(
     epoch_num=50, batch_size=64, optim="name=sgd,lr=0.1,momentum=0.9,weight_decay=1e-4",
     lr_schedule="name=drops,power=0.1,at=0.4:0.8",
@@ -233,7 +233,7 @@ CHUNK_RUN = Training(
 
 @dataclass(frozen=True)
 class Fresh(Options):
-    """A network to be initialised, and what it is trained on."""
+    """A network to initialise, and its training data."""
 
     dataset: Annotated[
         str,
@@ -256,21 +256,21 @@ class Fresh(Options):
 
 @dataclass(frozen=True)
 class Output(Options):
-    """Where a training run is written, and what besides its last network."""
+    """Where a training run is written, and which networks besides the last."""
 
     epoch_ckpts: Annotated[
         tuple[int, ...],
-        Opt("epochs (from 1) after which to keep a checkpoint, e.g. 50,75", low=1, decides=False),
+        Opt("epochs (from 1) after which a checkpoint is saved, e.g. 50,75", low=1, decides=False),
     ] = ()
     out_folder: Annotated[
         str | None, Opt("folder of the run; None: runs/MODEL_NAME", decides=False)
     ] = None
     model_name: Annotated[
         str | None,
-        Opt("stem of the output files; None: made of data set, model and method", decides=False),
+        Opt("stem of the output files; None: from data set, model and method", decides=False),
     ] = None
 
     def check(self) -> None:
-        """Names are none that vanish in a path."""
+        """Raise InputError for empty names."""
         if self.model_name == "" or self.out_folder == "":
             raise InputError("--model_name and --out_folder must not be empty")

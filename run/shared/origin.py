@@ -1,4 +1,4 @@
-"""Where a figure comes from, as a line for its metadata."""
+"""The origin of a figure, as a line for its metadata."""
 
 from __future__ import annotations
 

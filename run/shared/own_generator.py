@@ -1,4 +1,4 @@
-"""Which generator a run is studied with: its own, as its checkpoints hold it, or a named attack."""
+"""The generator for the study of a run: its own, from its checkpoints, or a named attack."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from ridgeline.train.methods.apart_generator import Generator
 
 Given = Annotated[
     str | None,
-    "attack that stands for the run's own; None: the own one, where the checkpoints hold it, else "
-    "fgsm at --attack's eps",
+    "attack to use as the generator; None: the run's own, if the checkpoints have it, else fgsm "
+    "at --attack's eps",
 ]
 
 
 def own_or(
     text: str | None, strong: Attack, subjects: Mapping[int, LoadedNetwork], options: StudyOptions
 ) -> tuple[Attack | dict[int, Generator], Images, object]:
-    """The generator (by epoch if it is the run's own), training images, and what recipes say.
+    """The generator (by epoch if it is the run's own), training images, and the recipe's entry.
 
-    The own one is met on images that it trained on. InputError if only some checkpoints hold one.
+    The run's own generator is used on images that it trained on. Raises InputError if only some
+    checkpoints have one.
     """
     first, size = next(iter(subjects.values())), options.train_size
     found: dict[int, Generator] = {}

@@ -44,10 +44,10 @@ Run = Annotated[tuple[str, ...], "checkpoints of a run: scan the plane in which 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A plane to be: what makes each direction, what coordinate 1 means, the axes in a recipe.
+    """A plane before it is computed: sources of its directions, units, and axes for the recipe.
 
-    `find` does what takes passes of the network: the plane, where networks lie in it, and the
-    coordinates of every axis by name. It is asked once, when the plane is first used.
+    `find` needs passes of the network. It returns the plane, the positions of networks in it, and
+    the coordinates of every axis by name. It is called once, when the plane is first used.
     """
 
     sources: list[str]
@@ -66,7 +66,7 @@ class Chosen:
 
     @property
     def placed(self) -> xr.Dataset | None:
-        """Where networks lie in the plane; None: nowhere that is known."""
+        """The positions of networks in the plane; None if unknown."""
         return self._found[1]
 
     @property
@@ -77,7 +77,7 @@ class Chosen:
     def files(
         self, stem: FilePath, recipe: Recipe, part: Shard | None
     ) -> list[tuple[FilePath, Point, Recipe]]:
-        """Where every direction is written, and by which recipe; the first part writes them."""
+        """The files of all directions, with their recipes. Only the first part writes them."""
         if not leader() or (part is not None and part.number > 1):
             return []
         return [
@@ -87,7 +87,7 @@ class Chosen:
         ]  # fmt: skip
 
     def described(self, cells: xr.Dataset) -> xr.Dataset:
-        """A scan over this plane that says what its coordinates mean, and where networks lie."""
+        """A scan over this plane, with the units of its coordinates and the networks' positions."""
         for name, unit_of in zip(self.plane.axes, self.units, strict=True):
             cells[name].attrs["coordinate_1"] = unit_of
         return cells if self.placed is None else cells.merge(self.placed, combine_attrs="override")
@@ -95,7 +95,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class PlaneOptions(Options):
-    """Which line, plane or space through the weights, and how finely."""
+    """The line, plane or space through the weights, and its resolution."""
 
     vec1_scan: Axes = None
     vec2_scan: Next = None
@@ -106,7 +106,7 @@ class PlaneOptions(Options):
     trajectory: Run = ()
 
     def check(self) -> None:
-        """Raise InputError for axes that are none, and directions of no axis."""
+        """Raise InputError for wrong axes and for directions without an axis."""
         given = any(getattr(self, f"vec{n}_scan") is not None for n in (1, 2, 3))
         if self.trajectory and (given or any(self.sources)):
             raise InputError(
@@ -114,7 +114,7 @@ class PlaneOptions(Options):
             )
         for number in range(len(self.axes) + 1, 4):
             if self.sources[number - 1] is not None:
-                raise InputError(f"--load_vec{number} is of one more axis: name --vec{number}_scan")
+                raise InputError(f"--load_vec{number} needs its axis: name --vec{number}_scan")
 
     def check_beside(self, drawn: DirectionOptions) -> None:
         """Raise InputError for options of directions that this plane does not have."""
@@ -131,18 +131,18 @@ class PlaneOptions(Options):
 
     @property
     def sources(self) -> list[str | None]:
-        """What each of three directions is made from; None: drawn."""
+        """The source of each of three directions; None: random."""
         return [self.load_vec1, self.load_vec2, self.load_vec3]
 
     @property
     def every(self) -> int:
-        """How many cells along an axis share an anchor."""
+        """The number of cells along an axis that share an anchor."""
         return self.axes[0].every
 
     def chosen(
         self, problem: Problem, network: o.Network, drawn: DirectionOptions, batchnorm: str
     ) -> Chosen:
-        """What the plane is made of; the network sees no image before it is used. InputError."""
+        """The plane, before any pass of the network. Raises InputError."""
         self.check_beside(drawn)
         if self.trajectory:
             return along_run(problem, self.trajectory, network, 2)
@@ -150,7 +150,7 @@ class PlaneOptions(Options):
 
 
 def axes_given(texts: Sequence[str | None]) -> list[Axis]:
-    """The axes of --vec1_scan and so on, as many as the plane has; InputError."""
+    """The axes of --vec1_scan and so on, as many as the plane has. Raises InputError."""
     names = [f"--vec{n}_scan" for n in range(1, len(texts) + 1)]
     first, *rest = texts
     used = max((n for n, text in enumerate(texts) if text is not None), default=0)
@@ -165,7 +165,7 @@ def axes_given(texts: Sequence[str | None]) -> list[Axis]:
 
 
 def points_of(problem: Problem, found_in: Plane, axes: Sequence[Axis], batchnorm: str) -> dict:
-    """The coordinates of every axis by name; those of a rise are looked for."""
+    """The coordinates of every axis by name. Those of a rise are searched."""
     found = {}
     for number, (name, axis) in enumerate(zip(found_in.axes, axes, strict=True)):
         points = axis.points
@@ -179,7 +179,7 @@ def points_of(problem: Problem, found_in: Plane, axes: Sequence[Axis], batchnorm
 def chosen_plane(
     problem: Problem, space: PlaneOptions, options: DirectionOptions, batchnorm: str
 ) -> Chosen:
-    """The plane along given directions: random where None, `gradient`, or those of files."""
+    """The plane along given directions: random (None), `gradient`, or from files."""
     sources, seed = space.sources[: len(space.axes)], problem.seed
     directions, digests, units = [], [], []
     for number, source in enumerate(sources):
@@ -204,7 +204,7 @@ def chosen_plane(
             placed = positions(found, [problem.origin, *(add(problem.origin, d) for d in ends)])
         return found, placed
 
-    # what can be refused without the network is refused at once
+    # errors that need no pass of the network are raised at once
     ready = None if any(d is None for d in directions) else through(directions)
 
     def find() -> tuple[Plane, xr.Dataset | None, dict[str, np.ndarray]]:
@@ -226,7 +226,7 @@ def steepest(problem: Problem) -> Point:
 def along_run(
     problem: Problem, names: Sequence[str], network: o.Network, dimensions: int
 ) -> Chosen:
-    """The plane of a run's checkpoints, the problem's weights its origin."""
+    """The plane of a run's checkpoints; the problem's weights are its origin."""
     points, digests, buffers = [], [], []
     for name in names:
         subject = networks.open_network(name, network)
@@ -250,7 +250,7 @@ def along_run(
 
 
 def around(placed: xr.Dataset, counts: Sequence[int], margin: float = 0.2) -> dict[str, np.ndarray]:
-    """Axes that hold every checkpoint, and a margin of their range to both sides."""
+    """Axes that include every checkpoint, with a margin (share of the range) on both sides."""
     found = {}
     for number, (name, count) in enumerate(zip(placed["axis"].values, counts, strict=True)):
         here = placed["position"].values[:, number]

@@ -1,4 +1,4 @@
-"""A result made again from the call it records, beside it and never over it."""
+"""Repeat a result from the call it records. The result itself is never overwritten."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from ridgeline.train.files.checkpoint import load_checkpoint, stored_provenance,
 from ridgeline.train.files.locks import release_all
 from ridgeline.train.files.recipe import Recipe, called, difference, file_digest
 
-#: every option that says where a command writes, and its value in the folder of the second run
+#: the options for output paths, and their values in the folder of the second run
 _OUTPUTS: dict[str, Callable[[Path], str]] = {
     "out_file": lambda folder: str(folder / "redone.nc"),
     "out_folder": str,
     "figure_folder": lambda folder: str(folder / "figures"),
     "model_name": lambda folder: "redone",
 }
-#: options whose files stand in the recipe with their whole digest
+#: options whose files are in the recipe with their full digest
 _DIGESTED = {
     "model2load", "initial", "best", "reference", "second", "to", "ckpt_file1", "ckpt_file2",
     "load_vec1", "load_vec2", "load_vec3", "vec2load", "metrics",
@@ -41,7 +41,7 @@ _DIGESTED = {
 
 @dataclass(frozen=True)
 class Compared:
-    """One file and its second self: how the recipes differ, and how far the numbers are apart."""
+    """One file and its repetition: the differences of recipes and numbers."""
 
     path: Path
     changed: str
@@ -50,7 +50,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Record:
-    """What a file says of itself."""
+    """The recipe and provenance in a file."""
 
     path: Path
     recipe: Recipe
@@ -58,30 +58,30 @@ class Record:
 
     @property
     def call(self) -> dict[str, Any] | None:
-        """The call of a command that wrote it."""
+        """The call of the command that wrote it."""
         return self.provenance.get("call")
 
     def differences(self, other: Record) -> int:
-        """In how many places of their recipes two files differ."""
+        """The number of entries in which the recipes of two files differ."""
         keys = self.recipe.keys() | other.recipe.keys()
         return sum(self.recipe.get(k) != other.recipe.get(k) for k in keys)
 
 
 @dataclass(frozen=True)
 class Redone:
-    """What a second run came to: its files, and what has changed around it (versions, threads)."""
+    """The second run: its compared files, and changes of the environment (versions, threads)."""
 
     files: list[Compared]
     around: str
 
 
 def redo(result: Path, folder: Path | None, model_type: str | None) -> Redone:
-    """Run the call that made `result` again in a temporary folder, and compare what it writes.
+    """Run the call that made `result` again in a temporary folder, and compare the files.
 
-    The first file is `result` itself; the others are the files beside it that the same call wrote.
-    `folder` is where relative paths begin, by default where the call was made. `model_type` allows
-    the external code of that name to run. Raises InputError if the file records no call, or a call
-    that this version or this machine cannot make again.
+    The first compared file is `result`. The others are files beside it that the same call wrote.
+    `folder` is the base of relative paths (default: the folder of the first call). `model_type`
+    allows the external code of that name to run. Raises InputError if the file records no call, or
+    a call that is not possible with this version or on this machine.
     """
     result = result.absolute()
     original = _record(result)
@@ -95,7 +95,7 @@ def redo(result: Path, folder: Path | None, model_type: str | None) -> Redone:
         raise InputError(
             f"{result} records how it was merged, not how its cells were computed: redo its parts"
         )
-    part = "shard" in call["options"]  # which leaves cells to others
+    part = "shard" in call["options"]  # a part of a grid is not complete by itself
     if result.suffix == ".nc" and not part and not complete(load_result(result)):
         raise InputError(f"{result} is not finished: run its command again first")
     main, values = _checked(result, call, model_type)
@@ -117,7 +117,7 @@ def redo(result: Path, folder: Path | None, model_type: str | None) -> Redone:
         except InputError as error:
             raise InputError(f"{result} cannot be made again: {error}") from None
         finally:
-            release_all()  # the locks stand in the temporary folder
+            release_all()  # the lock files are in the temporary folder
         written = list(_records(new.rglob("*")))
         files = list(_pairs(original, written))
         return Redone(files, _around(original, written[0]))
@@ -125,7 +125,7 @@ def redo(result: Path, folder: Path | None, model_type: str | None) -> Redone:
 
 @contextlib.contextmanager
 def _as_many_threads(provenance: Mapping[str, Any]) -> Iterator[None]:
-    """Compute with as many threads as the first time: their number decides the last digits."""
+    """Use as many threads as the first run, because their number changes the last digits."""
     before, wanted = torch.get_num_threads(), provenance.get("threads")
     torch.set_num_threads(wanted if type(wanted) is int and 1 <= wanted <= 1024 else before)
     try:
@@ -135,7 +135,7 @@ def _as_many_threads(provenance: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _around(first: Record, second: Record) -> str:
-    """What differs in the provenance, apart from the call and its time."""
+    """The differences of the provenances, without the call and its time."""
     one, two = (
         {k: v for k, v in record.provenance.items() if k not in ("call", "command", "time")}
         for record in (first, second)
@@ -144,12 +144,12 @@ def _around(first: Record, second: Record) -> str:
 
 
 def _pairs(original: Record, written: list[Record]) -> Iterator[Compared]:
-    """Every file that was written again, with the one of the same recipe beside the original."""
+    """Every file of the second run, with the file of the same recipe beside the original."""
     path = original.path
     alike = [w for w in written if w.path.suffix == path.suffix.replace(".jsonl", ".ckpt")]
     if not alike:
         raise InputError(f"{path} cannot be made again: its call wrote no file like it")
-    # a file's recipe tells it from the others of its call, also where an input has changed
+    # the recipe identifies a file among those of a call, even if an input has changed
     nearest = min(alike, key=original.differences)
     changed = difference(original.recipe, nearest.recipe)
     redone = nearest.path.with_suffix(path.suffix)
@@ -184,9 +184,9 @@ def _records(paths: Iterable[Path]) -> Iterator[Record]:
 
 
 def _record(path: Path, *, whole: bool = True) -> Record | None:
-    """Recipe and call of a file; None if it has no recipe. `whole` files are checked for damage.
+    """Recipe and call of a file; None if it has no recipe. With `whole` it is checked for damage.
 
-    Metrics have those of the checkpoint beside them. Raises InputError for other kinds of files.
+    Metrics have those of the checkpoint beside them. Raises InputError for other types of files.
     """
     if path.suffix == ".jsonl":
         if not path.is_file():
@@ -204,7 +204,7 @@ def _record(path: Path, *, whole: bool = True) -> Record | None:
 
 @contextlib.contextmanager
 def as_one_call(part: xr.Dataset) -> Iterator[None]:
-    """Note in what is written the call that made a part, without --shard: `redo` makes it whole."""
+    """Record the call that made a part, without --shard, so that `redo` computes the whole grid."""
     call, told = provenance_of(part).get("call"), contextlib.nullcontext()
     if _is_call(call):
         whole = {k: v for k, v in call["options"].items() if k != "shard"}
@@ -214,7 +214,7 @@ def as_one_call(part: xr.Dataset) -> Iterator[None]:
 
 
 def _is_call(call: Any) -> bool:
-    """Whether this is a call of a command as results record it."""
+    """Whether this has the format of a recorded call."""
     kinds = {"command": str, "options": dict, "folder": str}
     return (
         isinstance(call, dict)
@@ -226,7 +226,7 @@ def _is_call(call: Any) -> bool:
 def _checked(
     result: Path, call: Mapping[str, Any], model_type: str | None
 ) -> tuple[Callable[..., None], dict[str, Any]]:
-    """The command of a call and its options in their types; InputError if they are not ours."""
+    """The command of a call and its typed options. Raises InputError if they do not exist."""
     if call["command"] not in commands():
         raise InputError(f"{result}: {unknown('command', call['command'], commands())}")
     main = importlib.import_module(f"ridgeline.run.{call['command']}").main
@@ -256,7 +256,7 @@ def _checked(
 
 
 def _typed(stored: Any, option: Option) -> Any:
-    """A stored value if it is one of this option; else None."""
+    """A stored value if the option accepts it, else None."""
     if typing.get_origin(option.kind) is tuple:
         kind = typing.get_args(option.kind)[0]
         right = isinstance(stored, list) and all(_is(v, kind) for v in stored)
@@ -271,7 +271,7 @@ def _is(value: Any, kind: type) -> bool:
 def _check_inputs(values: Mapping[str, Any], recipe: Recipe) -> None:
     """Raise InputError for a checkpoint or metrics file that changed since the recipe was written.
 
-    This is told before anything is computed. Other inputs show in the recipe of the second run.
+    This happens before the computation. Other changed inputs appear in the second run's recipe.
     """
     text, key = json.dumps(recipe), values.get("state_key")
     for name in sorted(_DIGESTED & values.keys()):
@@ -284,7 +284,7 @@ def _check_inputs(values: Mapping[str, Any], recipe: Recipe) -> None:
                 continue
             if path.suffix == ".jsonl":
                 digests = [file_digest(path)]
-            else:  # not every option of a command knows --state_key
+            else:  # --state_key does not apply to every option of a command
                 digests = [load_checkpoint(path).sha256] if key is None else []
                 with contextlib.suppress(InputError):
                     digests += [load_checkpoint(path, key).sha256, load_checkpoint(path).sha256]

@@ -1,4 +1,4 @@
-"""Several networks that are judged on the same images."""
+"""Several networks that are evaluated on the same images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ridgeline.run.shared.networks import LoadedNetwork, open_network
 def open_all(
     names: Sequence[str], network: o.Network, default_model: str, randomised: bool = False
 ) -> list[LoadedNetwork]:
-    """The networks of several checkpoints for the same images; InputError as `check_same_data`."""
+    """The networks of several checkpoints. Raises InputError as `check_same_data`."""
     subjects = [open_network(n, network, default_model, randomised=randomised) for n in names]
     check_same_data(*subjects)
     return subjects

@@ -1,4 +1,4 @@
-"""The checked options of a training command, and the images they name."""
+"""The checked options of a training command, and its images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ridgeline.train.schedules import parse_rate
 
 @dataclass(frozen=True)
 class Trainer:
-    """The checked options of a training command, and what surrounds its methods."""
+    """The checked options of a training command, and the settings of its methods."""
 
     training: o.Training
     dataset: str
@@ -33,7 +33,7 @@ class Trainer:
 
     @property
     def acceleration(self) -> Acceleration:
-        """How steps are computed."""
+        """The options of the computation of steps."""
         return Acceleration(
             **{f.name: getattr(self.training, f.name) for f in fields(Acceleration)}
         )
@@ -48,7 +48,7 @@ class Trainer:
         return replace(self, setup=replace(self.setup, images=images), validation=validation)
 
     def clean(self, epochs: int) -> Trainer:
-        """The same for a run of other length without any attack and without validation."""
+        """The same for a run of another length, without attack and validation."""
         rate = parse_rate(self.training.lr_schedule, self.setup.optimizer.lr, epochs)
         plain = {"attack": None, "eval_attack": None, "epochs": epochs, "rate": rate}
         training = replace(self.training, certify_size=0)
@@ -60,7 +60,7 @@ def trainer_of(
     training: o.Training, dataset: str, eval_attack: str | None = None,
     augmentations: Mapping[str, Augmentation | None] = MappingProxyType({}),
 ) -> Trainer:  # fmt: skip
-    """Parse the options of a training command and load its images; raises InputError.
+    """Parse the options of a training command and load its images. Raises InputError.
 
     `augmentations`: the method's own for certain data sets (`Method.augmentations`).
     """

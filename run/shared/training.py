@@ -1,4 +1,4 @@
-"""What the training commands share: checked options, a fresh network, runs and their files."""
+"""Common code of training commands: checked options, a new network, runs and their files."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from ridgeline.train.parts.batchnorm_statistics import tracks
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a command: what is trained, where it is written, what is particular to it.
+    """One run of a command: its method, its files, and its own settings.
 
-    `extra` is the part of the recipe that neither the trainer nor the method's options tell.
+    `extra` is the part of the recipe that is not in the trainer or the method's options.
     """
 
     trainer: Trainer
@@ -53,7 +53,7 @@ class Run:
         """
         files, resume = self.claim(anew)
         connect(self.trainer.setup.device)
-        meet()  # everyone has seen what stands there before the first process writes
+        meet()  # all processes have checked the files before the first one writes
         if resume == DONE:
             if leader():
                 self._deliver(files)
@@ -96,10 +96,10 @@ class Run:
         print(f"wrote {files.checkpoint('')}")
 
     def claim(self, anew: bool | None = None) -> tuple[RunFiles, dict | None]:
-        """The files of the run, and what `RunFiles.prepare` says of them.
+        """The files of the run, and the result of `RunFiles.prepare`.
 
-        Raises InputError, with nothing touched, if others are in the way, or if the run is beyond
-        an epoch whose checkpoint is wanted and was not kept.
+        Raises InputError, before any change, if files of another recipe are there, or if the run
+        has passed an epoch whose checkpoint is wanted but missing.
         """
         self.trainer.acceleration.check_method(self.method)
         watch_of(self.trainer.training, self.method, self.trainer.images)
@@ -111,7 +111,7 @@ class Run:
         if resume is None:
             return files, None
         lacking = files.lacking(last if resume == DONE else resume["position"]["epoch"])
-        if resume == DONE:  # whose last network is there
+        if resume == DONE:  # the last network exists
             lacking = [e for e in lacking if e != last]
         if lacking and not overwrite:
             raise InputError(
@@ -121,7 +121,7 @@ class Run:
         return files, None if lacking else resume
 
     def _deliver(self, files: RunFiles) -> None:
-        """Say that the run is complete; give its last epoch the checkpoint it may lack."""
+        """Print that the run is complete. Write the checkpoint of the last epoch if missing."""
         last = self.trainer.setup.epochs
         if last and not files.path(".jsonl").exists():
             raise InputError(
@@ -139,7 +139,7 @@ class Run:
         print(f"{files.checkpoint('')} is already trained by this recipe")
 
     def recipe(self) -> Recipe:
-        """What decides the numbers: parsed objects, so that 8/255 and its synonyms are equal."""
+        """The recipe, with parsed values, so that 8/255 and its synonyms are equal."""
         trainer, setup, method = self.trainer, self.trainer.setup, self.method
         held_out = trainer.validation and networks.data_recipe(trainer.validation, trainer.dataset)
         return {
@@ -166,7 +166,7 @@ class Run:
 
 
 def split_line(network: nn.Module, batch_size: int) -> str:
-    """What BatchNorm sees where processes share a batch; nothing for one process or without it."""
+    """A note on BatchNorm if processes share a batch; empty for one process or no BatchNorm."""
     count = processes()[1]
     if count == 1 or not any(tracks(m) for m in network.modules()):
         return ""
@@ -175,10 +175,10 @@ def split_line(network: nn.Module, batch_size: int) -> str:
 
 
 def claim_all(runs: Iterable[Run]) -> bool:
-    """Claim the files of a command of several runs.
+    """Lock the files of a command with several runs.
 
-    Returns `anew` for them: whether --overwrite trains complete runs again. It does not if
-    one of the runs was cut off: then the complete ones are those of the same call.
+    Returns `anew` for them: whether --overwrite trains complete runs again. It does not if one of
+    the runs is unfinished, because the complete ones then belong to the same call.
     """
     overwrite = cut_off = False
     for run in runs:
@@ -200,7 +200,7 @@ def train_method(
 ) -> None:
     """A whole training command: check everything, build network and method, train.
 
-    `model2load`: a checkpoint to start from in place of a random network.
+    `model2load`: a checkpoint to start from, instead of a random network.
     """
     trainer, model, network = start(fresh, training, output, eval_attack=eval_attack, kind=kind)
     trainer = replace(trainer, setup=replace(trainer.setup, clock=clock))
@@ -215,7 +215,7 @@ def train_method(
 
 
 def summary(line: dict[str, Any]) -> str:
-    """The metrics of an epoch that are single numbers or words, in one line."""
+    """The metrics of an epoch that are single numbers or words, as one line."""
     words = (
         f"{k} {v:.4g}" if isinstance(v, int | float) else f"{k} {v}"
         for k, v in line.items()
@@ -234,8 +234,8 @@ def start(
 ) -> tuple[Trainer, dict, nn.Module]:
     """The trainer of a command, the `model` part of its recipe, and a newly initialised network.
 
-    `widths`: what a command's own paper means by a network, where --width leaves it open. `kind`:
-    the method, whose paper may augment a data set in its own way.
+    `widths`: the widths in the method's own paper, used without --width. `kind`: the method, whose
+    paper may have its own augmentation.
     """
     if any(epoch > training.epoch_num for epoch in output.epoch_ckpts):
         raise InputError(f"--epoch_ckpts must lie in 1..{training.epoch_num} (--epoch_num)")
@@ -260,7 +260,7 @@ def start(
 
 
 def place(model: dict[str, Any], output: o.Output, images: Images, method: str) -> tuple[Path, str]:
-    """Folder and name of a run: as given, or made of data set, network and method."""
+    """Folder and name of a run: as given, or from data set, network and method."""
     kind = re.sub(r"[^\w.]+", ".", model["model_type"]).strip(".")  # may be a path with options
     wide = "" if model["width"] is None else f"_w{model['width']}"
     name = output.model_name or f"{images.name}_{kind}{wide}_{method}"

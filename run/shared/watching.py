@@ -1,4 +1,4 @@
-"""What a training command looks at beside the scores: from its options, with their checks."""
+"""Further measures of a training command besides the scores, from its options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OPTIONS = ("eval_freq", "gradient_size", "certify_size")
 
 
 def watch_of(training: Training, method: Method, images: Images) -> Watch:
-    """What the options ask for; InputError where the method has nothing like it."""
+    """The chosen measures. Raises InputError if the method does not have them."""
     if method.judged is None and (training.gradient_size or training.certify_size):
         raise InputError("--gradient_size and --certify_size are for networks, not for a curve")
     last = max(method.setup.epochs - 1, 0)
@@ -33,7 +33,7 @@ def watch_of(training: Training, method: Method, images: Images) -> Watch:
 
 
 def watch_recipe(training: Training) -> dict[str, Any]:
-    """What a run's recipe says of it: nothing where nothing but the default is asked for."""
+    """The entry in a run's recipe; empty for the defaults."""
     default = Training()
     given = {name: getattr(training, name) for name in _OPTIONS}
     chosen = {k: v for k, v in given.items() if v != getattr(default, k)}
@@ -41,7 +41,7 @@ def watch_recipe(training: Training) -> dict[str, Any]:
 
 
 def closing_lines(line: dict[str, Any]) -> str:
-    """What a run says of its last epoch beside the metrics: its attack, a constant network."""
+    """The lines on the last epoch after the metrics: strength of its attack, constant network."""
     text = ""
     if "certificate_gap" in line:
         own, strong = (line[f"certificate_{w}_accuracy"] for w in ("own", "strong"))

@@ -35,7 +35,7 @@ ATTACKS: dict[str, type[Attack]] = {
 _ALIASES = {"threshold": "eps", "iter_num": "iterations", "loss_type": "loss"}
 # keys without effect, there too: only to repeat released code (Liu et al. 2020)
 _IGNORED = {"alpha", "window_size_factor"}
-#: spec name -> the spec that it is short for
+#: spec name -> the full spec that it stands for
 _SHORT = {"kl": "name=pgd,loss_type=kl,keep_best=False"}
 _RADII = {"eps", "threshold"}
 _BUDGETS = {*_RADII, "step_size"}
@@ -47,7 +47,7 @@ __all__ = [
 
 
 def check_budget(attack: Attack, eps: float, what: str) -> None:
-    """Raise InputError, naming the option `what`, for a budget that the attack cannot take."""
+    """Raise InputError, naming the option `what`, for a budget that the attack does not allow."""
     try:
         attack.at(eps)
     except InputError as error:
@@ -62,8 +62,8 @@ def parse_attack(text: str, what: str = "--attack", beside: Unit = Unit.UNSET) -
 
     Args:
         text: The spec.
-        what: What error messages call it.
-        beside: Unit of another attack that settles the unit of this one.
+        what: Name of the option, for error messages.
+        beside: Unit of another attack; it is the unit of bare numbers in this one.
 
     Returns:
         The attack; its budget is in [0,1] units.

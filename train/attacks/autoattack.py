@@ -27,7 +27,7 @@ class AutoAttack(Attack):
     chunk: ClassVar[int] = CHUNK
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """The library's adversarial example, or APGD-CE's largest loss where it found none."""
+        """The library's adversarial example; APGD-CE's iterate of largest loss if there is none."""
         classes = classes_of(predict, x)
         attack = LibraryAutoAttack(
             predict,
@@ -45,7 +45,7 @@ class AutoAttack(Attack):
             found, _ = attack.run_standard_evaluation(x, y, batch_size=len(x))
         found = within(found, x, self.eps, self.order)
         robust = ~judged(predict, found, y)[0]
-        # an example wrong from the start comes back clean: give it, too, a worst-case iterate
+        # the library returns examples wrong on the clean image as they are: attack these too
         unsearched = robust | (found == x).flatten(1).all(1)
         if unsearched.any():
             apgd = APGD(eps=self.eps, order=self.order, restarts=1)
@@ -53,7 +53,7 @@ class AutoAttack(Attack):
         return found
 
 
-@functools.cache  # once, not for every chunk of examples
+@functools.cache  # warn once, not for every chunk of examples
 def _say_left_out(classes: int) -> None:
     logging.warning("autoattack: with %d classes the targeted DLR loss is not defined; its "
                     "targeted APGD is left out", classes)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What an attack is."""
+"""The base class of attacks."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from ridgeline.train.specs import Unit
 Predict = Callable[[Tensor], Tensor]
 #: whether the images of this thread are known to lie in [0,1]
 _known: ContextVar[bool] = ContextVar("known", default=False)
-_ROUNDING = 1e-6  # of images that were scaled in float32
+_ROUNDING = 1e-6  # allowed for images that were scaled in float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """A search for the perturbation within the ball of radius eps that hurts most.
+    """A search for the perturbation with the largest loss within the ball of radius eps.
 
-    eps is in [0,1] pixel units, `order` is inf or 2. An attack acts on `predict(x) -> logits`,
-    never on a module; the caller decides the mode (`train.undisturbed.undisturbed`).
+    eps is in [0,1] pixel units; `order` is inf or 2. An attack calls `predict(x) -> logits`, never
+    a module. The caller sets the mode of the network (`train.undisturbed.undisturbed`).
     """
 
     eps: float
     order: float = INF
-    #: how the user wrote eps: bare numbers elsewhere in the command are read alike
+    #: the unit in which the user wrote eps; other bare numbers of the command have the same unit
     unit: Unit = field(default=Unit.UNSET, repr=False, compare=False, metadata={"spec": False})
 
-    #: examples attacked together where random numbers are shared by a batch; None: any number
+    #: number of examples attacked together if a batch shares random numbers; None: any number
     chunk: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
@@ -78,9 +78,9 @@ class Attack(ABC):
     ) -> Tensor:  # fmt: skip
         """Adversarial images (N, C, H, W) for clean x in [0,1] and labels y (N,).
 
-        What stands there is the worst iterate of every example, whether it fools or not. `noise` is
-        a seed or the examples' noise. `record` notes what the search does; it changes nothing.
-        eps = 0 returns x itself. Raises InputError for pixels outside [0,1].
+        The result is the worst iterate of every example, whether it fools or not. `noise` is a
+        seed or the examples' noise. `record` traces the search and does not change it. With eps = 0
+        the result is x itself. Raises InputError for pixels outside [0,1].
         """
         if self.eps == 0:
             return x
@@ -98,8 +98,9 @@ class Attack(ABC):
 
 @contextmanager
 def known_range(images: Data) -> Iterator[None]:
-    """Inside, batches are not asked for their range if the set holds bytes: on an accelerator the
-    answer makes every step wait for the one before.
+    """Skip the range check of batches inside, if the set holds bytes.
+
+    On an accelerator the check would make every step wait for the step before it.
     """
     known = isinstance(images, Images) and images.pixels.dtype == torch.uint8
     token = _known.set(known)
@@ -110,9 +111,9 @@ def known_range(images: Data) -> Iterator[None]:
 
 
 def shown(attack: Attack, later: Collection[str]) -> str:
-    """As a dataclass is; the fields `later` only where they are not the default.
+    """The repr of a dataclass, without the fields `later` if they have their default.
 
-    Recipes hold this text: a field that they did not know must not make them others.
+    Recipes contain this text. A field that was added later must not change old recipes.
     """
     values = {f.name: getattr(attack, f.name) for f in fields(attack) if f.repr}
     hidden = {f.name for f in fields(attack) if f.name in later and values[f.name] == f.default}
@@ -127,10 +128,10 @@ def check_passes(eot: int) -> None:
 
 
 def check_range(x: Tensor) -> None:
-    """Raise InputError for images outside [0,1] or not finite: eps and clipping mean nothing there.
+    """Raise InputError for images that are not finite or not in [0,1].
 
-    Loaders often deliver normalised images, on which a clip to [0,1] moves pixels by far more than
-    eps.
+    Many loaders return normalised images. Clipping these to [0,1] would change pixels by far more
+    than eps.
     """
     low, high = (float(v) for v in x.aminmax())
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
@@ -142,13 +143,13 @@ def check_range(x: Tensor) -> None:
 
 
 def check_step(step: float | None) -> None:
-    """Raise InputError for a step that is not positive; None, a default, is fine."""
+    """Raise InputError for a step that is not positive. None (the default step) is allowed."""
     if step is not None and not step > 0:
         raise InputError(f"attack step_size must be positive, got {step:g}")
 
 
 def scaled(attack: Attack, eps: float) -> Attack:
-    """The attack at another budget, its `step_size` in the same ratio to the budget."""
+    """The attack at another budget, with the same ratio of `step_size` to budget."""
     if attack.step_size is None:
         return replace(attack, eps=eps)
     if attack.eps == 0:

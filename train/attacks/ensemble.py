@@ -14,9 +14,9 @@ from ridgeline.train.attacks.base import Predict
 def mixture(predicts: Sequence[Predict]) -> Predict:
     """Log of the mean predictive probability of all members, shape (N, classes).
 
-    Computed as logsumexp of log-softmaxes: it stays finite where every member's probability
-    underflows. As logits its cross-entropy is the mixture's negative log-likelihood, so every
-    attack acts on an ensemble as it does on one network. One member is returned as it is.
+    It is the logsumexp of log-softmaxes, which stays finite if every member's probability
+    underflows. Used as logits, its cross-entropy is the mixture's negative log-likelihood. So every
+    attack works on an ensemble as on one network. A single member is returned unchanged.
     """
     if len(predicts) == 1:
         return predicts[0]

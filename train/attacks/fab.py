@@ -24,10 +24,10 @@ _REFINEMENTS = 10
 class FAB(Attack):
     """FAB: the smallest perturbation by projections on the linearised boundary.
 
-    `targets` 0 looks at the boundaries to all classes in every iteration, at a cost that grows with
-    their number; otherwise at those to the `targets` likeliest wrong classes, at most all, one
-    after another (FAB-T). Every restart after the first begins at random within half of eps. The
-    library stops 0.5 % beyond the boundary: bisections follow.
+    `targets` 0: every iteration uses the boundaries to all classes; the cost grows with their
+    number. `targets` above 0: only the boundaries to so many of the likeliest wrong classes, one
+    after another (FAB-T). Every restart after the first begins at a random point within half of
+    eps. The library stops 0.5 % beyond the boundary, so bisections follow.
     """
 
     iterations: int = 100
@@ -44,7 +44,7 @@ class FAB(Attack):
             )
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """Within eps: the smallest perturbation where it is smaller, else a step towards it."""
+        """The smallest perturbation if it is within eps, else a step of length eps towards it."""
         found = self.smallest(predict, x, y, noise)
         return within_budget(predict, x, y, found, self.eps, self.order)
 

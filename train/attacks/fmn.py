@@ -1,4 +1,4 @@
-"""FMN: the smallest perturbation by adapting the budget while descending (Pintor et al. 2021)."""
+"""FMN: the smallest perturbation, by a budget that adapts in each step (Pintor et al. 2021)."""
 
 from __future__ import annotations
 
@@ -24,23 +24,27 @@ from ridgeline.train.data.noise import Noise
 from ridgeline.train.losses import Loss, margin, predicted
 from ridgeline.train.precision import exact
 
-_LAST_GAMMA, _LAST_STRIDE = 0.001, 0.01  # of the authors' code; the second, a share of the first
+_LAST_GAMMA, _LAST_STRIDE = 0.001, 0.01  # as in the authors' code; stride relative to the first
 
 
 @dataclass(frozen=True, kw_only=True)
 class FMN(Attack):
     """Fast minimum-norm attack (Pintor et al. 2021, algorithm 1), l_inf or l_2, from x.
 
-    Ascent of the margin with l_2 steps of length `stride`, within a ball whose radius is the
-    distance to the boundary by its tangent until the first success (and 0.1 % more: on the boundary
-    itself nothing is fooled; unlike the published radius, it grows by `gamma` at least), then
-    shrinks by `gamma` where the iterate fools and grows where not; both fall on a cosine.
-    `refinements` bisections between x and what was found follow. Nothing is random. `eps` is where
-    the accuracy is wanted; the search does not depend on it.
+    The search ascends the margin with l_2 steps of length `stride`, within a ball:
 
-    `targets` 0 climbs the margin of the best wrong class, as published, which may end at a boundary
-    that is not the nearest one; otherwise that of each of the `targets` likeliest wrong classes, at
-    most all, over the label, one after another, at as many times the cost.
+    - Until the first success its radius is the distance to the linearised boundary plus 0.1 %
+      (exactly on the boundary nothing is fooled). Unlike the published radius, it grows by at
+      least `gamma`.
+    - After that it shrinks by `gamma` when the iterate fools, and grows by `gamma` otherwise.
+
+    `stride` and `gamma` decrease along a cosine. At the end come `refinements` bisections between x
+    and the result. The search is not random and does not depend on `eps`, which is only the budget
+    of the accuracy.
+
+    `targets` 0 ascends the margin of the best wrong class, as published. It may end at a boundary
+    that is not the nearest. `targets` above 0 ascends the margin of so many of the likeliest wrong
+    classes, one after another. The cost grows by that factor.
     """
 
     iterations: int = 100
@@ -63,16 +67,16 @@ class FMN(Attack):
             )
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """Within eps: the smallest perturbation where it is smaller, else a step towards it."""
+        """The smallest perturbation if it is within eps, else a step of length eps towards it."""
         found = self.smallest(predict, x, y, noise)
         return within_budget(predict, x, y, found, self.eps, self.order)
 
     def smallest(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise | int = 0) -> Smallest:
-        """The smallest perturbation that was met for every example, and its norm.
+        """The smallest perturbation found for every example, and its norm.
 
         Raises InputError for pixels outside [0,1].
         """
-        del noise  # a seed is welcome and has no effect
+        del noise  # accepted, but without effect
         check_range(x)
         x = x.detach()
         with exact():
@@ -97,7 +101,7 @@ class FMN(Attack):
             (gradient,) = torch.autograd.grad(margins.sum(), z)
             z, margins = z.detach(), margins.detach()
             logits, norm = logits.detach(), row_norm(z - x, self.order)
-            wrong = (predicted(logits) != y) & (norm == 0)  # from the start
+            wrong = (predicted(logits) != y) & (norm == 0)  # wrong on the clean image
             fools = wrong | surely_wrong(logits, y)
             better = fools & (norm <= budget)
             best, budget = where(better, z, best), torch.where(better, norm, budget)
@@ -105,7 +109,7 @@ class FMN(Attack):
             leading, highest = where(higher, z, leading), torch.where(higher, margins, highest)
             tangent = (norm + margins.abs() / row_norm(gradient, dual)) * (1 + _LAST_GAMMA)
             wider = radius * (1 + gamma)
-            # never narrower than before: a tangent at a kink may keep the iterate from the boundary
+            # never smaller than before: a tangent at a kink could stop the iterate too early
             first = torch.where(radius.isfinite(), torch.maximum(tangent, wider), tangent)
             growing = torch.where(budget.isfinite(), wider, first)
             shrinking = torch.minimum(radius * (1 - gamma), budget)

@@ -1,9 +1,9 @@
 """APGD and Square (Croce and Hein 2020; Andriushchenko et al. 2020) by pyautoattack.
 
-The library returns robust examples unperturbed, which makes any loss computed from its output
-meaningless. Here every example gets its worst iterate: one that fools the network where there is
-one, otherwise the iterate of largest loss. The library seeds its generator per call, so these
-attacks always work on `chunk` examples at a time: physical batch size changes nothing.
+The library returns robust examples unperturbed, so a loss computed from its output has no meaning.
+Here every example gets its worst iterate: one that fools the network if there is one, else the
+iterate of largest loss. The library seeds its generator at each call. So these attacks always work
+on `chunk` examples at a time, and the batch size does not change results.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ridgeline.train.data.noise import CHUNK, Noise, seeded
 
 
 def norm_name(order: float) -> str:
-    """What the library calls a norm."""
+    """The library's name of a norm."""
     return "Linf" if order == INF else "L2"
 
 
 def classes_of(predict: Predict, x: Tensor) -> int:
-    """The number of classes that a network tells apart."""
+    """The number of a network's classes."""
     with torch.no_grad():
         return predict(x[:1]).shape[1]
 
@@ -38,7 +38,7 @@ def classes_of(predict: Predict, x: Tensor) -> int:
 class APGD(Attack):
     """Auto-PGD on the cross-entropy (`ce`) or the difference of logits ratio (`dlr`).
 
-    `eot`: every gradient is a mean over that many passes, for networks that draw random numbers.
+    `eot`: every gradient is the mean over so many passes, for networks that draw random numbers.
     """
 
     iterations: int = 100
@@ -67,7 +67,7 @@ class APGD(Attack):
         return 3 if self.loss == "dlr" else 1
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """A misclassified iterate where one was met, else the iterate of largest loss."""
+        """A misclassified iterate if there was one, else the iterate of largest loss."""
         if self.loss == "dlr":
             self.check_classes(classes_of(predict, x))
         attack = APGDAttack(
@@ -92,7 +92,7 @@ class APGD(Attack):
                 best_fools = judged(predict, best, y)[0]
                 any_fools = best_fools | judged(predict, misclassified, y)[0]
                 candidate = where(best_fools | ~any_fools, best, misclassified)
-                # fooling comes first, loss second
+                # an iterate that fools is preferred; among equals the larger loss counts
                 better = (any_fools & ~fooled) | ((any_fools == fooled) & (losses > best_loss))
                 worst = where(better, candidate, worst)
                 best_loss = torch.where(better, losses.to(best_loss.dtype), best_loss)
@@ -104,7 +104,8 @@ class APGD(Attack):
 class APGDTargeted(Attack):
     """Auto-PGD on the targeted DLR loss, towards the `targets` likeliest wrong classes in turn.
 
-    At most towards all wrong classes. 4 or more classes. An example that has fallen is left alone.
+    It needs 4 or more classes. `targets` above the number of wrong classes means all of them. An
+    example that is fooled is not attacked further.
     """
 
     iterations: int = 100
@@ -129,7 +130,7 @@ class APGDTargeted(Attack):
         return 4
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """The point of largest margin among x and what was found."""
+        """The point of largest margin among x and the results for all targets."""
         self.check_classes(classes_of(predict, x))
         attack = APGDAttack_targeted(
             predict,

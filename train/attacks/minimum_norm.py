@@ -1,4 +1,4 @@
-"""What attacks share that search the smallest perturbation that fools, whatever its size."""
+"""Common parts of attacks that search the smallest perturbation that fools, of any size."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ridgeline.train.attacks.norms import columns, row_norm, where, within
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.losses import Loss, margin, predicted
 
-#: how far beyond the boundary an image stays, in units of rounding of the largest logit
+#: least distance of an image beyond the boundary, in units of rounding of the largest logit
 _ROUNDINGS = 64
 
 
 class Smallest(NamedTuple):
-    """Per example: the nearest image that was found to fool, and its distance `budget` (N,).
+    """The nearest image found that fools, per example, and its distance `budget` (N,).
 
-    Where none was found the budget is infinite and the image is the likeliest to lead to one.
-    An example that is wrong from the start has budget 0.
+    If none was found, the budget is infinite and the image is the best candidate. An example whose
+    clean prediction is wrong has budget 0.
     """
 
     images: Tensor
@@ -37,7 +37,7 @@ class MinimumNorm(Protocol):
 
 
 def judged(predict: Predict, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether the network is wrong (N,), and by which margin (N,)."""
+    """Whether the network is wrong (N,), and the margin (N,)."""
     with torch.no_grad():
         logits = predict(x)
     return predicted(logits) != y, margin(logits, y)
@@ -46,9 +46,9 @@ def judged(predict: Predict, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def within_budget(
     predict: Predict, x: Tensor, y: Tensor, found: Smallest, eps: float, order: float
 ) -> Tensor:
-    """Images within eps: what was found where it is that near, else a step towards it.
+    """Images within eps: the image found if it is within eps, else a step of eps towards it.
 
-    The step ends on the ball, and is taken where it brings the network nearer to its error.
+    The step is used only if it increases the margin of the wrong class.
     """
     step = within(found.images, x, eps, order)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def within_budget(
 
 
 def likeliest(predict: Predict, x: Tensor, y: Tensor, count: int) -> list[Tensor]:
-    """The wrong classes (N,) of each example by logit at x, the likeliest first; at most all."""
+    """At most `count` wrong classes (N,) of each example, sorted by logit at x, largest first."""
     if not count:
         return []
     with torch.no_grad():
@@ -66,7 +66,7 @@ def likeliest(predict: Predict, x: Tensor, y: Tensor, count: int) -> list[Tensor
 
 
 def over(target: Tensor) -> Loss:
-    """The logit of class `target` (N,) less the label's."""
+    """The logit of class `target` (N,) minus the label's."""
 
     def gain(logits: Tensor, y: Tensor) -> Tensor:
         pair = logits.gather(1, torch.stack([target, y], 1))
@@ -76,7 +76,7 @@ def over(target: Tensor) -> Loss:
 
 
 def smallest_of(several: Sequence[Smallest]) -> Smallest:
-    """Of several searches the nearest image that fools, by example; the first where none does."""
+    """The nearest image of several searches that fools, per example; the first if none does."""
     images, budget = several[0]
     for found in several[1:]:
         nearer = found.budget < budget
@@ -86,7 +86,7 @@ def smallest_of(several: Sequence[Smallest]) -> Smallest:
 
 
 def surely_wrong(logits: Tensor, y: Tensor) -> Tensor:
-    """Whether logits are wrong by more than rounding may turn (N,)."""
+    """Whether the prediction is wrong by more than rounding can change (N,)."""
     rounding = _ROUNDINGS * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
     return margin(logits, y) > rounding
 
@@ -94,10 +94,11 @@ def surely_wrong(logits: Tensor, y: Tensor) -> Tensor:
 def closer(
     predict: Predict, x: Tensor, y: Tensor, found: Smallest, order: float, steps: int
 ) -> Smallest:
-    """Move every image found towards x as long as it fools, by `steps` bisections of the segment.
+    """Move every image found towards x while it still fools, by `steps` bisections of the segment.
 
-    They begin at 15/16 of the way: a search ends near the boundary. An image stays so far beyond it
-    that it fools in another batch size or precision too, where logits are rounded otherwise.
+    They begin at 15/16 of the segment, because a search ends near the boundary. The image stays so
+    far beyond the boundary that it also fools with another batch size or precision, which round
+    differently.
     """
     high = torch.ones_like(found.budget)
     low = 15 / 16 * high

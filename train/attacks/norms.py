@@ -14,7 +14,7 @@ INF, L2 = math.inf, 2.0
 
 
 def check_order(order: float) -> float:
-    """Return inf or 2; otherwise InputError.
+    """Return inf or 2. Raises InputError for other numbers.
 
     inf may be written -1, only to repeat released code (Liu et al. 2020).
     """
@@ -36,7 +36,7 @@ def row_norm(d: Tensor, order: float) -> Tensor:
 
 
 def project(d: Tensor, eps: float | Tensor, order: float) -> Tensor:
-    """The nearest perturbation with norm at most eps, one number or one per example (N,).
+    """The nearest perturbation with norm at most eps (a number, or one per example (N,)).
 
     >>> d = torch.tensor([[3.0, -4.0]])
     >>> project(d, 1.0, INF).tolist(), project(d, 2.5, L2).tolist()
@@ -50,10 +50,10 @@ def project(d: Tensor, eps: float | Tensor, order: float) -> Tensor:
 
 
 def steepest(g: Tensor, order: float) -> Tensor:
-    """The unit perturbation that increases the loss most; zero where the gradient is zero.
+    """The unit perturbation that increases the loss most; zero if the gradient is zero.
 
-    For l_2 the gradient is scaled by its largest entry first: the squares of a confident
-    example's gradient would underflow and send the step nowhere.
+    For l_2 the gradient is first divided by its largest entry. Otherwise the squares of very small
+    gradients would underflow, and the step would be zero.
 
     >>> g = torch.tensor([[3.0, -4.0]])
     >>> steepest(g, INF), steepest(g, L2)
@@ -67,17 +67,17 @@ def steepest(g: Tensor, order: float) -> Tensor:
 
 
 def columns(v: Tensor, like: Tensor) -> Tensor:
-    """Numbers (N,) shaped to go with examples (N, ...)."""
+    """Numbers (N,) in a shape that broadcasts over examples (N, ...)."""
     return v.view(-1, *(1,) * (like.ndim - 1))
 
 
 def where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Examples of `a` where the mask (N,) is true, else of `b`."""
+    """The examples of `a` where the mask (N,) is True, else those of `b`."""
     return torch.where(columns(mask, a), a, b)
 
 
 def within(found: Tensor, x: Tensor, eps: float | Tensor, order: float) -> Tensor:
-    """The image in the ball around x and in [0,1] that is nearest to `found`; eps as `project`."""
+    """`found` projected on the ball around x, then clipped to [0,1]; eps as in `project`."""
     return (x + project(found - x, eps, order)).clamp(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Projected gradient descent, on several losses, away from the label or towards a class."""
+"""Projected gradient descent on several losses, untargeted or targeted."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def ascend(
 ) -> tuple[Tensor, Tensor]:
     """Steepest ascent of the loss from `start` within the ball around x and [0,1].
 
-    Returns images (N, C, H, W) and their losses (N,): the iterate of largest loss per example, or
-    the last one (with the largest loss before it) without `keep_best`. Only input gradients are
-    taken, of the *sum* over examples, so its result does not depend on its batch. Of a network that
-    draws random numbers the loss is the mean over `passes` of it.
+    Returns images (N, C, H, W) and their losses (N,): the iterate of largest loss per example.
+    Without `keep_best` it is the last iterate, with the largest loss of the iterates before it.
+    Gradients are those of the *sum* over examples, so an example's result does not depend on its
+    batch. For a network that draws random numbers the loss is the mean over `passes` passes.
     """
     adversarial, best, best_loss = start, start, torch.full_like(x[:, 0, 0, 0], -torch.inf)
     for _ in range(iterations):
@@ -70,7 +70,7 @@ def ascend(
 
 
 def _expected(loss: Loss, predict: Predict, x: Tensor, y: Tensor, passes: int) -> Tensor:
-    """The loss (N,), a mean over several passes, each with new draws of the network."""
+    """The loss (N,) as a mean over several passes, each with new random numbers of the network."""
     losses = loss(predict(x), y)
     for _ in range(passes - 1):
         losses = losses + loss(predict(x), y)
@@ -81,22 +81,25 @@ def _expected(loss: Loss, predict: Predict, x: Tensor, y: Tensor, passes: int) -
 class PGD(Attack):
     """Projected gradient descent (Madry et al. 2018) with restarts and the best-loss iterate.
 
-    Every restart begins uniformly in the whole ball (`random_start`) or at x. `step_size` defaults
-    to 2.5 eps / iterations; `at(eps)` keeps the ratio of step and budget.
+    Every restart begins at a uniform point of the ball (`random_start`) or at x. `step_size`
+    defaults to 2.5 eps / iterations. `at(eps)` keeps the ratio of step and budget.
 
-    `loss` is what it ascends: `ce`, the cross-entropy; `cw`, the margin of the best wrong class
-    (the "C&W" columns of robustness tables: Carlini and Wagner 2017 by PGD); `dlr`, the difference
-    of logits ratio (Croce and Hein 2020; 3 or more classes); `kl`, the divergence KL(p(x) ||
-    p(x')) from the clean prediction, whatever the label (Zhang et al. 2019, algorithm 1). The
-    gradient of `kl` is zero at x: its random start is x + 0.001 N(0, I).
+    `loss` is the loss that it maximises:
 
-    `targeted` pulls towards one wrong class per example instead (`targets.target_of`): the one of
-    `least` logit at x, the `next` likely, or a `random` one. Then `ce` is minus the cross-entropy
-    of that class, `cw` minus its margin, `dlr` the targeted ratio (4 or more classes).
+    - `ce`: the cross-entropy.
+    - `cw`: the margin of the best wrong class (the "C&W" columns of robustness tables: Carlini and
+      Wagner 2017 by PGD).
+    - `dlr`: the difference of logits ratio (Croce and Hein 2020; 3 or more classes).
+    - `kl`: the divergence KL(p(x) || p(x')) from the clean prediction, without the label (Zhang et
+      al. 2019, algorithm 1). Its gradient is zero at x, so its random start is x + 0.001 N(0, I).
 
-    `eot` above 1 is for networks that draw random numbers when they predict: losses and gradients
-    are means over that many passes (expectation over transformation, Athalye et al. 2018). The
-    network's draws belong to seed and batch, so batches are then of a fixed size.
+    `targeted` attacks towards one wrong class per example (`targets.target_of`): that of `least`
+    logit at x, the `next` likely, or a `random` one. Then `ce` is minus the cross-entropy of that
+    class, `cw` minus its margin, `dlr` the targeted ratio (4 or more classes).
+
+    `eot` above 1 is for networks that draw random numbers when they predict. Losses and gradients
+    are then means over `eot` passes (expectation over transformation, Athalye et al. 2018). The
+    network's random numbers depend on seed and batch, so batches then have a fixed size.
 
     >>> predict = lambda x: torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1)  # 0: light
     >>> grey = torch.full((1, 1, 1, 2), 0.5)
@@ -131,7 +134,7 @@ class PGD(Attack):
             if self.targeted not in TARGETS:
                 raise unknown("targeted of attack pgd", self.targeted, TARGETS)
             if self.loss == "kl":
-                raise InputError("attack pgd: loss_type=kl knows no class to pull towards; "
+                raise InputError("attack pgd: loss_type=kl has no target class; "
                                  "targeted takes loss_type=ce, cw or dlr")  # fmt: skip
         check_step(self.step_size)
         check_passes(self.eot)
@@ -144,21 +147,21 @@ class PGD(Attack):
 
     @property
     def chunk(self) -> int | None:
-        """Any number of examples, unless the network draws for a whole batch."""
+        """None (any number of examples), unless the network draws random numbers per batch."""
         return CHUNK if self.eot > 1 else None
 
     @property
     def step(self) -> float:
-        """The step in force, in [0,1] units."""
+        """The step that is used, in [0,1] units."""
         return 2.5 * self.eps / self.iterations if self.step_size is None else self.step_size
 
     def at(self, eps: float) -> PGD:
-        """The same attack with another budget and the step scaled along."""
+        """The same attack with another budget and the step scaled by the same factor."""
         return scaled(self, eps)
 
     @property
     def fewest_classes(self) -> int:
-        """What the losses ask for: 3 for `dlr`, 4 for its targeted form."""
+        """The classes that the loss needs: 3 for `dlr`, 4 for its targeted form."""
         if self.loss == "dlr":
             return 3 if self.targeted is None else 4
         return 1 if self.targeted is None else 2
@@ -205,7 +208,7 @@ class PGD(Attack):
 def away_from_clean(attack: Attack) -> PGD:
     """The inner attack of TRADES: the last iterate of `loss` "kl", with a PGD's budget and steps.
 
-    Raises InputError for other attacks, and for a PGD that names a loss of its own.
+    Raises InputError for other attacks, and for a PGD with another loss.
     """
     if not isinstance(attack, PGD):
         raise InputError("TRADES needs name=pgd (its budget, step_size and iter_num) to train")
@@ -217,7 +220,7 @@ def away_from_clean(attack: Attack) -> PGD:
 
 
 def _away_from(predict: Predict, x: Tensor) -> Loss:
-    """The divergence from the prediction at x, whatever the label."""
+    """The divergence from the prediction at x; it does not use the label."""
     with torch.no_grad():
         clean = predict(x)
     return lambda logits, _: divergence(clean, logits)

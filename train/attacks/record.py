@@ -1,4 +1,4 @@
-"""What a search did: its course, its passes, and whether anything it met fools the network."""
+"""A trace of an attack: its progress, its passes, and whether any image it tried fools."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 from ridgeline.train.attacks.norms import row_norm, where
 from ridgeline.train.losses import cross_entropy, predicted
 
-_ROUNDING = 1e-6  # of a norm: a point on the ball is in it
+_ROUNDING = 1e-6  # relative, of a norm: points on the surface of the ball belong to it
 
 
 class Trace:
-    """Looks over an attack's shoulder: `attack(predict, x, y, noise, record=Trace())`.
+    """Records the progress of an attack: `attack(predict, x, y, noise, record=Trace())`.
 
-    It watches the passes, so it serves every attack, those of libraries too, and changes no number.
-    `forward` and `backward` count examples passed. The course has a row per pass over the whole
-    batch; passes over a part of it are counted only. One Trace is for one batch.
+    It observes the calls of the network, so it works for every attack, also those of libraries. It
+    changes no number. `forward` and `backward` count examples. `course` has a row per pass over the
+    whole batch; passes over a part of the batch are only counted. One Trace is for one batch.
     """
 
     def __init__(self):
         self.forward = self.backward = 0
         #: (N,): did an image within the ball fool the network?
         self.success: Tensor | None = None
-        #: (N, C, H, W): the first such image, x where there was none
+        #: (N, C, H, W): the first such image, or x if there was none
         self.adversarial: Tensor | None = None
         self._rows: list[list[float]] = []
 
@@ -34,14 +34,14 @@ class Trace:
     def course(self) -> Tensor:
         """(passes, 4) float64: sums over the batch of cross-entropy, fooled, gradient norm; N.
 
-        `fooled` counts the examples that were fooled so far. The gradient is the l_2 norm per
-        example of what the attack ascends, NaN for a pass without one.
+        `fooled` counts the examples fooled so far. The gradient norm is the l_2 norm, per example,
+        of the gradient that the attack uses; NaN for a pass without a gradient.
         """
         return torch.tensor(self._rows, dtype=torch.float64).view(-1, 4)
 
     def watch(self, predict: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, eps: float,
               order: float) -> Callable[[Tensor], Tensor]:  # fmt: skip
-        """The same function, watched: what fools counts within `eps` of the clean x only."""
+        """The same function with recording. Only images within `eps` of x count as fooling."""
         self.success, self.adversarial = torch.zeros_like(y, dtype=torch.bool), x
 
         def watched(z: Tensor) -> Tensor:
@@ -76,12 +76,13 @@ class Trace:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The three things that an attack can be asked for; they differ, and none stands for another.
+    """The three different results of an attack.
 
-    `success` (N,): did any image within the ball fool, x itself included? `worst`: the iterate of
-    largest loss of the attack, for losses and landscapes; it may be classified correctly where
-    another iterate was not. `adversarial`: an image that fools, the clean x where the network is
-    robust; losses computed from it mean nothing.
+    - `success` (N,): whether any image within the ball fools, x itself included.
+    - `worst`: the iterate of largest loss, for losses and landscapes. It may be classified
+      correctly although another iterate was not.
+    - `adversarial`: an image that fools, or the clean x if the network is robust. Do not compute
+      losses from it.
     """
 
     success: Tensor
@@ -93,7 +94,7 @@ def outcome(
     attack: Callable[..., Tensor], predict: Callable[[Tensor], Tensor], x: Tensor, y: Tensor,
     noise: object = 0, record: Trace | None = None,
 ) -> Outcome:  # fmt: skip
-    """What an attack comes to on a batch, kept apart. Two more passes than the attack itself."""
+    """The three results of an attack on a batch. It needs two passes more than the attack."""
     trace = Trace() if record is None else record
     worst = attack(predict, x, y, noise, record=trace)
     with torch.no_grad():

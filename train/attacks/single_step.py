@@ -28,8 +28,8 @@ class FGSM(Attack):
     """One step of steepest ascent (Goodfellow et al. 2015), from x or a random start.
 
     `step_size` defaults to eps; with `random_start` use 1.25 eps as Wong et al. 2020. The result
-    is the end of the step even where the loss fell: that is the attack whose training collapses.
-    `eot`: the gradient is a mean over that many passes (as in PGD).
+    is the end of the step, even if the loss is lower there. Training with this attack can collapse
+    (catastrophic overfitting). `eot`: the gradient is the mean over so many passes (as in PGD).
 
     >>> predict = lambda x: torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1)  # 0: light
     >>> grey = torch.full((1, 1, 1, 2), 0.5)
@@ -51,11 +51,11 @@ class FGSM(Attack):
 
     @property
     def chunk(self) -> int | None:
-        """Any number of examples, unless the network draws for a whole batch."""
+        """None (any number of examples), unless the network draws random numbers per batch."""
         return CHUNK if self.eot > 1 else None
 
     def at(self, eps: float) -> FGSM:
-        """The same attack with another budget and the step scaled along."""
+        """The same attack with another budget and the step scaled by the same factor."""
         return scaled(self, eps)
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
@@ -79,11 +79,11 @@ class FGSM(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class RFGSM(Attack):
-    """R+FGSM (Tramer et al. 2018, section 4.1): a random step, then FGSM with what is left of eps.
+    """R+FGSM (Tramer et al. 2018, section 4.1): a random step, then FGSM with the rest of eps.
 
-    x' = x + a sign(N(0, I)), then x' + (eps - a) sign(gradient at x'); for l_2 both steps have
-    their l_2 length. Both ends are clipped to [0,1]. The random step a is `random_share` of eps,
-    half of it as in the paper, so `at(eps)` keeps the ratio.
+    x' = x + a sign(N(0, I)), then x' + (eps - a) sign(gradient at x'). For l_2 the steps have
+    these l_2 lengths. Both results are clipped to [0,1]. The random step a is `random_share` of
+    eps (one half in the paper). So `at(eps)` keeps the ratio.
     """
 
     random_share: float = 0.5
@@ -105,11 +105,11 @@ class RFGSM(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class NFGSM(Attack):
-    """N-FGSM (de Jorge et al. 2022): strong noise, then one step, neither clipped to the ball.
+    """N-FGSM (de Jorge et al. 2022): strong noise, then one step, without clipping to the ball.
 
-    x' = x + U(-k eps, k eps), then x' + step sign(gradient at x'), clipped to [0,1] only. The step
-    is eps unless `step_size` says otherwise. For training without catastrophic overfitting: the
-    perturbation reaches k eps + step, so accuracy under it is none at eps. l_inf only.
+    x' = x + U(-k eps, k eps), then x' + step sign(gradient at x'), clipped only to [0,1]. The step
+    is `step_size`, by default eps. It is for training without catastrophic overfitting. The
+    perturbation is up to k eps + step, so it does not measure the accuracy at eps. l_inf only.
     """
 
     k: float = 2.0
@@ -124,17 +124,17 @@ class NFGSM(Attack):
             raise InputError(f"attack nfgsm: k must not be negative, got {self.k:g}")
 
     def at(self, eps: float) -> NFGSM:
-        """The same attack with another budget and the step scaled along."""
+        """The same attack with another budget and the step scaled by the same factor."""
         return scaled(self, eps)
 
     @property
     def step(self) -> float:
-        """The step in force, in [0,1] units."""
+        """The step that is used, in [0,1] units."""
         return self.eps if self.step_size is None else self.step_size
 
     @property
     def reach(self) -> float:
-        """Noise and step together."""
+        """The largest perturbation: noise plus step."""
         return self.k * self.eps + self.step
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:

@@ -1,4 +1,4 @@
-"""Targeted attacks: which wrong class an example is pulled towards, and the losses that pull."""
+"""Targeted attacks: the target class of each example, and the losses towards it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ridgeline.train.attacks.base import Predict
 from ridgeline.train.data.noise import Noise
 from ridgeline.train.losses import Loss, cross_entropy, dlr_towards, margin
 
-#: word -> the wrong class that is meant, judged once, at the clean image
+#: word -> the target class, chosen once at the clean image
 TARGETS = {
     "least": "the least likely one",
     "next": "the likeliest one",
     "random": "any one, alike likely, drawn by example",
 }
-_DRAW = 1_000_003  # counter of the stream that targets are drawn from; restarts count from 0
+_DRAW = 1_000_003  # counter of the random stream of targets; restarts use counters from 0
 
 
 def target_of(which: str, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
@@ -29,11 +29,11 @@ def target_of(which: str, predict: Predict, x: Tensor, y: Tensor, noise: Noise) 
     wrong = logits.shape[1] - 1
     share = (noise.uniform(x[:, :1, :1, :1].double(), _DRAW).flatten() + 1) / 2
     drawn = (share * wrong).long().clamp_max(wrong - 1)
-    return drawn + (drawn >= y)  # the label is left out of the count
+    return drawn + (drawn >= y)  # skips the label
 
 
 def towards(target: Tensor, loss: str) -> Loss:
-    """The loss that grows as `target` (N,) wins, by the word of the untargeted loss."""
+    """The targeted form of a loss: it grows as the class `target` (N,) becomes more likely."""
     if loss == "dlr":
         return dlr_towards(target)
     away = {"ce": cross_entropy, "cw": margin}[loss]

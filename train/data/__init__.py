@@ -1,1 +1,1 @@
-"""The images that networks are trained on and judged by."""
+"""The images for training and evaluation."""

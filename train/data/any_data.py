@@ -1,4 +1,4 @@
-"""Data as users have them: a DataLoader, a Dataset, a pair (x, y), or examples of ours."""
+"""Read a user's data: a DataLoader, a Dataset, a pair (x, y), or our own Data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ridgeline.models.errors import InputError
 from ridgeline.train.data.examples import Data, Examples, Images
 from ridgeline.train.progress import progress
 
-#: under which names a batch that is a dict may hold its targets
+#: the keys under which a dict batch may have its targets
 TARGETS = ("labels", "label", "targets", "target", "y")
 _ALLOWED = (
     "allowed are a pair (x, y), a torch DataLoader or Dataset that yields (x, y), and what "
@@ -23,13 +23,15 @@ _ALLOWED = (
 
 
 def examples_of(data: Any, name: str = "data") -> Data:
-    """Examples in memory from what a user has; ours pass through.
+    """Examples in memory from a user's data. Our own Data are returned unchanged.
 
-    A pair (x, y): x a tensor or array (N, ...), a tuple of them (the network's arguments) or a dict
-    (its keyword arguments). A DataLoader or Dataset is read once, in the order and with the
-    augmentation of that one reading. Its batches are (x, y), (x1, x2, ..., y), or a dict that holds
-    the targets under one of TARGETS. Four-dimensional x with whole-number labels (N,) become
-    Images, which can be attacked; everything else becomes Examples. Raises InputError.
+    - A pair (x, y): x is a tensor or array (N, ...), a tuple of them (the network's arguments) or a
+      dict (its keyword arguments).
+    - A DataLoader or Dataset: it is read once, with the order and augmentation of that reading. Its
+      batches are (x, y), (x1, x2, ..., y), or a dict with the targets under one of TARGETS.
+
+    Four-dimensional x with whole-number labels (N,) become Images, which can be attacked. All else
+    becomes Examples. Raises InputError for other data.
     """
     if isinstance(data, Data):
         return data
@@ -53,7 +55,7 @@ def examples_of(data: Any, name: str = "data") -> Data:
 
 
 def each_array(part: Any, name: str) -> Any:
-    """The tensors of tensors, arrays, and tuples or dicts of them, on the CPU, without a graph."""
+    """Tensors or arrays, alone or in tuples or dicts, as tensors on the CPU without a graph."""
     if isinstance(part, Tensor):
         return part.detach().cpu()
     if isinstance(part, np.ndarray):
@@ -70,13 +72,13 @@ def each_array(part: Any, name: str) -> Any:
 
 
 def _is_pair(data: Any) -> bool:
-    """Whether it is (x, y), rather than a sequence of batches."""
+    """Whether the data are a pair (x, y) and not a sequence of batches."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         return False
     x, y = data
     if isinstance(x, Tensor | np.ndarray | Mapping):
         return isinstance(y, Tensor | np.ndarray | list)
-    # ((x1, x2), y) has tensors within x; a list of two batches has targets in both
+    # ((x1, x2), y) has tensors inside x; in a list of two batches both have targets
     return isinstance(x, tuple | list) and isinstance(y, Tensor | np.ndarray)
 
 
@@ -94,7 +96,7 @@ def _read(data: Any, name: str) -> tuple[Any, Tensor]:
     parts: list[tuple[Any, Any]] = []
     try:
         total = len(data)
-    except TypeError:  # an iterable, or a loader of one, has no length
+    except TypeError:  # an iterable data set, or its loader, has no length
         total = None
     with progress(total, f"reading {name}", "batch") as bar:
         for batch in data:

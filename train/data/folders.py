@@ -1,4 +1,4 @@
-"""Image files in one folder per class, any size, resized to one; sets known by such folders."""
+"""Image files in one folder per class, resized to one size; known sets of such folders."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ RESTRICTED_IMAGENET = {
     "dog": (151, 268), "cat": (281, 285), "frog": (30, 32), "turtle": (33, 37), "bird": (80, 100),
     "primate": (365, 382), "fish": (389, 397), "crab": (118, 121), "insect": (300, 319),
 }  # fmt: skip
-#: where a file of Tiny ImageNet's validation belongs: name, class and more per line, tabs between
+#: the classes of Tiny ImageNet's validation files: name, class and more per line, tab-separated
 _ANNOTATIONS = "val_annotations.txt"
-_GREY = ("1", "L")  # modes of PIL
+_GREY = ("1", "L")  # PIL modes of grey images
 
 
 @dataclass(frozen=True)
 class Named:
-    """A registered set: its folder as it is unpacked, the side of its images, its classes.
+    """A registered set: the name of its unpacked folder, the side of its images, its classes.
 
-    Classes within `groups` are merged and others left out. With `leaves` a class is every folder
-    that holds images, however deep; else those at the top of a split.
+    Classes in `groups` are merged; others are left out. A class is a folder at the top of a split,
+    or with `leaves` every folder with images, at any depth.
     """
 
     folder: str
@@ -54,14 +54,14 @@ NAMED = {
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a split and their labels; classes are numbered in the order of their names."""
+    """The files of a split and their labels. Classes are numbered by the order of their names."""
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     count: int
 
     def merged(self, groups: dict[str, tuple[int, int]], what: str) -> Files:
-        """Only the classes within some ranges, each range one class."""
+        """Only the classes in some ranges; each range becomes one class."""
         if self.count != 1000:
             raise InputError(f"{what}: needs the 1000 class folders of ImageNet, has {self.count}")
         new = {old: number for number, (first, last) in enumerate(groups.values())
@@ -74,7 +74,7 @@ class Files:
 
 
 def root_of(name: str, data_dir: Path) -> Path:
-    """The folder of a registered set: `data_dir` itself, or the one unpacked in it."""
+    """The folder of a registered set: `data_dir` itself, or the unpacked folder in it."""
     for folder in (data_dir, data_dir / NAMED[name].folder):
         if (folder / "train").is_dir() or (folder / "val").is_dir():
             return folder
@@ -85,10 +85,10 @@ def root_of(name: str, data_dir: Path) -> Path:
 
 
 def splits_in(root: Path) -> dict[str, Path]:
-    """The labelled splits of a folder: `train`, and as `test` its test or val.
+    """The labelled splits of a folder: `train`, and its test or val as `test`.
 
-    A folder without any of these that holds class folders itself is a test split. Where test has
-    other classes than train, its labels are not there (Tiny ImageNet), and val is taken.
+    A folder that has none of these but has class folders is a test split. If test has other classes
+    than train, it has no labels (Tiny ImageNet); then val is used.
     """
     found = {"train": root / "train"} if (root / "train").is_dir() else {}
     known = {p.name for p in _folders(found["train"])} if found else None
@@ -101,7 +101,7 @@ def splits_in(root: Path) -> dict[str, Path]:
             if folder.name == "test" and (root / "val").is_dir():
                 found["val"] = root / "val"
             return found
-    if held_out:  # whose classes will be refused by their names
+    if held_out:  # its unknown classes are refused later, by name
         return {**found, "test": held_out[0]}
     return found or {"test": root}
 
@@ -112,11 +112,11 @@ def folder_images(
 ) -> Images:  # fmt: skip
     """The images of a split as bytes (N, 3, side, side), or (N, 1, ...) if all of them are grey.
 
-    An image of another size is scaled (bilinear, with antialiasing) until its shorter side is
-    `side`, and its middle is cut out. `side` None takes them as they are. `known` is how a
-    registered set is laid out. A set that does not fit in memory is decoded when it is asked for,
-    by `workers` processes (`streaming.ImageFiles`). Raises InputError for a folder without such
-    images, for sizes that differ, and for what cannot be decoded.
+    An image of another size is scaled (bilinear, with antialiasing) so that its shorter side is
+    `side`; then its centre is cut out. `side` None: no change. `known` is the layout of a
+    registered set. If a set does not fit in memory, `workers` processes decode its images when they
+    are needed (`streaming.ImageFiles`). Raises InputError for a folder without such images, for
+    different sizes, and for files that cannot be decoded.
     """
     what = f"--dataset {root}"
     splits = splits_in(root)
@@ -149,10 +149,10 @@ def fill(
     pixels: np.ndarray, paths: Sequence[Any],
     read: Callable[[Any], tuple[np.ndarray, bool]], what: str,
 ) -> bool:  # fmt: skip
-    """Read every file into its row of pixels (N, H, W, 3); whether all of them are grey."""
+    """Read every file into its row of pixels (N, H, W, 3). Returns whether all are grey."""
     grey = True
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(paths), what, "image") as bar:
-        for start in range(0, len(paths), 1024):  # not all decoded images at once
+        for start in range(0, len(paths), 1024):  # limits the decoded images in memory
             chunk = paths[start : start + 1024]
             for number, (image, is_grey) in enumerate(pool.map(read, chunk), start):
                 if image.shape != pixels.shape[1:]:
@@ -187,7 +187,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _leaves(folder: Path) -> list[str]:
-    """Every folder within that holds images itself, by its path, in the order of these."""
+    """The paths of all folders inside that contain images, sorted."""
     found = {p.parent for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES}
     return sorted(p.relative_to(folder).as_posix() for p in found)
 
@@ -214,7 +214,7 @@ def _named(path: Path, what: str) -> Iterator[None]:
 
 
 def scaled(image: Any, side: int) -> Any:
-    """The image (of PIL) with its shorter side scaled to `side`, and of that the middle."""
+    """The centre of a PIL image after its shorter side is scaled to `side`."""
     from PIL.Image import Resampling
 
     if image.size == (side, side):
@@ -228,7 +228,10 @@ def scaled(image: Any, side: int) -> Any:
 
 
 def _survey(paths: Sequence[Path], side: int | None, what: str) -> int:
-    """Channels of the files by their heads alone; InputError for sizes that differ without side."""
+    """The channels of the files, from their headers.
+
+    Raises InputError for different sizes without `side`.
+    """
     from PIL import Image
 
     def head(path: Path) -> tuple[tuple[int, int], bool]:

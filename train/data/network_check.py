@@ -1,4 +1,4 @@
-"""A forward pass on two examples: do a network and its data fit, and can it be measured?"""
+"""Check by a forward pass on two examples that a network fits its data and can be measured."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ridgeline.train.losses import Loss, cross_entropy, name_of
 from ridgeline.train.precision import exact
 from ridgeline.train.undisturbed import undisturbed
 
-#: how far logits may be apart, in units of rounding: for the same pass, and for kernels that add
-#: up in another order for another batch size
+#: allowed difference of logits, in units of rounding: for the same pass, and for another batch size
+#: (whose kernels may add in another order)
 _AGAIN, _OTHER_BATCH = 16, 2000
 _REMEDY = "check --model_type, --dataset and --normalize"
 
@@ -23,14 +23,18 @@ _REMEDY = "check --model_type, --dataset and --normalize"
 def check_network(
     network: nn.Module, data: Data, loss: Loss | None = None, randomised: bool = False
 ) -> None:
-    """Raise InputError unless the network maps these data to outputs, each example by itself.
+    """Raise InputError unless the network maps each example to outputs independently of others.
 
-    Two examples pass through in eval mode, again, and one of them alone. Refused are networks that
-    fail, whose outputs are not one finite tensor (N, ...), and whose outputs change with chance or
-    with the other examples of a batch. Without a `loss` of the user's, outputs must be logits
-    (N, C) for at least the classes of images; with one, it must give one finite number per example.
-    A `randomised` network may draw random numbers, which hides what its outputs depend on.
-    Nothing of the network and of the global random state is changed.
+    The network runs in eval mode on two examples, again on both, and on one of them alone. It is
+    refused if
+
+    - it fails, or its output is not one finite tensor (N, ...);
+    - its outputs are random, or depend on the other examples of a batch (this cannot be checked for
+      a `randomised` network, which may draw random numbers);
+    - there is no user's `loss` and the outputs are not logits (N, C) for at least all classes;
+    - the user's `loss` does not give one finite number per example.
+
+    The network and the global random state are not changed.
     """
     if not any(True for _ in network.parameters()):
         raise InputError("the network has no parameters: there is nothing to train or to measure")
@@ -40,7 +44,7 @@ def check_network(
     if isinstance(x, Tensor) and x.is_floating_point() and torch.equal(x[0], x[1]):
         x = torch.stack(
             [x[0], 1 - x[0]]
-        )  # the mean over two equal images would hide that it is one
+        )  # with equal images a mean over the batch would not be noticed
     one = map_tensors(lambda t: t[:1], x)
     check = partial(_outputs, network, data=data, logits=loss is None)
     with undisturbed(network), torch.no_grad(), exact():
@@ -58,7 +62,7 @@ def _check_repeatable(
     network: nn.Module, data: Data, check: Callable[[Inputs], Tensor], outputs: Tensor,
     x: Inputs, one: Inputs,
 ) -> None:  # fmt: skip
-    """Raise InputError for outputs that depend on chance or on the other examples of a batch."""
+    """Raise InputError for outputs that are random or depend on other examples of the batch."""
     kind = "images" if isinstance(data, Images) else "examples"
     _compare(network, outputs, lambda: check(x), x, x, _AGAIN, (
         f"its outputs depend on chance: two passes over the same {kind} differ", "makes random "
@@ -81,7 +85,7 @@ def draws_numbers(network: nn.Module, data: Data) -> bool:
 
 
 def overwrites(network: nn.Module, data: Data) -> bool:
-    """Whether a network changes the inputs it is given, as a first ReLU(inplace=True) does."""
+    """Whether a network changes its input tensors, as a first ReLU(inplace=True) does."""
     like = next(p for p in network.parameters())
     x = map_tensors(torch.clone, data.batch(torch.arange(1), like.device, like.dtype).x)
     before = [t._version for t in leaves(x)]
@@ -197,7 +201,7 @@ def _compare(
     network: nn.Module, first: Tensor, again: Callable[[], Tensor], x: Inputs, x2: Inputs,
     tolerance: float, messages: tuple[str, str],
 ) -> None:  # fmt: skip
-    """Raise InputError if a second pass differs from the first; names the module that does it."""
+    """Raise InputError, naming the responsible module, if a second pass differs from the first."""
     second = again()
     if _near(first[: len(second)], second, tolerance):
         return
@@ -215,7 +219,7 @@ def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 
 def _culprit(network: nn.Module, x: Inputs, x2: Inputs, tolerance: float) -> tuple[str, str]:
-    """Name and kind of the innermost module whose output differs though its input does not."""
+    """Name and type of the innermost module whose output differs although its input does not."""
     passes: list[list[tuple[str, nn.Module, Tensor, Tensor]]] = [[], []]
     seen: list = passes[0]
 

@@ -1,7 +1,7 @@
-"""Random numbers that belong to a seed, a purpose and an example, never to a batch or a device.
+"""Random numbers that depend on a seed, a purpose and an example, not on batch or device.
 
-All draws come from a counter-based generator (Philox). Its key is (seed, purpose), so that
-different seeds, and different uses of one seed, are independent; its counters name the example, the
+All draws come from a counter-based generator (Philox). Its key is (seed, purpose), so different
+seeds are independent, and so are different uses of one seed. Its counters are the example, the
 epoch or the repetition. Batch size, device, order of work and resuming never change a result.
 """
 
@@ -27,7 +27,7 @@ CHUNK = 100
 
 
 class Purpose(IntEnum):
-    """What a stream of random numbers is for. Numbers are never reused or changed."""
+    """The use of a stream of random numbers. A member's number must never be reused or changed."""
 
     ATTACK = 1
     TRAINING_ATTACK = 2
@@ -95,28 +95,28 @@ def check_seed(seed: int) -> int:
 
 
 def number_of(seed: int, purpose: Purpose, *counters: int) -> int:
-    """A whole number below 2^63 drawn from `stream`, to seed generators of other libraries."""
+    """A whole number below 2^63 drawn from `stream`, as a seed for other libraries."""
     return int(stream(seed, purpose, *counters).integers(2**63))
 
 
 def another_seed(seed: int, number: int) -> int:
-    """The seed of repetition `number`: the seed itself for 0, else one independent of it.
+    """The seed of repetition `number`: for 0 the seed itself, else an independent one.
 
-    seed + number would be the seed of another run.
+    seed + number is not used, because it would be the seed of another run.
     """
     return seed if number == 0 else number_of(seed, Purpose.ANOTHER_SEED, number)
 
 
 def generator_of(seed: int, purpose: Purpose, *counters: int) -> torch.Generator:
-    """A torch generator on the CPU; draw there and move the numbers, on every device alike."""
+    """A torch generator on the CPU. Draw on the CPU, then move: equal numbers on every device."""
     return torch.Generator().manual_seed(number_of(seed, purpose, *counters))
 
 
 @contextmanager
 def seeded(number: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Torch's global generators, of the CPU and of `device`, seeded inside and restored after.
+    """Seed torch's global generators of the CPU and of `device` inside, and restore them after.
 
-    For libraries that draw from them. `torch.manual_seed` would reseed every CUDA device for good.
+    For libraries that use them. `torch.manual_seed` would reseed every CUDA device permanently.
     """
     device = torch.device(device)
     cuda = [device] if device.type == "cuda" else []
@@ -130,7 +130,7 @@ def seeded(number: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise for the examples of one batch: `index` (N,) are their places in the data set."""
+    """Noise for the examples of one batch: `index` (N,) are their indices in the data set."""
 
     seed: int
     index: Tensor
@@ -140,7 +140,7 @@ class Noise:
     def uniform(self, like: Tensor, draw: int = 0) -> Tensor:
         """U(-1, 1) of the shape, dtype and device of `like` (N, ...); `draw` counts restarts.
 
-        On an accelerator they are computed there, by tensor operations that give the same bits.
+        On an accelerator, tensor operations compute the same bits there.
         """
         size = like[0].numel()
         if like.device.type != "cpu":
@@ -162,7 +162,7 @@ class Noise:
         return self._stack(rows, like).view_as(like)
 
     def ball(self, like: Tensor, draw: int = 0) -> Tensor:
-        """Uniform in the unit l_2 ball of each example, shaped as `like`."""
+        """Uniform in the unit l_2 ball of each example, in the shape of `like`."""
         size = like[0].numel()
         rows = []
         for generator in self._streams(draw):
@@ -172,7 +172,7 @@ class Noise:
         return self._stack(rows, like).view_as(like)
 
     def batch_seed(self) -> int:
-        """One seed for the batch, for libraries that cannot take noise per example."""
+        """One seed for the batch, for libraries that do not accept noise per example."""
         first = stream(self.seed, self.purpose, self.epoch, int(self.index[0]), 0)
         return int(first.integers(2**31))
 
@@ -182,7 +182,7 @@ class Noise:
         To make one costs as much as a thousand of its numbers.
         """
         own = stream(self.seed, self.purpose)
-        state = own.bit_generator.state  # as it is before the first number
+        state = own.bit_generator.state  # before the first number
         for index in self.index.tolist():
             state["state"]["counter"][:] = 0, self.epoch, index, draw
             own.bit_generator.state = state
@@ -194,5 +194,5 @@ class Noise:
 
 
 def noise_for(x: Tensor, noise: Noise | int) -> Noise:
-    """Accept a plain seed where a `Noise` is wanted: the examples are then 0..N-1."""
+    """The noise itself, or for a plain seed the noise of examples 0..N-1."""
     return noise if isinstance(noise, Noise) else Noise(noise, torch.arange(len(x)))

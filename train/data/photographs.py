@@ -1,4 +1,4 @@
-"""Torchvision's further sets of photographs (FFR): read from a local folder, scaled to one size."""
+"""More photograph sets of torchvision (for FFR), read from a local folder, scaled to one size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.data.streaming import check_memory
 
 SIDE = 224
-#: share of a set without splits that is its test part
+#: share of test images in a set without splits
 _TEST_SHARE = 0.2
 
 
@@ -42,8 +42,8 @@ PHOTOGRAPHS = {
 def photographs(name: str, subset: str, data_dir: Path, side: int | None = None) -> Images:
     """A part of one of PHOTOGRAPHS in `data_dir`, as bytes (N, 3, side, side); never downloaded.
 
-    `side` is 224 if None. SUN397 comes without splits: a fixed random fifth is its test part.
-    Raises InputError where the set is not in the folder, cannot be read, has no such part, or does
+    `side` None means 224. SUN397 has no splits, so a fixed random fifth of it is the test part.
+    Raises InputError if the set is not in the folder, cannot be read, has no such part, or does
     not fit in memory.
     """
     about, side = PHOTOGRAPHS[name], side or SIDE

@@ -19,14 +19,14 @@ from ridgeline.train.progress import progress
 
 #: share of the machine's memory that a set may take
 _SHARE = 0.8
-#: images decoded together where the order is that of the set
+#: number of images decoded together when they are read in the order of the set
 _BLOCK = 128
-#: batches that every worker may be ahead
+#: number of batches that each worker may decode in advance
 _AHEAD = 1
 
 
 def memory() -> int | None:
-    """Bytes of this machine's memory; None where it does not tell."""
+    """Bytes of this machine's memory; None if unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
@@ -34,13 +34,13 @@ def memory() -> int | None:
 
 
 def fits(size: int) -> bool:
-    """Whether so many bytes of images can be held."""
+    """Whether images of so many bytes fit in memory."""
     whole = memory()
     return whole is None or size <= _SHARE * whole
 
 
 def check_memory(size: int, what: str) -> None:
-    """Raise InputError if so many bytes cannot be held."""
+    """Raise InputError if images of so many bytes do not fit in memory."""
     if not fits(size):
         raise InputError(
             f"{what}: its images take {size / 2**30:.1f} GiB, this machine has "
@@ -50,11 +50,12 @@ def check_memory(size: int, what: str) -> None:
 
 
 class ImageFiles:
-    """Stands where pixels (N, C, H, W) uint8 do; `to` decodes them, `ahead` beforehand.
+    """Replaces a tensor of pixels (N, C, H, W) uint8; the files are decoded when needed.
 
-    `read` gives the pixels (H, W, 3) of a path, or raises InputError. `workers` processes decode
-    the batches that come (None: one a core, 0: none, this process alone). Neither their number nor
-    what is decoded beforehand changes a pixel or the order. At most `workers` batches are held.
+    `to` decodes the files. `ahead` decodes batches in advance, by `workers` processes (None: one
+    per core; 0: in this process). `read` returns the pixels (H, W, 3) of a path, or raises
+    InputError. The number of workers does not change pixels or their order. At most `workers`
+    batches are in memory.
     """
 
     dtype = torch.uint8
@@ -68,24 +69,24 @@ class ImageFiles:
         self.paths, self.read, self.what = paths, read, what
         self.shape = torch.Size((len(paths), *shape))
         self.workers = (os.cpu_count() or 1) if workers is None else workers
-        self._ready: tuple[dict[int, int], np.ndarray] | None = None  # by place, and decoded
+        self._ready: tuple[dict[int, int], np.ndarray] | None = None  # index -> row, and the rows
         self._decoded: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def numel(self) -> int:
-        """How many bytes all images have."""
+        """The number of bytes of all images."""
         return self.shape.numel()
 
     nbytes = property(numel)
 
     def is_floating_point(self) -> bool:
-        """No."""
+        """False: pixels are bytes."""
         return False
 
     def __getitem__(self, places: Tensor | slice) -> ImageFiles:
-        """Some of the files, not decoded unless they are those that `ahead` has just decoded."""
+        """Some of the files. They are not decoded, unless `ahead` has just decoded them."""
         if isinstance(places, slice):
             paths = self.paths[places]
         else:
@@ -99,7 +100,7 @@ class ImageFiles:
         return found
 
     def to(self, device: torch.device | str) -> Tensor:
-        """All pixels as a tensor on a device; InputError for a file that cannot be decoded."""
+        """All pixels as a tensor on a device. Raises InputError if a file cannot be decoded."""
         pixels = self._decoded
         if pixels is None:
             with ThreadPoolExecutor(self.workers or 1) as pool:
@@ -107,20 +108,20 @@ class ImageFiles:
         return torch.from_numpy(pixels).to(device)
 
     def loaded(self) -> Tensor:
-        """All pixels in memory; InputError if they do not fit."""
+        """All pixels in memory. Raises InputError if they do not fit."""
         check_memory(self.nbytes, self.what)
         parts = torch.arange(len(self)).split(_BLOCK)
         return torch.cat([self[places].to("cpu") for places in self.ahead(parts)])
 
     def blocks(self) -> Iterator[bytes]:
-        """The bytes of all pixels in order, as a contiguous tensor holds them, part by part."""
+        """The bytes of all pixels in the order of a contiguous tensor, part by part."""
         with progress(len(self), f"read {self.what}", "image") as bar:
             for places in self.ahead(torch.arange(len(self)).split(_BLOCK)):
                 yield self[places].to("cpu").numpy().tobytes()
                 bar.update(len(places))
 
     def ahead(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The parts (positions) in turn; each is decoded when it comes, and the next begun."""
+        """The parts (positions) in turn. Each is decoded when it is due, the next in advance."""
         workers = min(self.workers, len(parts))
         if workers == 0 or len(parts) < 2:
             yield from parts
@@ -135,12 +136,12 @@ class ImageFiles:
             self._ready = None
 
     def _coming(self, parts: list[list[int]], workers: int) -> Iterator[np.ndarray | InputError]:
-        with warnings.catch_warnings():  # more workers than cores: they may wait for a disk
+        with warnings.catch_warnings():  # more workers than cores are useful if disks are slow
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             return iter(DataLoader(
                 _Decoder(self), batch_size=None, sampler=parts, num_workers=workers,
                 prefetch_factor=_AHEAD, collate_fn=_as_it_is, worker_init_fn=_begin,
-                generator=torch.Generator(),  # or its seed would be drawn from torch's own
+                generator=torch.Generator(),  # else its seed is drawn from torch's global generator
             ))  # fmt: skip
 
     def _next(self, batches: Iterator[np.ndarray | InputError]) -> np.ndarray:
@@ -164,7 +165,7 @@ class ImageFiles:
 
 
 class _Decoder:
-    """What a worker does with the positions of a batch; an error is a value, to stay one line."""
+    """Decodes a batch in a worker. Errors are returned as values, to keep one-line messages."""
 
     def __init__(self, files: ImageFiles):
         self.files = files
@@ -181,14 +182,14 @@ class _Decoder:
 
 
 def _as_it_is(pixels: np.ndarray | InputError) -> np.ndarray | InputError:
-    """Arrays go through a pipe: tensors would need shared memory, which containers have little of.
+    """Return the arrays unchanged (the loader's collate function).
 
-    The loader makes nothing of them.
+    Arrays go through a pipe. Tensors would need shared memory, which is small in containers.
     """
     return pixels
 
 
 def _begin(number: int) -> None:
-    """A worker ends with its loader, not by the signals that are meant for the run."""
+    """Ignore signals that are meant for the run: a worker ends with its loader."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Weights with the recipe that made them, ours in safetensors, others' as they are."""
+"""Checkpoints: weights with their recipe. Ours are safetensors; foreign formats can be read."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from ridgeline.train.files.recipe import (
     write_atomically,
 )
 
-#: notes that our files hold beside the tensors; `digest` covers these and the tensors
+#: the notes in our files, beside the tensors; `digest` covers notes and tensors
 _NOTES = {"recipe", "provenance", "ties", "digest"}
-#: before the names of tensors that stand beside the network: no module can have such a name
+#: prefix of tensors that do not belong to the network: no module can have such a name
 _BESIDE = "beside:"
-#: the types of what is read from a recipe, by dotted path; what is not there is not looked at
+#: the types of the entries of a recipe, by dotted path; missing entries are not checked
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "model": dict, "model.model_type": str, "model.width": (int, type(None)), "model.bias": bool,
     "model.code": str,
@@ -51,7 +51,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 class Checkpoint:
     """A state dict on the CPU, and the recipe stored with it (None for foreign files).
 
-    `ties` are groups of names that stood for one tensor when the file was written.
+    `ties` are groups of names that were one shared tensor when the file was written.
     """
 
     path: Path
@@ -61,23 +61,24 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the tensors alone: a bit-identical retraining is the same checkpoint."""
+        """Digest of the tensors only: a retraining with equal bits has the same digest."""
         return tensors_digest(self.tensors)
 
     def beside(self) -> dict[str, Tensor]:
-        """What the file holds beside the network, read anew: it may be large. Empty for most.
+        """Tensors in the file that do not belong to the network; empty for most methods.
 
-        The generator of a run of APART, by the names in `Apart.beside`.
+        For APART it is the generator, with the names of `Apart.beside`. They are read from the file
+        at each call, because they may be large.
         """
         try:
             with safe_open(self.path, framework="pt", device="cpu") as file:
                 names = [n for n in file.keys() if n.startswith(_BESIDE)]  # noqa: SIM118
                 return {n.removeprefix(_BESIDE): file.get_tensor(n) for n in names}
-        except SafetensorError:  # a file of others
+        except SafetensorError:  # a foreign file
             return {}
 
     def fit(self, network: nn.Module) -> Fitted:
-        """What the file holds under the names of `network`; InputError if it is not its state."""
+        """The tensors of the file under the names of `network`; InputError if they do not fit."""
         recipe = self.recipe or {}
         if recipe.get("kind") == "direction":
             raise InputError(f"{self.path} is a direction in weight space, not a network")
@@ -85,9 +86,9 @@ class Checkpoint:
         return fit_to(self.tensors, network, str(self.path), hint)
 
     def load_into(self, network: nn.Module) -> None:
-        """Copy into `network`; InputError names the first differences.
+        """Copy into `network`. If they do not fit, the InputError names the first differences.
 
-        A file that stores the constants of a normalisation fits a network that normalises only.
+        A file with the constants of a normalisation fits only a network that normalises.
         """
         fitted = self.fit(network)
         if fitted.constants and normalization_in(network) is None:
@@ -105,8 +106,8 @@ def save_checkpoint(
 ) -> None:
     """Write a state dict or Point with its recipe as safetensors, atomically.
 
-    Names that share one tensor are noted as tied, and a digest of everything is stored. `beside`
-    is what no network holds: `Checkpoint.beside` reads it, nothing else meets it.
+    Names that share one tensor are recorded as tied, and a digest of all content is stored.
+    `beside` are tensors that belong to no network; only `Checkpoint.beside` reads them.
     """
     named = {**tensors, **{f"{_BESIDE}{k}": v for k, v in (beside or {}).items()}}
     plain = {k: v.detach().to("cpu").contiguous().clone() for k, v in named.items()}
@@ -121,11 +122,16 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path, state_key: str | None = None) -> Checkpoint:
-    """Read our safetensors, or a state dict of others (.pt .pth .ckpt .th .pkl), on the CPU.
+    """Read our safetensors, or a foreign state dict (.pt .pth .ckpt .th .pkl), on the CPU.
 
-    `state_key` says which entry of a file with several is meant (`train.files.foreign.state_in`).
-    Raises InputError for a missing, truncated, damaged or foreign file, one whose recipe is not
-    what we write, and for a pickle that holds code.
+    `state_key` selects one of several state dicts in a file (`train.files.foreign.state_in`).
+    Raises InputError for a missing, truncated, damaged or foreign file, for a wrong recipe, and
+    for a pickle that contains code.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_checkpoint(f"{folder}/a.ckpt", {"w": torch.ones(2)}, {"seed": 0})
+    ...     load_checkpoint(f"{folder}/a.ckpt").tensors
+    {'w': tensor([1., 1.])}
     """
     path = Path(path)
     if not path.is_file():
@@ -143,12 +149,12 @@ def load_checkpoint(path: str | Path, state_key: str | None = None) -> Checkpoin
 
 
 def stored_recipe(path: Path) -> Recipe | None:
-    """The recipe of one of our checkpoints without reading its tensors; None for other files."""
+    """The recipe of one of our checkpoints. Tensors are not read. None for other files."""
     return _stored(path, "recipe")
 
 
 def stored_provenance(path: Path) -> dict[str, Any] | None:
-    """The provenance of one of our checkpoints without reading its tensors; None for others."""
+    """The provenance of one of our checkpoints. Tensors are not read. None for other files."""
     found = _stored(path, "provenance")
     return found if isinstance(found, dict) else None
 
@@ -162,10 +168,10 @@ def _stored(path: Path, note: str) -> dict[str, Any] | None:
 
 
 def claim_checkpoint(path: Path, recipe: Recipe, overwrite: bool) -> None:
-    """Hold `path` for writing (`train.files.locks`), if nothing of another recipe stands there.
+    """Lock `path` for writing (`train.files.locks`).
 
-    Raises InputError if another process holds it, or a checkpoint of another recipe stands there
-    and `overwrite` is not set.
+    Raises InputError if another process has locked it. Raises it too, unless `overwrite` is set, if
+    a checkpoint of another recipe is there.
     """
     check_folder(path)
     lock(path)
@@ -173,7 +179,7 @@ def claim_checkpoint(path: Path, recipe: Recipe, overwrite: bool) -> None:
 
 
 def check_checkpoint(path: Path, recipe: Recipe, overwrite: bool) -> None:
-    """The same without a lock, for the files of an output that is held under its own name."""
+    """The same check without a lock, for further files of an output that is already locked."""
     check_folder(path)
     if path.exists() and not overwrite:
         check_same(path, stored_recipe(path), recipe)
@@ -202,14 +208,14 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise InputError(f"{path} is damaged, truncated or not a checkpoint ({error})") from None
     tensors = {k: v for k, v in tensors.items() if not k.startswith(_BESIDE)}
     _check_recipe(recipe, path)
-    for first, *others in ties:  # one tensor again, so that whoever writes them finds the tie
+    for first, *others in ties:  # one shared tensor again, so that a new file records the tie too
         same = [n for n in others if torch.equal(tensors[n], tensors[first])]
         tensors |= dict.fromkeys(same, tensors[first])
     return Checkpoint(path, tensors, recipe, ties)
 
 
 def _check_recipe(recipe: Any, path: Path) -> None:
-    """Raise InputError unless everything in a recipe that is read from it has its type."""
+    """Raise InputError unless all entries of a recipe that we use have their types."""
     places: dict[str, Any] = {} if recipe is None else {"": recipe}
     wanted: dict[str, Any] = {"": dict, **_TYPES}
     for place, kinds in wanted.items():

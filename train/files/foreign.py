@@ -1,4 +1,4 @@
-"""State dicts in files that others wrote with torch.save; nothing is ever unpickled blindly."""
+"""State dicts in foreign files of torch.save. Only plain data are unpickled, never code."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ridgeline.train.files.integrity import check_torch_zip
 
 log = logging.getLogger(__name__)
 
-#: entries under which training scripts keep the trained network, the first one found wins
+#: entries under which training scripts store the trained network; the first one found is used
 NESTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
-#: path segments that wrappers of torch add anywhere: DataParallel, torch.compile, FSDP, recompute
+#: path segments that wrappers of torch add to names: DataParallel, torch.compile, FSDP, recompute
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-#: numbers that scripts save beside the weights; plain data, as tensors are
+#: types of numbers that scripts save beside the weights; plain data, like tensors
 _DATA = [
     np.dtype,
     np._core.multiarray.scalar,
@@ -33,11 +33,14 @@ _DATA = [
 
 
 def read_torch(path: Path) -> Any:
-    """What torch.save wrote, on the CPU; InputError for a damaged file and one that holds code."""
+    """The content of a file of torch.save, on the CPU.
+
+    Raises InputError for a damaged file and for one that contains code.
+    """
     check_torch_zip(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_DATA):
-            warnings.simplefilter("ignore")  # its advice is for those who wrote the file
+            warnings.simplefilter("ignore")  # the warnings address the author of the file
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         held = re.search(r"(?:GLOBAL|class) (\S+\.\S+)", str(error))
@@ -51,21 +54,21 @@ def read_torch(path: Path) -> Any:
             "code; where you trust the file, load it in Python yourself and write its weights anew "
             "with torch.save(network.state_dict(), NEW)"
         ) from None
-    except Exception as error:  # a damaged file breaks torch's reader in a dozen ways
+    except Exception as error:  # torch's reader raises many types for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is damaged, truncated or not a checkpoint ({reason})") from None
 
 
 def state_in(content: Any, path: Path, key: str | None = None) -> dict[str, Tensor]:
-    """The state dict in the content of a file; `key` says which entry (a dotted path) it is.
+    """The state dict in the content of a file; `key` is the dotted path of its entry.
 
-    Entries that are no tensors (epochs, options) are left out. Without `key`: what stands under
-    one of `NESTS`, else tensors at the top, else the only other state dict there is. Raises
-    InputError if there is none, or several and nothing says which.
+    Entries that are not tensors (epochs, options) are left out. Without `key` it is the entry with
+    a name in `NESTS`, else the tensors at the top level, else the only other state dict. Raises
+    InputError if there is none, and if several are possible.
     """
     found = {name: tensors for name, tensors in _state_dicts(content) if tensors}
     if not any(t.ndim for t in found.get("", {}).values()):
-        found.pop("", None)  # an accuracy beside the weights
+        found.pop("", None)  # a number, such as an accuracy, beside the weights
     if key is not None:
         return _entry(found, key, path)
     ranked = [n for n in NESTS if n in found] or [n for n in ("",) if n in found]
@@ -89,9 +92,9 @@ def state_in(content: Any, path: Path, key: str | None = None) -> dict[str, Tens
 
 
 def _state_dicts(content: Any, name: str = "", depth: int = 6) -> Iterator[tuple[str, dict]]:
-    """Every mapping in the content that holds tensors itself, by its dotted path.
+    """Every mapping in the content that directly contains tensors, by its dotted path.
 
-    Numbered mappings are an optimiser's (momentum), which are no network's.
+    Mappings with numbers as keys belong to an optimiser (momentum) and are skipped.
     """
     if isinstance(content, list | tuple) and len(content) == 1:
         content = content[0]
@@ -117,7 +120,7 @@ def _entry(found: Mapping[str, Mapping[str, Tensor]], key: str, path: Path) -> d
 
 
 def _plain(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors without graph; InputError for one that is not dense or larger than the file."""
+    """The tensors without graph. Raises InputError if one is not dense or larger than the file."""
     size = path.stat().st_size
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.is_quantized:
@@ -130,7 +133,7 @@ def _plain(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The tensors without the segments of wrappers that all their names begin with."""
+    """The tensors, without wrapper segments at the beginning of all names."""
     first = {name.partition(".")[0] for name in tensors if "." in name}
     if len(first) != 1 or not first <= WRAPPERS:
         return tensors

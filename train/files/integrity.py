@@ -1,4 +1,4 @@
-"""Is a file what was written? Digests of tensors, checksums and honest sizes of zip archives."""
+"""Detect changed files: digests of tensors, checksums and true sizes of zip archives."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ridgeline.models.errors import InputError
 
-#: a compressed array may unpack to this many times its file, images of one colour included
+#: a compressed array may unpack to this many times its file's size (enough for uniform images)
 _LARGEST_RATIO = 100
-#: ... or to this many bytes, whatever the file's size
+#: ... or to this many bytes for any file's size
 _SMALL = 2**26
 
 
@@ -33,7 +33,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def ties_of(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...]:
-    """Names that stand for one and the same tensor in memory, in groups of two and more."""
+    """Groups of two or more names that share one tensor in memory."""
     groups: dict[tuple, list[str]] = {}
     for name, t in tensors.items():
         if t.numel():
@@ -43,7 +43,7 @@ def ties_of(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...]:
 
 
 def check_real(name: str, tensor: Tensor, what: str) -> None:
-    """Raise InputError for a tensor of complex numbers, and one with NaN or infinite values."""
+    """Raise InputError for complex, NaN or infinite values."""
     if tensor.is_complex():
         raise InputError(f"{what}: {name} holds complex numbers")
     bad = ~tensor.isfinite()
@@ -57,8 +57,8 @@ def check_real(name: str, tensor: Tensor, what: str) -> None:
 def check_torch_zip(path: Path) -> None:
     """Raise InputError if a zip file of torch.save is damaged or was not written by it.
 
-    torch itself never looks at the checksums. It stores its members uncompressed: a compressed one
-    is a bomb. Files of another format are left to their reader.
+    torch itself does not verify the checksums. It stores members uncompressed, so a compressed one
+    may be a zip bomb. Files of another format are not checked here.
     """
     with open(path, "rb") as file:
         begins = file.read(4) == b"PK\x03\x04"
@@ -81,10 +81,10 @@ def check_torch_zip(path: Path) -> None:
 
 
 def array_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of every array of an .npz file, from their headers alone.
+    """Shape and dtype of every array of an .npz file, from the headers only.
 
-    Raises InputError for a file that is no .npz of plain arrays, whose headers do not fit its
-    members, or that would unpack to absurdly more than it is.
+    Raises InputError for a file that is not an .npz of plain arrays, for headers that do not match
+    the size of the arrays, and for a file that would unpack to far more than its own size.
     """
     found = {}
     try:

@@ -1,4 +1,4 @@
-"""One writer per output: two commands of different recipes must not mix their files."""
+"""Locks: one writer per output, so that two commands cannot mix their files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _held: dict[Path, FileLock] = {}
 
 
 def lock(output: str | Path) -> None:
-    """Hold an output (a file, or the stem of several) until `release_all` or the process ends.
+    """Lock an output (a file, or the stem of several) until `release_all` or the process ends.
 
-    The lock is a file .NAME.lock beside it, which the system frees when the process is killed.
-    Holding it already is fine. Raises InputError at once if another process holds it, and creates
-    the folder if there is none.
+    The lock is a file .NAME.lock beside the output. The system releases it when the process is
+    killed. A process may lock an output twice. A missing folder is created. Raises InputError at
+    once if another process has the lock.
     """
     path = Path(output).resolve()
-    if path in _held or not leader():  # under torchrun the first process holds it
+    if path in _held or not leader():  # under torchrun only the first process locks
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(_lock_file(path), timeout=0)
@@ -37,22 +37,22 @@ def lock(output: str | Path) -> None:
 
 
 def holding() -> bool:
-    """Whether this process holds an output."""
+    """Whether this process has locked an output."""
     return bool(_held)
 
 
 def release_all() -> None:
-    """Give every held output free and remove the lock files."""
+    """Release all locks and remove the lock files."""
     while _held:
         _release(_held.popitem()[1])
 
 
 def tidy(output: str | Path, left: Callable[[], Iterable[Path]]) -> None:
-    """Remove what is `left` beside a finished output by a command killed in its last moments.
+    """Remove the files that a command killed at its very end has `left` beside a finished output.
 
-    These are files for resuming, and the lock files of the output and of those that begin with its
-    name (STEM_vec1.ckpt). All stays if another command holds the output (`left` is asked again once
-    it is ours), or if the folder cannot be written: it does no harm.
+    These are files for resuming, the lock file, and the lock files of outputs that begin with its
+    name (STEM_vec1.ckpt). Nothing is removed if another command has locked the output or the folder
+    cannot be written. `left` is called again after locking.
     """
     path = Path(output).resolve()
     if path in _held or not leader():
@@ -85,7 +85,7 @@ def _lock_file(path: Path) -> Path:
 
 def _release(held: FileLock) -> None:
     if held.is_locked:
-        # while it is held: whoever opened this file meanwhile finds it unlinked and tries anew
+        # removed while locked: a process that has just opened it sees that and tries again
         Path(held.lock_file).unlink(missing_ok=True)
         held.release()
 

@@ -1,4 +1,4 @@
-"""Which tensor of a file is which of a network: names compared with the network's own."""
+"""Match the tensors of a file with those of a network by their names."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ridgeline.train.files.integrity import check_real, ties_of
 
 log = logging.getLogger(__name__)
 
-#: counters that a file may hold or lack: of averages (AveragedModel), of batches (BatchNorm)
+#: counters that may be missing in a file: of averages (AveragedModel), of batches (BatchNorm)
 _COUNTERS = ("n_averaged", "num_batches_tracked")
-#: pairs of words in the names under which networks keep the constants of their normalisation
+#: pairs of words in the names of the constants (mean, std) of a network's normalisation
 _CONSTANTS = (("mean", "std"), ("mu", "sigma"))
 
 Normalization = dict[str, list[float]]
@@ -26,16 +26,16 @@ Normalization = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A full state dict under a network's own names, with constants stored beside it.
+    """A full state dict under a network's own names, and the normalisation constants of the file.
 
-    `constants` are pairs (mean, std) per channel, as the file holds them.
+    `constants` are pairs (mean, std) per channel, as in the file.
     """
 
     state: dict[str, Tensor]
     constants: frozenset[tuple[tuple[float, ...], tuple[float, ...]]]
 
     def normalization(self, what: str) -> Normalization | None:
-        """{"mean": [...], "std": [...]} for images in [0,1]; InputError if the file is unclear."""
+        """{"mean": [...], "std": [...]} for images in [0,1]; InputError if it is ambiguous."""
         if not self.constants:
             return None
         mean, std = next(iter(self.constants))
@@ -49,14 +49,18 @@ class Fitted:
 
 
 def fit_to(tensors: Mapping[str, Tensor], network: nn.Module, what: str, hint: str = "") -> Fitted:
-    """Find the network's state in the tensors of a file, whatever stands before their names.
+    """Find the network's state in the tensors of a file, which may use other prefixes.
 
-    Prefixes are found by comparing with the network's names, wrappers of torch are seen through,
-    a module may have another name where shapes leave no choice (`fc` for `classifier`), counters
-    may be missing, and the normalisation may stand on either side. Raises InputError for anything
-    else that is missing, unknown, of another shape or kind, or not finite, and for tied parameters
-    that the file holds with different values. `what` names the file in messages, `hint` is added
-    to one about the architecture.
+    Allowed differences:
+
+    - prefixes of names, and names added by wrappers of torch;
+    - another name of a module, if the shapes leave only one choice (`fc` for `classifier`);
+    - missing counters;
+    - a normalisation layer in only one of file and network.
+
+    Raises InputError for all other tensors that are missing, unknown, of another shape or type, or
+    not finite, and for tied parameters with different values. `what` is the file's name in
+    messages; `hint` is added to messages about the architecture.
     """
     expected = network.state_dict(keep_vars=True)
     pairs, prefixes, copies = _pairs(expected, tensors, what)
@@ -64,7 +68,7 @@ def fit_to(tensors: Mapping[str, Tensor], network: nn.Module, what: str, hint: s
     found = {k: t for k, t in tensors.items() if k in unused and not _is_counter(k)}
     missing = {k: t for k, t in expected.items() if k not in pairs and not _is_counter(k)}
     ours, theirs = _constant_pairs(missing), _constant_pairs(found)
-    if len(ours) == len(theirs) == 1:  # the network has a place for them, under another name
+    if len(ours) == len(theirs) == 1:  # the network has them too, under another name
         pairs |= dict(zip(ours[0], theirs[0], strict=True))
         theirs = []
     surplus = {k: t for k, t in found.items() if k not in {n for p in theirs for n in p}}
@@ -73,7 +77,7 @@ def fit_to(tensors: Mapping[str, Tensor], network: nn.Module, what: str, hint: s
     pairs |= _renamed(missing, surplus, prefixes, what)
     state = {name: tensors[key] for name, key in pairs.items()}
     for name in (n for pair in _constant_pairs(expected) for n in pair if n in state):
-        if state[name].numel() == expected[name].numel():  # (3,) or (1, 3, 1, 1) are the same
+        if state[name].numel() == expected[name].numel():  # (3,) and (1, 3, 1, 1) are equivalent
             state[name] = state[name].reshape(expected[name].shape)
     for group in ties_of(expected):
         held = [name for name in group if name in state]
@@ -96,11 +100,11 @@ def fit_to(tensors: Mapping[str, Tensor], network: nn.Module, what: str, hint: s
 def _pairs(
     expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], what: str
 ) -> tuple[dict[str, str], tuple[str, str], set[str]]:
-    """Network name -> name in the file, the prefixes that pair most, and second copies of the same.
+    """Pairs network name -> file name, the prefixes used, and further copies in the file.
 
-    A network name is q.r and the file's p.r, with one q and one p for all: those that pair most
-    names. Outside q there is nothing but the constants of a normalisation. Wrappers' segments are
-    left out of both sides only where that pairs more.
+    A network name is q.r and the file's name p.r, with the same q and p for all names: those that
+    give the most pairs. Outside q the network has only constants of a normalisation. Segments of
+    wrappers are removed from both names only if this gives more pairs.
     """
     apart = {name for pair in _constant_pairs(expected) for name in pair}
     best: dict[tuple[str, str], dict[str, str]] = {}
@@ -131,7 +135,7 @@ def _pairs(
 def _by_prefix(
     ours: Mapping[str, str], theirs: Mapping[str, str], allowed: Collection[str]
 ) -> dict[tuple[str, str], dict[str, str]]:
-    """(q, p) -> pairs for those that pair most, q one of `allowed`, shortest prefixes first."""
+    """(q, p) -> pairs, for the prefixes with the most pairs; q in `allowed`, shortest first."""
     rests: dict[str, list[tuple[str, str]]] = {}
     for name, original in ours.items():
         for q, rest in _splits(name):
@@ -164,7 +168,7 @@ def _most(found: Mapping[tuple[str, str], dict[str, str]]) -> int:
 
 
 def _seen(names: Sequence[str] | Mapping[str, Tensor], through: bool) -> dict[str, str]:
-    """Name, or name without wrappers' segments -> name; empty where two would be one."""
+    """Name, or with `through` name without wrapper segments -> name; empty if two become equal."""
     if not through:
         return {name: name for name in names}
     short = {".".join(s for s in n.split(".") if s not in WRAPPERS): n for n in names}
@@ -172,7 +176,7 @@ def _seen(names: Sequence[str] | Mapping[str, Tensor], through: bool) -> dict[st
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """(prefix, rest) at every dot, and the whole name as rest."""
+    """(prefix, rest) at every dot, and ("", name)."""
     yield "", name
     for place, letter in enumerate(name):
         if letter == ".":
@@ -188,7 +192,7 @@ def _is_counter(name: str) -> bool:
 
 
 def _constant_pairs(tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    """The names of mean and std in pairs: such vectors of one number per channel."""
+    """The names of mean and std in pairs: vectors with one number per channel."""
     pairs = []
     for name, tensor in tensors.items():
         owner, dot, last = name.rpartition(".")
@@ -205,10 +209,10 @@ def _renamed(
     missing: Mapping[str, Tensor], surplus: Mapping[str, Tensor], prefixes: tuple[str, str],
     what: str,
 ) -> dict[str, str]:  # fmt: skip
-    """The pairs that are left if modules of the file are renamed, one name for one, else nothing.
+    """Pairs for the remaining names if modules have other names in the file; empty if ambiguous.
 
-    Two names fit if one segment of them differs and the shapes are equal; every name must fit one
-    only, so that nothing is guessed.
+    Two names fit if exactly one segment differs and the shapes are equal. Every name must fit
+    exactly one other, so nothing is guessed.
     """
     ours, theirs = (
         {name: _segments(name, prefix) for name in names}
@@ -263,9 +267,9 @@ def _check_shapes(
 
 
 def _check_values(name: str, tensor: Tensor, own: Tensor, what: str) -> None:
-    """Raise InputError unless the values can be the weights of that tensor of the network.
+    """Raise InputError unless the values are possible for that tensor of the network.
 
-    A buffer may be infinite where the network's own is (attention masks).
+    A buffer may be infinite if the network's own is (attention masks).
     """
     kinds = {(t.is_floating_point(), t.is_complex()) for t in (tensor, own)}
     if len(kinds) > 1:

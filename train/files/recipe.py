@@ -1,4 +1,4 @@
-"""The record of how a number came to be: the recipe decides it, the provenance surrounds it."""
+"""The record of a result: the recipe determines the numbers, the provenance is added to it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ Recipe = dict[str, Any]
 _PACKAGES = ("ridgeline", "torch", "numpy", "scipy", "xarray", "pyautoattack")
 
 
-#: the call of a command that is running: its name, its options, its working folder
+#: the call of the running command: its name, its options, its working folder
 _call: ContextVar[dict[str, Any] | None] = ContextVar("call", default=None)
 
 
 @contextlib.contextmanager
 def called(command: str, options: Mapping[str, Any], folder: str) -> Iterator[None]:
-    """Note in the provenance of what is written meanwhile which call of a command writes it.
+    """Record the call of a command in the provenance of all files written inside.
 
-    `options` are those that differ from the command's defaults; JSON must be able to hold them.
+    `options` are those that differ from the command's defaults. They must be valid in JSON.
     """
     token = _call.set({"command": command, "options": normal_form(options), "folder": folder})
     try:
@@ -48,9 +48,9 @@ def called(command: str, options: Mapping[str, Any], folder: str) -> Iterator[No
 
 
 def provenance() -> dict[str, Any]:
-    """Command, time, threads, versions and source commit of this process: recorded, never compared.
+    """Command, time, threads, versions and source commit: recorded, but never compared.
 
-    Within a command also its `call`, from which `ridgeline redo` runs it again.
+    Inside a command also its `call`, which `ridgeline redo` uses to run it again.
     """
     call = _call.get()
     return {
@@ -59,13 +59,13 @@ def provenance() -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "threads": torch.get_num_threads(),  # sums depend on it in the last digits
+        "threads": torch.get_num_threads(),  # changes the last digits of sums
         "commit": _commit(),
         **_versions(),
     }
 
 
-@functools.cache  # asking for these takes longer than writing a small checkpoint
+@functools.cache  # reading the versions takes longer than writing a small checkpoint
 def _versions() -> dict[str, str]:
     versions = {}
     for package in _PACKAGES:
@@ -79,7 +79,7 @@ def _versions() -> dict[str, str]:
 @functools.cache
 def _commit() -> str:
     folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():  # installed, perhaps inside a user's own repository
+    if not (folder / ".git").exists():  # an installed package, maybe inside another repository
         return "unknown"
     try:
         out = subprocess.run(
@@ -94,7 +94,7 @@ def _commit() -> str:
 
 
 def normal_form(recipe: Mapping[str, Any]) -> Recipe:
-    """The recipe as it reads back from JSON, so that stored and fresh ones compare equal."""
+    """The recipe as JSON returns it, so that stored and new recipes can be compared."""
     return json.loads(json.dumps(recipe, sort_keys=True, default=repr))
 
 
@@ -135,7 +135,7 @@ def check_same(path: Path, stored: Mapping[str, Any] | None, wanted: Mapping[str
 
 
 def check_folder(path: Path) -> None:
-    """Raise InputError unless a file can be written at `path`; call before computing."""
+    """Raise InputError unless a file can be written at `path`. Call it before computing."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
     folder = path.parent
@@ -155,12 +155,14 @@ def check_new(path: Path, overwrite: bool) -> None:
 def write_atomically(
     path: Path, write: Callable[[Path], None], verify: Callable[[Path], None] | None = None
 ) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it there in one step.
+    """Write a temporary file beside `path` by `write`, then rename it to `path` in one step.
 
-    `verify` reads the temporary file back before it replaces what was there, and raises if it is
-    not whole. Raises OSError that names `path` and the reason, for instance a full disk; the file
-    that was there is then intact. Its mode is what the user's umask asks for, whatever the
-    writer chose. Temporary files of processes of this machine that were killed are removed.
+    - `verify` reads the temporary file before it replaces the old one, and raises if it is not
+      complete.
+    - If writing fails (a full disk), an OSError names `path` and the reason. The old file is not
+      changed.
+    - The file mode follows the user's umask.
+    - Temporary files of killed processes of this machine are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _drop_leftovers(path)
@@ -182,11 +184,11 @@ def write_atomically(
 
 
 def _drop_leftovers(path: Path) -> None:
-    """Remove what processes of this machine left of `path` when they were killed."""
+    """Remove temporary files of `path` that killed processes of this machine left."""
     for old in path.parent.glob(f".{glob.escape(path.name)}.{socket.gethostname()}.*.tmp"):
         try:
             os.kill(int(old.name.split(".")[-2]), 0)
         except ProcessLookupError:
             old.unlink(missing_ok=True)
         except (PermissionError, ValueError):
-            pass  # of another user, or of somebody else's making
+            pass  # a file of another user, or not one of our temporary files

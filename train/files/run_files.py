@@ -1,4 +1,4 @@
-"""The files of one training run: claimed before computing, written whole, resumed from."""
+"""The files of one training run: locked before training, written atomically, used to resume."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ridgeline.train.files.recipe import (
 from ridgeline.train.files.tensorboard import Board
 from ridgeline.train.methods.base import Method
 
-#: what `RunFiles.prepare` gives for a run that is complete
+#: the result of `RunFiles.prepare` for a complete run
 DONE = {"done": True}
 
 
@@ -33,11 +33,14 @@ DONE = {"done": True}
 class RunFiles:
     """The files of one training run: NAME.ckpt, NAME_init.ckpt, NAME_EPOCH.ckpt, NAME.jsonl.
 
-    With a validation set (`best`) NAME_best.ckpt; of every second network the method carries
-    (`copies`) the same as NAME_COPY...; and its `snapshots` NAME_SNAPSHOT.ckpt. The recipe of each
-    but the last network says which `part` of the run it is, so that no other run can be taken for
-    it. NAME.state holds what resuming needs and disappears when the run is complete. With a `board`
-    the metrics go to TensorBoard too.
+    - With a validation set (`best`): also NAME_best.ckpt.
+    - For every second network of the method (`copies`): the same files as NAME_COPY...
+    - For `snapshots` of the method: NAME_SNAPSHOT.ckpt.
+    - NAME.state has the state for resuming. It is deleted when the run is complete.
+    - With a `board` the metrics go to TensorBoard too.
+
+    Each recipe, except that of the last network, has an entry `part`. So a part cannot be mistaken
+    for another run.
     """
 
     folder: Path
@@ -50,7 +53,7 @@ class RunFiles:
     board: Board | None = None
 
     def holding(self, method: Method, epochs: Collection[int] = (), best: bool = False) -> RunFiles:
-        """The files of a run of `method` that keeps checkpoints of these epochs."""
+        """The files of a run of `method` with checkpoints at these epochs."""
         return replace(
             self, epochs=tuple(sorted(set(epochs))), copies=tuple(method.copy_names),
             snapshots=tuple(method.snapshot_names), best=best,
@@ -62,7 +65,7 @@ class RunFiles:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What the checkpoints hold: "" the last network, init, EPOCH, best, COPY, COPY_EPOCH..."""
+        """The names of all checkpoints: "" (the last), init, EPOCH, best, COPY, COPY_EPOCH..."""
         kept = ("", *map(str, self.epochs), *(("best",) if self.best else ()))
         copied = (f"{copy}_{part}".rstrip("_") for copy in self.copies for part in kept)
         return ("init", *kept, *copied, *self.snapshots)
@@ -72,12 +75,12 @@ class RunFiles:
         return self.path(f"_{part}.ckpt" if part else ".ckpt")
 
     def prepare(self, overwrite: bool, *, anew: bool | None = None) -> dict | None:
-        """Claim every file; the state to resume from, None for a fresh start, DONE if complete.
+        """Lock every file. Returns the state to resume from, None for a new run, DONE if complete.
 
-        `overwrite` gives leave to replace files of other recipes, and `anew` (None: the same) to
-        train a complete run again; a run of this recipe that was cut off is resumed in any case.
-        Nothing is removed here: files stay until their successors are whole. Raises InputError,
-        with nothing touched, if files of others are in the way or another command writes them.
+        `overwrite` allows replacing files of other recipes. `anew` (None: as `overwrite`) trains a
+        complete run again. An unfinished run of this recipe is always resumed. Nothing is deleted
+        here: old files stay until new ones are complete. Raises InputError, before any change, if
+        files of another recipe are there or another command writes them.
         """
         check_folder(self.path(".ckpt"))
         self._check(overwrite)
@@ -91,12 +94,12 @@ class RunFiles:
             return stored
         again = overwrite if anew is None else anew
         if final.exists() and not again and self._is_own(final, ""):
-            load_checkpoint(final)  # a damaged one is no trained network
+            load_checkpoint(final)  # raises if the file is damaged
             return DONE
         return None
 
     def tidy(self) -> None:
-        """Remove what a replaced run of this name left: its parts that this run does not write."""
+        """Remove parts of an earlier run of this name that this run does not write."""
         for path in self.folder.glob(f"{glob.escape(self.name)}_*.ckpt"):
             part = path.stem.removeprefix(f"{self.name}_")
             if (stored_recipe(path) or {}).get("part") == part and not self._is_own(path, part):
@@ -120,14 +123,14 @@ class RunFiles:
         return stored is not None and not difference(_timeless(stored), self._recipe_of(part))
 
     def interrupted(self) -> bool:
-        """Whether a run of this recipe was cut off here."""
+        """Whether there is an unfinished run of this recipe."""
         try:
             return not difference(read_state(self.path(".state")).get("recipe", {}), self.recipe)
         except InputError:
             return False
 
     def lacking(self, reached: int) -> list[int]:
-        """The epochs up to `reached` whose checkpoints are wanted and not there."""
+        """The epochs up to `reached` whose checkpoints are wanted but missing."""
         return [
             e
             for e in self.epochs
@@ -146,22 +149,22 @@ class RunFiles:
     ) -> None:
         """Write the checkpoint of one of `parts`; `epoch` goes into its recipe.
 
-        `beside`: what it holds beside the network (`Method.beside`).
+        `beside`: tensors that do not belong to the network (`Method.beside`).
 
-        Raises InputError for weights that are NaN, and ValueError for a part that was not
-        claimed: a method must name in advance what it keeps.
+        Raises InputError for NaN weights. Raises ValueError for a part that is not in `parts`: a
+        method must declare its networks in advance.
         """
         path = self.checkpoint(part)
         if part not in self.parts:
             raise ValueError(f"{path} was never claimed: name it in copy_names or snapshot_names")
-        if any(t.isnan().any() for t in weights.values()):  # a buffer may be infinite: a mask
+        if any(t.isnan().any() for t in weights.values()):  # infinite is allowed: mask buffers
             raise InputError(f"{path} is not written: its weights hold NaN")
         recipe = self._recipe_of(part)
         recipe = recipe if epoch is None else {**recipe, "epoch": epoch}
         save_checkpoint(path, weights, recipe, beside)
 
     def save_state(self, state: dict) -> None:
-        """Write what resuming needs; the state before stays until this one is read back whole."""
+        """Write the state for resuming. The old one stays until the new one is verified."""
         write_atomically(self.path(".state"), lambda p: _write_tensors(state, p), check_torch_zip)
 
     def write_metrics(self, lines: list[dict]) -> None:
@@ -173,13 +176,13 @@ class RunFiles:
 
 
 def read_state(path: Path) -> dict:
-    """Load a training state; InputError if it is damaged or cannot be read."""
+    """Load a training state. Raises InputError if it is damaged or cannot be read."""
     try:
         check_torch_zip(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many types for a damaged file
         raise InputError(f"{path} cannot be read ({type(error).__name__}); remove it") from None
 
 
@@ -188,9 +191,9 @@ def _timeless(recipe: Recipe) -> Recipe:
 
 
 def _write_tensors(state: dict, path: Path) -> None:
-    """torch.save through a file of Python's, whose errors name their reason; torch's do not."""
+    """torch.save to a Python file object, whose errors have a reason (torch's have none)."""
     with open(path, "wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # closing its archive fails because a write had failed
+        except RuntimeError as error:  # closing the archive fails after a failed write
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None

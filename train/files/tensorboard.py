@@ -1,4 +1,4 @@
-"""The metrics of a run for TensorBoard, beside the JSON lines that stay its record."""
+"""The metrics of a run for TensorBoard, in addition to the JSON lines."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ _EVENTS = "events.out.tfevents.*"
 
 
 def check_tensorboard() -> None:
-    """Raise InputError, saying how to install it, where TensorBoard is not installed."""
+    """Raise InputError, with the command to install it, if TensorBoard is not installed."""
     if find_spec("tensorboard") is None:
         raise InputError("--tensorboard True needs a package: pip install 'ridgeline[tensorboard]'")
 
 
 class Board:
-    """The scalars of every epoch as TensorBoard reads them, in event files of one folder.
+    """The scalars of every epoch in TensorBoard event files of one folder.
 
-    What was cut off is written anew from all lines by the first `update`: an epoch of which a file
-    told and the state did not, or the other way round, would else be there twice or never. Written
-    by this thread: the one of torch's writer prints a traceback when the disk is full.
+    After a kill, events and state may disagree on the last epoch. So the first `update` writes all
+    lines again, and no epoch is missing or doubled. This thread writes the events: torch's writer
+    thread would print a traceback when the disk is full.
     """
 
     def __init__(self, folder: Path):
         check_tensorboard()
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is no folder; --tensorboard True writes its events there")
+            raise InputError(f"{folder} is not a folder; --tensorboard True writes events there")
         self.folder = folder
         self._writer: Any = None
         self._written = 0
 
     def update(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Write the epochs of the run that are not there yet; `lines` are all so far."""
+        """Write the epochs that are not written yet; `lines` are those of all epochs so far."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -58,7 +58,7 @@ class Board:
             raise OSError(f"{self.folder} cannot be written ({error})") from None
 
     def _begun(self, event: Any) -> Any:
-        """The writer of a new file, after the message `event` that every file begins with."""
+        """The writer of a new event file, after the first message `event`."""
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class Board:
         return writer
 
     def close(self) -> None:
-        """End the event file."""
+        """Close the event file."""
         if self._writer is not None:
             self._writer.close()
 
@@ -86,7 +86,7 @@ def draw_complete(metrics: Path, folder: Path) -> None:
 
 
 def scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Names and values of the numbers of a line of metrics, those of tables as TABLE/NAME.
+    """Names and values of the numbers in a line of metrics; numbers in tables are TABLE/NAME.
 
     >>> list(scalars({"epoch": 2, "lr": 0.1, "norms": {"fc": 3}, "word": "x"}))
     [('lr', 0.1), ('norms/fc', 3.0)]

@@ -1,4 +1,4 @@
-"""Training methods by name: what commands and tests read."""
+"""Training methods by name, for commands and tests."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from ridgeline.train.schedules.shapes import Schedule
 
 @dataclass(frozen=True)
 class AdversarialOptions(Options):
-    """What adversarial training minimises, at which budgets, and which average it keeps."""
+    """The objective of adversarial training, its budgets, and the average of its weights."""
 
     objective: ObjectiveName = "at"
     trades_beta: TradesBeta = 6.0
@@ -36,9 +36,9 @@ class AdversarialOptions(Options):
     attack_threshold_schedule: Annotated[
         str | Schedule | None, Opt("budget per epoch, e.g. name=cycle_cos,...; None: constant")
     ] = None
-    average: Annotated[str | None, Opt("average the weights beside training", choices=AVERAGES)] = (
-        None
-    )
+    average: Annotated[
+        str | None, Opt("average of the weights during training", choices=AVERAGES)
+    ] = None
     average_decay: Annotated[
         float, Opt("decay of ema per step", low=0, high=1, only={"average": ("ema",)})
     ] = 0.999
@@ -50,14 +50,18 @@ class AdversarialOptions(Options):
 class Adversarial(Method):
     """Minimise the loss at adversarial examples: Madry et al. 2018, or another `objective`.
 
-    With a schedule the budget follows it and the step follows the budget: periodic adversarial
-    scheduling (Liu et al. 2020, section 5). The attack sees the network in eval mode and leaves no
-    trace; the training pass is in train mode. Weight perturbation moves the weights up the loss
-    before every step. The average follows the network from epoch `average_from` (from 0) on, step
-    by step (ema, of BatchNorm's statistics too) or epoch by epoch (swa), and is scored beside it.
-    BatchNorm's statistics of swa are those of the clean training images, taken exactly after every
-    epoch (Izmailov et al. 2018, section 3.2). Raises InputError without an attack, for budgets that
-    it cannot take, and for swa without images.
+    - With a schedule the budget follows the schedule, and the step follows the budget: periodic
+      adversarial scheduling (PAS, Liu et al. 2020, section 5).
+    - The attack uses the network in eval mode and does not change it. The training pass is in train
+      mode.
+    - Weight perturbation moves the weights along the gradient of the loss before every step.
+    - The average of the weights begins at epoch `average_from` (counted from 0) and is evaluated
+      too. `ema` is updated after every step, with BatchNorm's statistics. `swa` is updated after
+      every epoch; its BatchNorm statistics are then computed exactly from the clean training images
+      (Izmailov et al. 2018, section 3.2).
+
+    Raises InputError without an attack, for budgets that the attack does not allow, and for swa
+    without images.
     """
 
     options_type = AdversarialOptions
@@ -76,7 +80,7 @@ class Adversarial(Method):
             given.attack_threshold_schedule, self.attack, self.setup.epochs
         )
         self.objective = objective_of(given.objective, given.trades_beta)
-        self.objective.inner(self.attack)  # one that cannot train by this objective is refused here
+        self.objective.inner(self.attack)  # raises if the attack does not fit the objective
         self.awp = perturbation_of(network, given.awp_gamma)
         self._by_step, self._by_epoch = given.average == "ema", given.average == "swa"
         if given.average is None:
@@ -91,7 +95,7 @@ class Adversarial(Method):
         self.average = self.follow("average", given.average_decay if self._by_step else None)
 
     def recipe(self) -> dict[str, Any]:
-        """The options, the schedule as it was understood."""
+        """The options, with the parsed schedule."""
         found = super().recipe()
         if self.eps_schedule is not None:
             found["attack_threshold_schedule"] = repr(self.eps_schedule)
@@ -99,7 +103,7 @@ class Adversarial(Method):
 
     @property
     def divisible(self) -> bool:
-        """Unless the weights are perturbed for every batch."""
+        """True, unless the weights are perturbed for every batch."""
         return type(self).backward is Adversarial.backward and self.awp is None
 
     def attack_at(self, step: Step) -> Attack:
@@ -109,7 +113,7 @@ class Adversarial(Method):
         return self.attack.at(self.eps_schedule(step.time))
 
     def training_attack(self, step: Step) -> Attack:
-        """What the objective makes of the attack at the scheduled budget."""
+        """The objective's inner attack at the scheduled budget."""
         return self.objective.inner(self.attack_at(step))
 
     def metrics(self, step: Step) -> dict[str, float]:
@@ -126,24 +130,24 @@ class Adversarial(Method):
         return self.objective.loss(self.network, batch, x)
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients, at the perturbed weights if there are such; then the weights go back."""
+        """Gradients, at the perturbed weights if there are any; then the weights are restored."""
         loss.backward()
         if self.awp is not None:
             self.awp.restore()
 
     def start_epoch(self, epoch: int) -> Kept:
-        """The exponential average starts as a copy of what stands here."""
+        """Start the exponential average as a copy of the network."""
         if self._by_step and epoch == self.options.average_from:
             self.average.restart()
         return {}
 
     def after_step(self, step: Step) -> None:
-        """Move the exponential average."""
+        """Update the exponential average."""
         if self._by_step and step.epoch >= self.options.average_from:
             self.average.update()
 
     def end_epoch(self, epoch: int) -> Kept:
-        """Take the epoch's network into the plain mean, whose BatchNorm then meets the images."""
+        """Add the epoch's network to the plain mean; compute the mean's BatchNorm statistics."""
         if self._by_epoch and epoch >= self.options.average_from:
             if epoch == self.options.average_from:
                 self.average.restart()
@@ -153,7 +157,7 @@ class Adversarial(Method):
         return {}
 
     def attacks(self, step: Step) -> dict[str, Attack | None]:
-        """The attack at the scheduled budget, which the evaluation takes while it is the target."""
+        """The attack at the scheduled budget, if it is also the attack of the evaluation."""
         scheduled = self.attack_at(step)
         return {"scheduled": self.setup.target if scheduled.eps == self.attack.eps else scheduled}
 
@@ -161,8 +165,8 @@ class Adversarial(Method):
 def budget_schedule(given: str | Schedule | None, attack: Attack, epochs: int) -> Schedule | None:
     """The schedule behind --attack_threshold_schedule, its budgets in [0,1] units.
 
-    Bare numbers are in the unit of --attack. Raises InputError, also for a budget within the run
-    that the attack cannot take.
+    Bare numbers are in the unit of --attack. Raises InputError for a wrong spec, and for a budget
+    during the run that the attack does not allow.
     """
     if given is None:
         return None

@@ -23,30 +23,31 @@ from ridgeline.train.methods.base import Method, Setup, Step, joined
 from ridgeline.train.parts.layer_inputs import disturbed, reading_inputs
 from ridgeline.train.schedules.shapes import Triangle
 
-_START = 1e-4  # of the step and of the memory's scale
+_START = 1e-4  # initial value of the step and of the memory's scale
 _TRACE = ("saturated", "clipped", "memory", "sign_agreement", "gain", "step_gradient")
 
 
 class Apart(Method):
-    """Minimise the loss on what a trained one-step generator makes of the batch (Li et al. 2020).
+    """Minimise the loss on images that a trained one-step generator makes (Li et al. 2020).
 
-    Two train-mode passes per step. The first takes the signs of the loss gradient by the images
-    x + clip(a_w w) and by the input h_b of every block; the second, whose gradients train both
-    sides, sees x + clip(clip(a_w w) + a s) and h_b + a_b s_b. The scalars a, a_w, a_b ascend by
-    their own SGD with L2 coefficient `weight_decay_alpha`; w in [-1,1] remembers a direction per
-    training image and follows its crops and flips. BatchNorm's statistics therefore see both
-    passes.
+    Each step has two passes in train mode; BatchNorm's statistics include both. The first pass is
+    at x + clip(a_w w). It gives the signs s and s_b of the loss gradient by the images and by the
+    input h_b of every block. The second pass is at x + clip(clip(a_w w) + a s) and h_b + a_b s_b.
+    Its gradients train network and generator. The scalars a, a_w, a_b ascend by their own SGD with
+    L2 coefficient `weight_decay_alpha`. The memory w in [-1,1] stores a direction per training
+    image and follows its crops and flips.
 
-    Readings of what code and paper leave open: the scalars have one optimiser with the coefficient
-    explicit, 1200 as the published code amounts to under the torch of its day (400 is what it
-    says); a and a_w are kept at 0 or above, so that memory never changes its sign; cropped images
-    have a grey border. A network without residual blocks gets noise where `block_inputs` says.
+    Choices where code and paper are unclear: all scalars share one optimiser with an explicit L2
+    coefficient. It is 1200, the effective value of the published code (which says 400) under its
+    torch version. a and a_w stay at 0 or above, so the memory never changes its sign. Cropped
+    images have a grey border. In a network without residual blocks, `block_inputs` defines where
+    the noise is added.
 
-    `memory` and `layerwise` switch those parts off; `step` fixes a. Method fgsm has neither and a
-    fixed step of eps: FGSM training without random start; with a learnable one it is "FGSM+" (the
-    paper's figure names it only; this reading is ours). The scalars are no part of the network:
-    Hessians and directions never meet them; checkpoints hold them beside it. The attack of the
-    setup is that of the evaluation. Source: arXiv 2010.08034 and its code.
+    `memory` and `layerwise` switch these parts on or off; `step` fixes a. Method fgsm has neither
+    part and a fixed step of eps: FGSM training without random start. With a learnable step it is
+    "FGSM+" (the paper only names it; this reading is ours). The scalars are not part of the
+    network, so Hessians and directions do not include them; checkpoints store them separately. The
+    setup's attack is for evaluation only. Source: arXiv 2010.08034 and its code.
     """
 
     options_type = ApartOptions
@@ -92,9 +93,9 @@ class Apart(Method):
 
     @classmethod
     def build(cls, network: nn.Module, setup: Setup, options: ApartOptions | None = None) -> Method:
-        """APART or FGSM; for its method pgd, adversarial training by PGD under the same schedules.
+        """APART or FGSM. For method pgd: adversarial training by PGD with the same schedules.
 
-        PGD takes steps of eps/4, as in the paper, and its last iterate.
+        PGD has steps of eps/4, as in the paper, and returns its last iterate.
         """
         given = options or ApartOptions()
         if given.method != "pgd":
@@ -110,16 +111,16 @@ class Apart(Method):
 
     @property
     def momentum(self) -> Triangle | None:
-        """The optimiser's momentum, which falls while the learning rate rises."""
+        """The optimiser's momentum, which decreases while the learning rate increases."""
         return self._momentum
 
     @property
     def compilable(self) -> bool:
-        """Unless block noise is added by hooks."""
+        """True, unless hooks add noise to blocks."""
         return not self.sites
 
     def recipe(self) -> dict[str, Any]:
-        """The options, with the radii as they were understood."""
+        """The options, with the radii in [0,1] units."""
         eps, step = self.options.radii(self.setup)
         return {**super().recipe(), "eps": eps, "step": step}
 
@@ -150,7 +151,7 @@ class Apart(Method):
         return loss, logits
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of the network; the memory and the scalars take their step."""
+        """Gradients of the network; also one step of the memory and the scalars."""
         for scalar in self.scalars:
             scalar.grad = None
         loss.backward()
@@ -172,7 +173,7 @@ class Apart(Method):
         self._ascend(step)
 
     def _checked_padding(self) -> int:
-        """Padding of the images, hence of the memory, which follows crops and flips alone."""
+        """Padding of images and memory. Raises InputError for changes other than crop and flip."""
         augment = self.setup.augment
         if augment is None:
             return 0
@@ -184,7 +185,7 @@ class Apart(Method):
         return augment.crop
 
     def _ascend(self, step: Step) -> None:
-        """One step of the scalars up the loss, less their L2 term."""
+        """One ascent step of the scalars on the loss minus their L2 term."""
         if self._optimizer is None:
             return
         for group in self._optimizer.param_groups:
@@ -196,12 +197,12 @@ class Apart(Method):
                 scalar.clamp_(min=0)
 
     def training_attack(self, step: Step) -> Generator:
-        """The generator as it stands, with its memory."""
+        """The current generator, with its memory."""
         rows = {} if self.memory is None else self._row
         return replace(Generator.of(self._tensors()), memory=self.memory, rows=rows)
 
     def beside(self) -> dict[str, Tensor]:
-        """The generator: its scalars, and its memory with the places of the images it is of."""
+        """The generator: its scalars, its memory, and the indices of the memory's images."""
         held = self._tensors()
         if self.memory is not None and self.options.save_memory:
             held |= {"memory": self.memory, "index": self.setup.images.index}
@@ -214,7 +215,7 @@ class Apart(Method):
         }  # fmt: skip
 
     def metrics(self, step: Step) -> dict[str, float]:
-        """The generator's trace over the epoch: means over its examples, radii as shares of eps."""
+        """Means of the generator over the epoch's examples; radii are relative to eps."""
         means = (self._trace[1:] / self._trace[0].clamp_min(1)).tolist()
         named = dict(zip((*_TRACE, *(f"noise_{n}" for n in self.sites)), means, strict=True))
         return joined(
@@ -225,7 +226,7 @@ class Apart(Method):
         )
 
     def state(self) -> dict[str, Tensor]:
-        """Scalars, memory, their optimiser's momenta and the running trace."""
+        """Scalars, memory, their optimiser's momenta and the running means."""
         state = {"step_size": self.step_size, "memory_scale": self.memory_scale,
                  "noise_scales": self.noise_scales, "trace": self._trace,
                  "epoch": torch.tensor(self._epoch)}  # fmt: skip
@@ -248,7 +249,7 @@ class Apart(Method):
             self._optimizer.load_state_dict(state["optimizer"])
 
     def _signs(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The first pass: its loss, and the signs of its gradient by x and every block input."""
+        """The first pass: its loss, and the signs of the gradient by x and every block input."""
         x = x.requires_grad_()
         inputs_of: dict[str, Tensor] = {}
         with reading_inputs(self.sites, inputs_of):
@@ -260,7 +261,7 @@ class Apart(Method):
     def _remember(
         self, rows: Tensor, crop: Crop | None, remembered: Tensor, gradient: Tensor
     ) -> None:
-        """Move the memory by one step of the generator, before the scalars change."""
+        """Update the memory by one step of the generator, before the scalars change."""
         ratio = self.step_size / (self.memory_scale + 1e-7)
         window = (remembered + ratio * gradient.sign()).clamp(-1, 1).to(self.memory.dtype)
         if crop is None:
@@ -287,7 +288,7 @@ def _scalar(value: float, device: torch.device | str) -> Tensor:
 
 
 def _first_memory(images: Images, padding: int, seed: int) -> Tensor:
-    """1e-3 N(0,1) per example, a function of the seed and its place in the data set alone."""
+    """1e-3 N(0,1) per example, determined by the seed and the example's index in the data set."""
     channels, height, width = images.image_shape
     shape = (channels, height + 2 * padding, width + 2 * padding)
     own = [stream(seed, Purpose.GENERATOR_MEMORY, int(i)) for i in images.index]

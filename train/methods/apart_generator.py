@@ -18,12 +18,13 @@ from ridgeline.train.parts.layer_inputs import disturbed, reading_inputs
 
 @dataclass(frozen=True, kw_only=True)
 class Generator(Attack):
-    """One signed step from what is remembered of an example (Li et al. 2020), as APART trains on.
+    """One signed step from the memory of an example, as in APART training (Li et al. 2020).
 
-    x + clip(clip(a_w w) + a s), clipped to eps and [0,1]: s is the sign of the loss gradient at
-    x + clip(a_w w), `step` a and `memory_scale` a_w. `memory` w (M, C, H, W), or with a border, is
-    by `rows`, the place of a training image to its row; without memory, and for images that have
-    no row, w = 0. `noise_scales` are those of the noise at block inputs (`noisy`).
+    The images are x + clip(clip(a_w w) + a s), clipped to eps and [0,1]. s is the sign of the loss
+    gradient at x + clip(a_w w), `step` is a, and `memory_scale` is a_w. `memory` is w
+    (M, C, H, W), possibly with a border. `rows` maps the index of a training image to its row; for
+    images without a row w = 0. `noise_scales` are the scales of the noise at block inputs
+    (`noisy`).
     """
 
     step: float
@@ -34,9 +35,9 @@ class Generator(Attack):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], images: Images | None = None) -> Generator:
-        """The generator that a checkpoint of ours holds, with its memory of `images`.
+        """The generator in one of our checkpoints, with its memory of `images`.
 
-        InputError for tensors that are none, and if it remembers other images.
+        Raises InputError if the tensors are not a generator or its memory is of other images.
         """
         if not {"eps", "step_size", "memory_scale", "noise_scales"} <= tensors.keys():
             raise InputError("the checkpoint holds no generator: train with train_apart")
@@ -55,17 +56,17 @@ class Generator(Attack):
         )  # fmt: skip
 
     def forgetful(self) -> Generator:
-        """The same without memory, for images that it never saw."""
+        """The same generator without memory, for images that it never saw."""
         return replace(self, memory=None, rows={})
 
     def start(self, x: Tensor, index: Tensor) -> Tensor:
-        """The remembered perturbation of images x (N, C, H, W), by their places in the data set."""
+        """The perturbation in memory for images x (N, C, H, W) with these indices."""
         found = torch.zeros_like(x)
         if self.memory is None:
             return found
         known = [n for n, i in enumerate(index.tolist()) if i in self.rows]
         kept = self.memory[[self.rows[i] for i in index.tolist() if i in self.rows]]
-        border = (kept.shape[-1] - x.shape[-1]) // 2  # of runs that crop
+        border = (kept.shape[-1] - x.shape[-1]) // 2  # above 0 for runs that crop
         inner = slice(border, kept.shape[-2] - border), slice(border, kept.shape[-1] - border)
         own = (self.memory_scale * kept[..., inner[0], inner[1]]).clamp(-self.eps, self.eps)
         found[known] = own.to(x)
@@ -80,7 +81,7 @@ class Generator(Attack):
     ) -> Tensor:
         """Logits (N, classes) on its images with its noise at the block inputs, as in training.
 
-        InputError if the network has not as many sites as there are scales.
+        Raises InputError if the number of sites differs from the number of scales.
         """
         if len(sites) != len(self.noise_scales):
             raise InputError(

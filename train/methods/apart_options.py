@@ -1,4 +1,4 @@
-"""The options of APART, and what they mean in a run."""
+"""The options of APART, and the values that follow from them in a run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _LEARNS = {"method": ("apart", "fgsm_plus")}
 
 @dataclass(frozen=True)
 class ApartOptions(Options):
-    """The generator of APART and how it learns, or a baseline in its place."""
+    """The generator of APART and its training, or a baseline instead."""
 
     method: Annotated[
-        str, Opt("what makes the images of training", choices={
+        str, Opt("method that makes the training images", choices={
             "apart": "", "fgsm": "", "fgsm_plus": "learnable step", "pgd": ""})
     ] = "apart"  # fmt: skip
     eps: Annotated[
         str | float | None, Opt("radius in training; None: the one of --attack")
     ] = None  # fmt: skip
-    memory: Annotated[
-        bool, Opt("apart: remember a perturbation per training image", only=_APART)
-    ] = True
+    memory: Annotated[bool, Opt("apart: store a perturbation per training image", only=_APART)] = (
+        True
+    )
     layerwise: Annotated[bool, Opt("apart: noise at the input of every block", only=_APART)] = True
     save_memory: Annotated[
         bool,
@@ -57,7 +57,7 @@ class ApartOptions(Options):
     ] = True  # fmt: skip
 
     def check(self) -> None:
-        """Only apart and fgsm have a step to fix; what has no cycle has no length of it."""
+        """Raise InputError for a fixed step of pgd and for a cycle length without cycles."""
         if self.step is not None and self.method not in ("apart", "fgsm"):
             raise InputError(
                 f"--step fixes the step of apart and fgsm; --method {self.method} has its own"
@@ -66,9 +66,9 @@ class ApartOptions(Options):
             self.refuse(["cycle_epochs"], f"on --method {self.method} without --cycle_momentum")
 
     def radii(self, setup: Setup) -> tuple[float, float | None]:
-        """`eps` and the fixed step in [0,1] units, bare text in the unit of --attack.
+        """`eps` and the fixed step in [0,1] units. Bare numbers are in the unit of --attack.
 
-        Raises InputError for a radius that is none of an l_inf ball, or without an attack.
+        Raises InputError without an attack and for a radius that is not valid for l_inf.
         """
         if setup.attack is None:
             raise InputError("--attack names the attack of the evaluation and must not be None")
@@ -86,7 +86,7 @@ class ApartOptions(Options):
         return float(max(setup.epochs, 1) if self.cycle_epochs is None else self.cycle_epochs)
 
     def momentum(self, setup: Setup) -> Triangle | None:
-        """The optimiser's momentum over the run, or None: as it is; raises InputError."""
+        """The optimiser's momentum over the run; None: not changed. Raises InputError."""
         if not self.cycle_momentum:
             return None
         highest = setup.optimizer and setup.optimizer.options.get("momentum")

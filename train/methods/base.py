@@ -1,4 +1,4 @@
-"""What a training method is."""
+"""The base class of training methods."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ridgeline.train.options import Options
 from ridgeline.train.parts.weight_average import Average
 from ridgeline.train.schedules.shapes import Schedule
 
-#: what schedules see: whole epochs, or with every batch the fractional one
+#: the argument of schedules: the whole epoch, or the fractional epoch of every batch
 CLOCKS = ("epoch", "batch")
 #: state dicts by name
 Kept = dict[str, dict[str, Tensor]]
 
 
 def joined(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics of several sources as one dict; ValueError if two of them have the same name."""
+    """Metrics of several sources as one dict. Raises ValueError for a name that occurs twice."""
     line: dict[str, Any] = {}
     for part in parts:
         if taken := line.keys() & part.keys():
@@ -39,7 +39,7 @@ def joined(*parts: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Step:
-    """Where training stands: whole `epoch`, fractional `time` for schedules, step count, seed."""
+    """The position in training: whole `epoch`, fractional `time` for schedules, step, seed."""
 
     epoch: int
     time: float
@@ -49,12 +49,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Setup:
-    """What surrounds a method in a run. A method takes from it what it needs.
+    """The settings of a run that a method can use.
 
-    `images` are the training images. Training faces `attack`; scores are taken under `eval_attack`
-    (None: the same). `rate` and `momentum` are schedules of the optimiser (None: constant); they
-    see the whole epoch, with clock "batch" the fractional one. `fresh(seed)` makes a newly
-    initialised network like the one that is trained.
+    - `images`: the training images.
+    - `attack`: the attack of training; `eval_attack`: that of the evaluation (None: the same).
+    - `rate`, `momentum`: schedules of the optimiser (None: constant). Their argument is the whole
+      epoch, or with clock "batch" the fractional one.
+    - `fresh(seed)`: makes a newly initialised network of the same architecture.
     """
 
     images: Images | None = None
@@ -76,31 +77,31 @@ class Setup:
         return self.eval_attack or self.attack
 
     def needed_attack(self) -> Attack:
-        """The attack of training, for methods that cannot do without; raises InputError."""
+        """The attack of training. Raises InputError if there is none."""
         if self.attack is None:
             raise InputError("adversarial training, its options and --eval_attack need --attack")
         return self.attack
 
 
 class Method(ABC):
-    """One training method: what is trained, its loss on a batch, and hooks around the one loop.
+    """One training method: the trained network, its loss on a batch, and hooks of the loop.
 
     It is built from a network, the `Setup` of the run and its own options (`options_type`; None:
-    the defaults). `network` holds everything that is trained and saved. Hooks: `attach`,
-    `start_epoch`, `backward`, `after_step`, `end_epoch`; extra state for resuming goes through
-    `state` and `load_state`. What a run needs of the method: `rate`, `momentum`, `clock`.
+    the defaults). `network` contains all that is trained and saved. The hooks are `attach`,
+    `start_epoch`, `backward`, `after_step` and `end_epoch`. Further state for resuming goes through
+    `state` and `load_state`. `rate`, `momentum` and `clock` are for the run.
 
-    A second network that follows the first is made by `follow`: it is saved, resumed and scored
-    (COPY_clean, COPY_target) by itself. `snapshot_names` are all names that `start_epoch` and
-    `end_epoch` will ever give: their files are claimed before training.
+    `follow` makes a second network that follows the first. It is saved, resumed and evaluated
+    (COPY_clean, COPY_target) automatically. `snapshot_names` are all names that `start_epoch` and
+    `end_epoch` can return: their files are locked before training.
     """
 
     options_type: ClassVar[type[Options]] = Options
     network: nn.Module
     followers: Mapping[str, Average] = MappingProxyType({})
     snapshot_names: tuple[str, ...] = ()
-    border: float = 0.0  # value around images that are cropped
-    #: by the name of a data set, where the method's own paper differs from the usual augmentation
+    border: float = 0.0  # value of the padding of cropped images
+    #: data set -> augmentation, if the method's own paper differs from the usual one
     augmentations: ClassVar[Mapping[str, Augmentation | None]] = MappingProxyType({})
 
     def __init__(
@@ -113,51 +114,51 @@ class Method(ABC):
 
     @classmethod
     def build(cls, network: nn.Module, setup: Setup, options: Options | None = None) -> Method:
-        """The method that these options mean: this one, or another that it is compared with."""
+        """The method for these options: this one, or a baseline it is compared with."""
         return cls(network, setup, options)
 
     @property
     def rate(self) -> Schedule | Callable[[float], float] | None:
-        """The learning rate over the run; None: that of the optimiser."""
+        """The learning rate over the run; None: the optimiser's own."""
         return self.setup.rate
 
     @property
     def momentum(self) -> Schedule | None:
-        """The optimiser's momentum over the run; None: its own."""
+        """The optimiser's momentum over the run; None: the optimiser's own."""
         return self.setup.momentum
 
     @property
     def divisible(self) -> bool:
-        """Whether a batch's gradients are the mean of its parts', taken one after the other."""
+        """Whether a batch's gradient is the mean of the gradients of its parts."""
         return type(self).backward is Method.backward
 
     @property
     def called(self) -> nn.Module:
-        """The module whose passes are made: that of the layers."""
+        """The module that the method calls, with the layers."""
         return self.network
 
     @property
     def sums(self) -> list[Tensor]:
-        """Running sums over an epoch for `metrics`, in which parts of a batch add up."""
+        """Running sums over an epoch for `metrics`; the parts of a batch are added."""
         return []
 
     @property
     def compilable(self) -> bool:
-        """Whether its network is called as a whole, without hooks that a compiler would miss."""
+        """Whether the network is called as a whole, without hooks, so that it can be compiled."""
         return True
 
     @property
     def clock(self) -> str:
-        """Whether schedules see the whole "epoch", or every "batch" its place in it."""
+        """What schedules get: the whole "epoch", or with "batch" the fractional one."""
         return self.setup.clock
 
     @property
     def judged(self) -> nn.Module | None:
-        """The network that is looked at beside its scores; None of what is no network."""
+        """The network for further measures; None if the trained object is not one network."""
         return self.network
 
     def recipe(self) -> dict[str, Any]:
-        """What of the method's options decides its numbers and is not the default."""
+        """The options that change the numbers and are not the default."""
         return self.options.recipe()
 
     @abstractmethod
@@ -165,7 +166,7 @@ class Method(ABC):
         """Mean training loss (scalar) and logits (B, classes) of a batch."""
 
     def training_attack(self, step: Step) -> Attack | None:
-        """The attack that makes the images of training, as it stands; None for clean images."""
+        """The attack that makes the training images at this step; None for clean images."""
         return None
 
     def attacks(self, step: Step) -> dict[str, Attack | None]:
@@ -175,7 +176,7 @@ class Method(ABC):
     def evaluate(self, images: Images, step: Step, batch_size: int) -> dict[str, Scores]:
         """Scores on held-out images by name: `clean`, `target`, and under `attacks`.
 
-        The networks that follow are scored clean and under `target`.
+        Networks that follow are evaluated clean and under `target`.
         """
 
         def scores(networks: dict[str, nn.Module], more: dict[str, Attack | None]) -> dict:
@@ -187,29 +188,29 @@ class Method(ABC):
         return scores({"": self.network}, self.attacks(step)) | scores(self._begun(), {})
 
     def metrics(self, step: Step) -> dict:
-        """Quantities besides learning rate and scores, for the metrics file: JSON values."""
+        """Further quantities for the metrics file, as JSON values."""
         return {}
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Once, before the first step: the optimiser that will step."""
+        """Called once before the first step, with the optimiser."""
 
     def start_epoch(self, epoch: int) -> Kept:
-        """Before an epoch's first batch; networks to keep on disk, by name."""
+        """Called before an epoch's first batch. Returns networks to save, by name."""
         return {}
 
     def backward(self, loss: Tensor) -> None:
-        """Turn the loss into gradients."""
+        """Compute the gradients of the loss."""
         loss.backward()
 
     def after_step(self, step: Step) -> None:
-        """After every optimiser step."""
+        """Called after every optimiser step."""
 
     def end_epoch(self, epoch: int) -> Kept:
-        """After every epoch, before evaluation; networks to keep on disk, by name."""
+        """Called after every epoch, before evaluation. Returns networks to save, by name."""
         return {}
 
     def follow(self, name: str, decay: float | None, *, buffers: bool = True) -> Average:
-        """A network that follows the trained one (`Average`); it begins with its `restart`."""
+        """A network that follows the trained one (`Average`), from its `restart` on."""
         self.followers[name] = Average(self.network, decay, buffers=buffers)
         self.followers[name].network.to(self.device)
         return self.followers[name]
@@ -219,26 +220,26 @@ class Method(ABC):
 
     @property
     def copy_names(self) -> tuple[str, ...]:
-        """All names that `copies` will ever give."""
+        """All names that `copies` can return."""
         return tuple(self.followers)
 
     def copies(self) -> Kept:
-        """State dicts of the networks that follow, once they have begun, by name."""
+        """State dicts, by name, of the networks that follow and have started."""
         return {name: network.state_dict() for name, network in self._begun().items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """The state dict that checkpoints hold, of the plain network that diagnostics load."""
+        """The state dict for checkpoints: that of the plain network, which diagnostics load."""
         return self.network.state_dict()
 
     def beside(self) -> dict[str, Tensor]:
-        """What checkpoints of the trained network hold beside it: what made its images, if learnt.
+        """Further tensors for checkpoints of the trained network: a learnt image generator.
 
-        Not the first one, before the first step.
+        The first checkpoint, before the first step, does not have them.
         """
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What resuming needs besides the network: the networks that follow."""
+        """The state for resuming besides the network: the networks that follow."""
         return {name: average.state() for name, average in self.followers.items()}
 
     def load_state(self, state: dict[str, Any]) -> None:

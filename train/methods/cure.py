@@ -21,26 +21,31 @@ from ridgeline.train.methods.cure_options import FREEZE, VARIANTS, CureOptions
 from ridgeline.train.parts.gradient_mask import update_masks
 from ridgeline.train.undisturbed import undisturbed
 
-#: what is kept of every masked tensor, as means over the steps of an epoch
+#: the quantities of every masked tensor, as means over the steps of an epoch
 TRACE = ("updated", "changed", "overlap", "prominence")
 
 
 class Cure(Method):
     """Conserve-update-revise (Gowda et al. 2024, arXiv 2401.14948).
 
-    Every step: the TRADES loss CE + beta KL plus gamma times the divergence from a revision model
-    on clean and on adversarial images; the gradients of the `percentile` % of each tensor's weights
-    with the lowest prominence alpha |dCE/dw| + (1 - alpha) |dCE'/dw| (eq. 6) are zeroed, the
-    classifier's never; with probability `ema_update_freq` the revision model follows the weights by
-    EMA with decay min(1 - 1/(t+1), `ema_alpha`) (eq. 7). The trained network is the one to use.
+    In every step:
 
-    Readings where paper and code disagree: `percentile` is the share conserved; percentiles per
-    tensor (`rgp_scope` "global" offered); BatchNorm is masked too (`mask_bn`); the revision model
-    normalises by its batch and keeps its own statistics (`rev_bn`); beta is 5 as in the code (eq. 5
-    has 1). Zeroed gradients do not freeze: momentum and weight decay still move the weight;
-    `conserve` strict restores masked weights and their momenta after the step. `cure_variant`: the
-    other losses and masks of the released code (VARIANTS). `epochs_warmup` epochs of natural
-    training come first in CURE_Eff; then the revision model starts as a copy, once.
+    1. The loss is that of TRADES, CE + beta KL, plus gamma times the divergence from a revision
+       model on clean and on adversarial images.
+    2. In each tensor, the `percentile` % of weights with the lowest prominence
+       alpha |dCE/dw| + (1 - alpha) |dCE'/dw| (eq. 6) get gradient 0. The classifier is not masked.
+    3. With probability `ema_update_freq` the revision model follows the weights by EMA with decay
+       min(1 - 1/(t+1), `ema_alpha`) (eq. 7).
+
+    The result is the trained network, not the revision model.
+
+    Choices where paper and code disagree: `percentile` is the share conserved. Percentiles are per
+    tensor (or `rgp_scope` "global"). BatchNorm is masked too (`mask_bn`). The revision model
+    normalises by its batch and has its own statistics (`rev_bn`). beta is 5 as in the code (eq. 5
+    has 1). A weight with gradient 0 still moves by momentum and weight decay; `conserve` strict
+    restores masked weights and their momenta after the step. `cure_variant`: the other losses and
+    masks of the released code (VARIANTS). `epochs_warmup`: epochs of natural training at the start
+    (CURE_Eff). After these the revision model starts as a copy, once.
     """
 
     options_type = CureOptions
@@ -70,7 +75,7 @@ class Cure(Method):
 
     @classmethod
     def build(cls, network: nn.Module, setup: Setup, options: CureOptions | None = None) -> Method:
-        """CURE; for its variant freeze, adversarial training of stages chosen elsewhere."""
+        """CURE. For the variant freeze: adversarial training of chosen stages only."""
         if options is None or options.cure_variant != FREEZE:
             return cls(network, setup, options)
         study = Adversarial(network, setup)
@@ -88,11 +93,11 @@ class Cure(Method):
         }  # fmt: skip
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Its momenta are restored with masked weights when `strict`."""
+        """Store the optimiser: with `strict` its momenta are restored with masked weights."""
         self._optimizer = optimizer
 
     def start_epoch(self, epoch: int) -> Kept:
-        """The revision model starts as a copy, once."""
+        """Start the revision model as a copy, once."""
         self._trace.zero_()
         if epoch == self.options.epochs_warmup:
             self.revision.restart()
@@ -124,7 +129,7 @@ class Cure(Method):
         return base + given.gamma * revision, logits
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients, zeroed where the mask conserves."""
+        """Gradients, set to 0 for conserved weights."""
         if self._parts is None or self.variant.score is None:
             loss.backward()
             self._before = {}
@@ -145,7 +150,7 @@ class Cure(Method):
         self._momenta = self._running() if self.strict else {}
 
     def _scores(self, loss: Tensor) -> dict[str, Tensor]:
-        """What the mask ranks; sets the gradients of the loss on the way."""
+        """The scores that the mask ranks. Also sets the gradients of the loss."""
         kind, parts, weights = self.variant.score, self._parts, list(self.masked.values())
         alpha, gamma = self.options.alpha, self.options.gamma
         if kind == "total":
@@ -168,7 +173,7 @@ class Cure(Method):
         return found
 
     def after_step(self, step: Step) -> None:
-        """Restore what is strictly conserved; note what changed; the revision model follows."""
+        """Restore strictly conserved weights, record changes, update the revision model."""
         with torch.no_grad():
             if self.strict and self._before:
                 self._restore()
@@ -204,14 +209,14 @@ class Cure(Method):
         return None if step.epoch < self.options.epochs_warmup else self.attack
 
     def metrics(self, step: Step) -> dict:
-        """Per masked tensor: intended and actual updated share, overlap, prominence."""
+        """Per masked tensor: intended and actual share of updated weights, overlap, prominence."""
         means = (self._trace / self._trace[-1].clamp_min(1)).T.tolist()
         trace = {what: dict(zip(self.masked, row, strict=False))
                  for what, row in zip(TRACE, means, strict=True)}  # fmt: skip
         return joined({"eps": self.attack.eps}, trace)
 
     def state(self) -> dict:
-        """The revision model, its clock, the last masks and the epoch's running means."""
+        """The revision model, its step count, the last masks and the epoch's running means."""
         own = {"t": self._t, "masks": self._masks, "trace": self._trace}
         return {**super().state(), **own}
 

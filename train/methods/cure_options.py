@@ -1,4 +1,4 @@
-"""The options of CURE, and its readings."""
+"""The options and variants of CURE."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ridgeline.train.parts.gradient_mask import SCOPES
 
 @dataclass(frozen=True)
 class Variant:
-    """A reading of the method: base loss, what the mask ranks, and which tensors it masks."""
+    """A variant of the method: base loss, score of the mask, and masked tensors."""
 
     base: str  # trades: CE + beta KL; mixed: alpha CE + (1 - alpha) CE'; mixed_kl: ... KL
     score: str | None  # prominence, total, signed, signed_all; None: no mask
@@ -21,7 +21,7 @@ class Variant:
     resum: bool = False  # the gradient is alpha g_nat + (1 - alpha) g_KL + gamma g_CR
 
 
-#: those named code_* are here only to repeat released code (Gowda et al. 2024)
+#: variants named code_* are here only to repeat released code (Gowda et al. 2024)
 VARIANTS = {
     "paper": Variant("trades", "prominence"),
     "code_rgp": Variant("mixed", "total"),
@@ -37,7 +37,7 @@ FREEZE = "freeze"
 
 
 def _of(rule: Callable[[Variant], object]) -> dict[str, tuple[str, ...]]:
-    """Where an option has an effect: at the variants of which the rule is true."""
+    """The variants in which an option has an effect: those for which the rule is true."""
     return {"cure_variant": tuple(name for name, variant in VARIANTS.items() if rule(variant))}
 
 
@@ -46,10 +46,10 @@ _ALL, _MASKED = _of(lambda v: True), _of(lambda v: v.score)
 
 @dataclass(frozen=True)
 class CureOptions(Options):
-    """What CURE conserves, and how its revision model follows."""
+    """Conserved weights of CURE, and updates of its revision model."""
 
     cure_variant: Annotated[
-        str, Opt("reading of the method", choices=(*VARIANTS, FREEZE))
+        str, Opt("variant of the method", choices=(*VARIANTS, FREEZE))
     ] = "paper"  # fmt: skip
     percentile: Annotated[
         float, Opt("percent of the weights conserved at every step", low=0, high=100, only=_MASKED)
@@ -62,7 +62,7 @@ class CureOptions(Options):
         Opt("weight of the divergence of trades", low=0, only=_of(lambda v: v.base == "trades")),
     ] = 5.0
     gamma: Annotated[float, Opt("weight of the revision", low=0, only=_ALL)] = 1.0
-    rgp_scope: Annotated[str, Opt("tensors ranked together", choices=SCOPES, only=_MASKED)] = (
+    rgp_scope: Annotated[str, Opt("scope of the percentile", choices=SCOPES, only=_MASKED)] = (
         "layer"
     )
     mask_bn: Annotated[
@@ -92,7 +92,7 @@ class CureOptions(Options):
     ] = 0
 
     def check(self) -> None:
-        """A percentile below 1 is a share, as the released code has it; here it is a percentage."""
+        """Raise InputError for a percentile below 1, which would be a share as in released code."""
         if 0 < self.percentile < 1:
             raise InputError(
                 f"--percentile is in percent, as in the paper, and {self.percentile:g} would "

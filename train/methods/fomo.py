@@ -32,33 +32,37 @@ from ridgeline.train.parts.phases import PhaseRate, Phases
 from ridgeline.train.parts.saliency import snip
 from ridgeline.train.schedules.shapes import Constant
 
-#: when networks of chosen cycles are kept: around forgetting, and after relearning
+#: when networks of chosen cycles are saved: before and after forgetting, and after relearning
 SNAPSHOTS = ("before", "after", "relearnt")
 
 
 class Fomo(Method):
-    """Adversarial training that forgets a random part of its later layers again and again.
+    """Adversarial training that periodically forgets a random part of its later layers.
 
-    After the warm-up a stable network starts as a copy. Each cycle re-initialises a fraction
-    `fomo_rate` of every weight in `fomo_scope`, relearns with the objective's loss + `fomo_lambda`
-    * the divergence from the stable network on the same adversarial images, then consolidates: the
-    objective alone, while the stable network follows by EMA ("iter_tail"; "phase_end": one update
-    at the end of a cycle, use a decay of 0.5 to 0.9; "iter_all": after every step from the warm-up
-    on). `fomo_select` other than random (snip: on the training images), `fomo_init`,
+    After the warm-up a stable network starts as a copy. Then every cycle has three phases:
+
+    1. Forgetting: a fraction `fomo_rate` of every weight in `fomo_scope` is re-initialised.
+    2. Relearning: the loss is that of the objective + `fomo_lambda` * the divergence from the
+       stable network on the same adversarial images.
+    3. Consolidation: the loss is that of the objective only.
+
+    The stable network follows by EMA: "iter_tail" after every step of consolidation; "phase_end"
+    once at the end of a cycle (use a decay of 0.5 to 0.9); "iter_all" after every step from the
+    warm-up on. `fomo_select` other than random (snip: on the training images), `fomo_init`,
     `fomo_reset_momentum`, `fomo_cr_on`, `fomo_cr_loss` and `fomo_cr_in_consolidation` are
     ablations.
 
-    This is a reconstruction: of Ramkumar et al. 2024 (arXiv 2402.11733) only abstract, method
-    figure, reviews and two quoted results could be read, and no code was published. Order of the
-    phases, fraction, EMA and consistency follow the figure and the authors' sister papers; never
-    report a run as the published FOMO.
+    This is a reconstruction. Only abstract, method figure, reviews and two quoted results of
+    Ramkumar et al. 2024 (arXiv 2402.11733) could be read, and no code was published. The order of
+    the phases, the fraction, the EMA and the consistency follow the figure and other papers of the
+    authors. Never report a run as the published FOMO.
     """
 
     options_type = FomoOptions
     augmentations: ClassVar = {
         "cifar10": Augmentation(crop=PADDING, border="reflect", flip=True),
         "cifar100": Augmentation(crop=PADDING, flip=True, rotate=15.0),
-    }  # of the code it builds on
+    }  # values of the code it is based on
     options: FomoOptions
 
     def __init__(
@@ -72,7 +76,7 @@ class Fomo(Method):
             self.setup.epochs, given.fomo_warmup, given.fomo_relearn, given.fomo_consolidate_epochs
         )
         self.objective = objective_of(given.objective, given.trades_beta)
-        self.objective.inner(self.attack)  # one that cannot train by this objective is refused here
+        self.objective.inner(self.attack)  # raises if the attack does not fit the objective
         self.awp = perturbation_of(network, given.awp_gamma)
         self.stable = self.follow("stable", given.fomo_ema_decay)
         self.stable.network.eval()
@@ -88,7 +92,7 @@ class Fomo(Method):
 
     @property
     def rate(self) -> Callable[[float], float] | None:
-        """The learning rate that --fomo_lr makes of the run's."""
+        """The learning rate of the run, changed by --fomo_lr."""
         if self.options.fomo_lr == "piecewise":
             return self.setup.rate
         kind, _, value = self.options.fomo_lr.partition(":")
@@ -97,20 +101,20 @@ class Fomo(Method):
 
     @property
     def divisible(self) -> bool:
-        """Unless the weights are perturbed for every batch."""
+        """True, unless the weights are perturbed for every batch."""
         return type(self).backward is Fomo.backward and self.awp is None
 
     @property
     def sums(self) -> list[Tensor]:
-        """The consistency terms and their number."""
+        """The sum of the consistency terms and their number."""
         return [self._consistency]
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Its momentum is forgotten with the weights."""
+        """Store the optimiser: its momentum is reset with the forgotten weights."""
         self._optimizer = optimizer
 
     def start_epoch(self, epoch: int) -> Kept:
-        """Forget at the start of a cycle; networks before and after, of three cycles."""
+        """Forget at the start of a cycle. In three cycles, return the networks before and after."""
         self._consistency.zero_()
         phase, cycle, within = self.phases.at(epoch)
         if epoch == self.phases.warmup:
@@ -171,13 +175,13 @@ class Fomo(Method):
         return divergence(target, logits).mean()
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients; then perturbed weights go back."""
+        """Gradients; then perturbed weights are restored."""
         loss.backward()
         if self.awp is not None:
             self.awp.restore()
 
     def after_step(self, step: Step) -> None:
-        """The stable network follows, when it does so step by step."""
+        """Update the stable network, if it is updated after every step."""
         phase = self.phases.at(step.epoch)[0]
         when = self.options.fomo_consolidate
         tail = when == "iter_tail" and phase == "consolidate"
@@ -185,7 +189,7 @@ class Fomo(Method):
             self.stable.update()
 
     def end_epoch(self, epoch: int) -> Kept:
-        """The end of a cycle, and of its relearning."""
+        """At the end of a cycle or of its relearning: update the stable network, save networks."""
         phase, cycle, within = self.phases.at(epoch)
         last = phase != "learn" and within == self.phases.length - 1
         if last and self.options.fomo_consolidate == "phase_end":
@@ -194,7 +198,7 @@ class Fomo(Method):
         return self._snapshot(cycle, "relearnt") if relearnt else {}
 
     def training_attack(self, step: Step) -> Attack:
-        """What the objective makes of the attack."""
+        """The objective's inner attack."""
         return self.objective.inner(self.attack)
 
     def metrics(self, step: Step) -> dict:

@@ -19,7 +19,7 @@ _CONSISTENT = {"fomo_lambda": ()}
 
 @dataclass(frozen=True)
 class FomoOptions(Options):
-    """The phases of FOMO, what is forgotten, how it is relearnt and consolidated."""
+    """The phases of FOMO, the forgotten weights, and the losses of relearning."""
 
     objective: ObjectiveName = "at"
     trades_beta: TradesBeta = 6.0
@@ -36,20 +36,33 @@ class FomoOptions(Options):
     )
     fomo_include_fc: Annotated[bool, Opt("the classifier too", only=_FORGETS)] = True
     fomo_mask: Annotated[
-        str, Opt("what is forgotten", choices={"tensor": "an exact fraction of each",
-                                               "global": "every entry by chance"},
-                                 only={**_FORGETS, "fomo_select": ("random",)})
-    ] = "tensor"  # fmt: skip
+        str,
+        Opt(
+            "number of forgotten entries",
+            choices={
+                "tensor": "an exact fraction of each",
+                "global": "each entry with that probability",
+            },
+            only={**_FORGETS, "fomo_select": ("random",)},
+        ),
+    ] = "tensor"
     fomo_select: Annotated[
-        str, Opt("which entries", choices={"random": "", "magnitude": "the lowest, an ablation",
-                                           "snip": "lowest saliency, an ablation"},
-                                only=_FORGETS)
-    ] = "random"  # fmt: skip
+        str,
+        Opt(
+            "choice of the entries",
+            choices={
+                "random": "",
+                "magnitude": "the lowest, an ablation",
+                "snip": "lowest saliency, an ablation",
+            },
+            only=_FORGETS,
+        ),
+    ] = "random"
     fomo_init: Annotated[
-        str, Opt("what forgotten entries become", choices=INITS, only=_FORGETS)
+        str, Opt("new values of forgotten entries", choices=INITS, only=_FORGETS)
     ] = "fresh"  # fmt: skip
     fomo_consolidate: Annotated[
-        str, Opt("when the stable network follows", choices={
+        str, Opt("when the stable network is updated", choices={
             "iter_tail": "every step of consolidation", "phase_end": "once at the end of a cycle",
             "iter_all": "every step from the warm-up on"})
     ] = "iter_tail"  # fmt: skip
@@ -58,13 +71,18 @@ class FomoOptions(Options):
     fomo_cr_on: Annotated[
         str,
         Opt(
-            "consistency on",
+            "images of the consistency",
             choices={"adv": "adversarial images", "both": "clean ones too"},
             only=_CONSISTENT,
         ),
     ] = "adv"
     fomo_cr_loss: Annotated[
-        str, Opt("consistency by", choices={"kl": "", "mse": "between logits"}, only=_CONSISTENT)
+        str,
+        Opt(
+            "distance of the consistency",
+            choices={"kl": "", "mse": "between logits"},
+            only=_CONSISTENT,
+        ),
     ] = "kl"
     fomo_cr_in_consolidation: Annotated[
         bool,
@@ -85,7 +103,7 @@ class FomoOptions(Options):
     )
 
     def check(self) -> None:
-        """--fomo_lr can be read; iter_tail has epochs in which to follow."""
+        """Raise InputError for a wrong --fomo_lr, and for iter_tail without consolidation."""
         if self.fomo_lr != "piecewise":
             kind, _, value = self.fomo_lr.partition(":")
             try:

@@ -16,7 +16,7 @@ from ridgeline.train.data.noise import Purpose, number_of
 from ridgeline.train.methods.base import Method, Setup, Step, joined
 from ridgeline.train.options import Opt, Options
 
-#: penalty -> which frequencies of a layer it acts on
+#: penalty -> the frequencies of a layer that it uses
 PENALTIES = {
     "highest": "sum of max(i, j) N_ij over max(i, j) > K/2",
     "all": "sum of (i^2 + j^2) N_ij; K = 3 spares (0,0), larger K the block i, j <= 1",
@@ -24,7 +24,7 @@ PENALTIES = {
 }
 
 
-#: where kernels are written in a basis, where there may be a penalty, where it is more than zero
+#: conditions of options: kernels in a basis; a penalty is possible; the penalty is above 0
 _IN_BASIS = {"basis_filter": ()}
 _REGULARISED = {"l2_reg": (), **_IN_BASIS}
 _PENALISED = {**_REGULARISED, "l2_lambda": ()}
@@ -32,11 +32,11 @@ _PENALISED = {**_REGULARISED, "l2_lambda": ()}
 
 @dataclass(frozen=True)
 class FrequencyOptions(Options):
-    """The basis that kernels are written in, and the penalty on their coefficients."""
+    """The basis of the kernels, and the penalty on their coefficients."""
 
     basis_filter: Annotated[
         str | None,
-        Opt("how kernels are written; None: as they are, and no penalty",
+        Opt("basis of the kernels; None: plain kernels and no penalty",
             choices={"WD": "synthesise them", "SD": "convolve with the basis"})
     ] = "WD"  # fmt: skip
     init_scale: Annotated[
@@ -45,9 +45,9 @@ class FrequencyOptions(Options):
             "", "kaiming_normal": "", "signal": "SD's"}, only=_IN_BASIS),
     ] = "same"  # fmt: skip
     min_kernel_size: Annotated[
-        int, Opt("smallest kernel that is written in the basis", low=2, only=_IN_BASIS)
+        int, Opt("smallest kernel that uses the basis", low=2, only=_IN_BASIS)
     ] = 3  # fmt: skip
-    l2_reg: Annotated[bool, Opt("penalise; False: the same network without")] = True
+    l2_reg: Annotated[bool, Opt("use the penalty; False: the same network without it")] = True
     l2_lambda: Annotated[float, Opt("strength of the penalty", low=0, only=_REGULARISED)] = 0.01
     reg_depth: Annotated[
         float, Opt("penalise the first floor(N/depth)+1 layers; 1: all", above=0, only=_PENALISED)
@@ -63,28 +63,31 @@ class FrequencyOptions(Options):
     ] = False  # fmt: skip
 
     def check(self) -> None:
-        """One penalty at a time."""
+        """Raise InputError for two penalties."""
         if self.reg_diff_all and (self.reg_all_freq or self.reg_diff):
             raise InputError("--reg_diff_all replaces --reg_all_freq and --reg_diff: name one")
 
     @property
     def penalty(self) -> str:
-        """Which of PENALTIES it is."""
+        """The chosen penalty, a name in PENALTIES."""
         return "decay" if self.reg_diff_all else "all" if self.reg_all_freq else "highest"
 
 
 class Frequency(Method):
     """Cross-entropy + strength * penalty on the DCT coefficients (Lukasik et al. 2023).
 
-    `network` becomes a copy of the given one with `DctConv2d` layers, of which the first in module
-    order are penalised (`depth_rule`). N_ij is the Frobenius norm of a layer's coefficients at
-    frequency (i, j) over all its filters, not squared, so whole frequencies of a layer can go to
-    zero. `reg_diff` adds hinges that keep (0,1), (1,0), (1,1) below (0,0). The published default is
-    taken to be the penalty "highest", strength 0.01, the first floor(N / 3) + 1 layers, on WD
-    layers: what the commands of its README run. The training loss of the metrics includes the
-    penalty; checkpoints hold plain convolution weights. An attack only adds to the evaluation.
-    Without a basis it is the baseline: the plain network on the cross-entropy alone. Raises
-    InputError if the network has no convolution to write in the basis.
+    - `network` is a copy of the given one with `DctConv2d` layers. The first layers in module order
+      have a penalty (`depth_rule`).
+    - N_ij is the Frobenius norm of a layer's coefficients at frequency (i, j) over all its filters.
+      It is not squared, so whole frequencies of a layer can become zero.
+    - `reg_diff` adds hinges that keep (0,1), (1,0), (1,1) below (0,0).
+    - Our default is what the commands of the published README run: penalty "highest", strength
+      0.01, the first floor(N / 3) + 1 layers, WD layers.
+    - The training loss in the metrics includes the penalty. Checkpoints have plain convolution
+      weights. An attack is used only for evaluation.
+    - Without a basis it is the baseline: the plain network with the cross-entropy.
+
+    Raises InputError if the network has no convolution that the basis can represent.
     """
 
     options_type = FrequencyOptions
@@ -99,7 +102,7 @@ class Frequency(Method):
         super().__init__(network, setup, options)
         given = self.options
         if given.basis_filter is None:
-            self.label = "plain"  # a run of its own name beside the regularised one
+            self.label = "plain"  # the baseline has its own name beside the regularised run
         else:
             self.network = decompose(
                 network, given.basis_filter, given.init_scale, given.min_kernel_size,
@@ -122,7 +125,7 @@ class Frequency(Method):
         return (loss + self.strength * self.penalty() if self.strength else loss), logits
 
     def metrics(self, step: Step) -> dict[str, float]:
-        """Strength * penalty, how many layers have it, and N_ij of every layer, the first ones'."""
+        """Strength * penalty, the number of layers with it, and N_ij of these layers."""
         with torch.no_grad():
             tables = {n: norms(m.coefficients).tolist() for n, m in self.all.items()}
             strength = self.strength * float(self.penalty())
@@ -134,12 +137,12 @@ class Frequency(Method):
         return joined({"penalty": strength, "penalised_layers": count}, *by_place)
 
     def weights(self) -> dict[str, Tensor]:
-        """The network in plain convolutions, the coordinates that all landscape tools share."""
+        """The network with plain convolutions, which all landscape tools use."""
         return plain_state(self.network)
 
 
 def depth_rule(count: int, depth: float) -> int:
-    """floor(N / depth) + 1 layers, at most N: 3 gives a third and one more, 1 gives all.
+    """floor(N / depth) + 1 layers, at most N. Depth 3: a third and one more; depth 1: all.
 
     >>> depth_rule(9, 3), depth_rule(9, 1)
     (4, 9)
@@ -150,7 +153,7 @@ def depth_rule(count: int, depth: float) -> int:
 
 
 def norms(coefficients: Tensor) -> Tensor:
-    """N (K, K) over (i, j): Frobenius norms over all filters, with gradient 0 where N is 0."""
+    """N (K, K) over (i, j): Frobenius norms over all filters. The gradient is 0 where N is 0."""
     square = coefficients.square().sum((0, 1))
     positive = square > 0
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)

@@ -1,4 +1,4 @@
-"""LIET: one-step adversarial training from perturbations that belong to the labels."""
+"""LIET: one-step adversarial training that starts from perturbations of the labels."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from ridgeline.train.specs import radius
 from ridgeline.train.undisturbed import undisturbed
 
 _GREY = 0.5
-#: radius above which the published code takes stronger noise and does not clip to the ball
+#: above this radius the published code uses stronger noise and does not clip to the ball
 _NARROW = 8 / 255
-# which numbers of an example a draw is for
+# the counter of each kind of draw of an example
 _NOISE, _MASK, _SHARE_AND_SIGN, _FIRST_LABELS, _LABELS = range(5)
 
 
 @dataclass(frozen=True)
 class LietOptions(Options):
-    """The start of the single step, the labels, and what ties its two ends together."""
+    """The start of the single step, the labels, and the divergence between start and end."""
 
     eps: Annotated[
         str | float | None, Opt("radius in training; None: the one of --attack")
@@ -42,29 +42,32 @@ class LietOptions(Options):
         int, Opt("steps between two computations of the labels' perturbations", low=1)
     ] = 20
     noise_low: Annotated[
-        float, Opt("smallest share of pixels with noise in place of these", low=0, high=1)
+        float, Opt("smallest share of pixels with noise instead of these", low=0, high=1)
     ] = 0.1
     noise_high: Annotated[float, Opt("largest such share", low=0, high=1)] = 0.5
     label_noise: Annotated[
-        float, Opt("share of a label that goes to other classes at random", low=0, high=1)
+        float, Opt("share of a label that is spread over other classes at random", low=0, high=1)
     ] = 0.6
     consistency: Annotated[
-        float, Opt("weight, in the last epoch, of the divergence of both ends of the step", low=0)
+        float,
+        Opt(
+            "weight, in the last epoch, of the divergence between start and end of the step", low=0
+        ),
     ] = 100.0
     average_decay: Annotated[
         float | None, Opt("decay per step of the average of weights; None: none", low=0, high=1)
     ] = 0.9995
 
     def check(self) -> None:
-        """The shares are an interval."""
+        """Raise InputError if the lower share exceeds the upper one."""
         if self.noise_low > self.noise_high:
             raise InputError(f"--noise_low {self.noise_low:g} is above --noise_high "
                              f"{self.noise_high:g}")  # fmt: skip
 
     def radius(self, setup: Setup) -> float:
-        """`eps` in [0,1] units, bare text in the unit of --attack.
+        """`eps` in [0,1] units. Bare numbers are in the unit of --attack.
 
-        Raises InputError without an attack, and for a radius that is none of an l_inf ball.
+        Raises InputError without an attack, and for a radius that is not valid for l_inf.
         """
         attack = setup.needed_attack()
         if attack.order != INF:
@@ -79,7 +82,7 @@ class LietOptions(Options):
 class LabelStep(Attack):
     """One signed step from x +- d, where d is `inherent` (classes, C, H, W) of the label.
 
-    A share of the pixels of d, drawn between `low` and `high`, is uniform noise instead.
+    A share of the pixels of d is replaced by uniform noise. It is drawn between `low` and `high`.
     """
 
     wide: bool
@@ -89,11 +92,11 @@ class LabelStep(Attack):
 
     @property
     def reach(self) -> float:
-        """The ball's radius, or with `wide` that of noise and step together."""
+        """The ball's radius, or with `wide` the radius of noise plus step."""
         return 3 * self.eps if self.wide else self.eps
 
     def start(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """Where the step starts: images (N, C, H, W) in [0,1]."""
+        """The start of the step: images (N, C, H, W) in [0,1]."""
         drawn = (noise.uniform(x.new_empty(len(x), 2), _SHARE_AND_SIGN) + 1) / 2
         shares = self.low + (self.high - self.low) * drawn[:, :1]
         noisy = (noise.uniform(x, _MASK).flatten(1) + 1) / 2 < shares
@@ -112,7 +115,7 @@ class LabelStep(Attack):
         return moved.clamp(0, 1)
 
     def perturb(self, predict: Predict, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """The end of the step up the plain cross-entropy."""
+        """The end of the step along the gradient of the cross-entropy."""
         start = self.start(x, y, noise).requires_grad_()
         with torch.enable_grad():
             loss = F.cross_entropy(predict(start), y, reduction="sum")
@@ -122,19 +125,21 @@ class LabelStep(Attack):
 class Liet(Method):
     """Cross-entropy at the end of the step + weight * Jensen-Shannon divergence of its two ends.
 
-    The perturbation of a label is eps times the sign of the loss gradient by a grey image of that
-    label, in eval mode, taken anew every `inherent_every` steps and at the start of every epoch.
-    The step starts at `LabelStep.start`; both passes are in train mode, and the gradient of the
-    divergence goes through both. Its weight grows linearly over the run to `consistency`. All
-    losses are against labels of which a share is spread over the other classes at random, anew for
-    every pass. The average of the weights begins with the first step; BatchNorm's statistics are
-    averaged along. Defaults are those for CIFAR-10, with eps 8/255 and 100 epochs.
+    - The perturbation of a label is eps times the sign of the loss gradient by a grey image of that
+      label, in eval mode. It is computed every `inherent_every` steps and at the start of every
+      epoch.
+    - The step starts at `LabelStep.start`. Both passes are in train mode, and the gradient of the
+      divergence goes through both. Its weight increases linearly over the run to `consistency`.
+    - In all labels a share is spread over the other classes at random, with new numbers in every
+      pass.
+    - The average of the weights, with BatchNorm's statistics, begins after the first step.
+    - Defaults are those for CIFAR-10, with eps 8/255 and 100 epochs.
 
-    Source: the configuration and code of LIET in FastAT Benchmark (github.com/fzjcdt), which are
-    the only description followed here. Deviations: the share of noise and the sign of the start
-    are drawn for every example, there once for a batch, so that no number depends on what else is
-    in it; the best and last networks of both, plain and averaged, are kept, there the better one.
-    The attack of the setup is that of the evaluation.
+    Source: only the configuration and code of LIET in FastAT Benchmark (github.com/fzjcdt). There
+    are two differences. The share of noise and the sign of the start are drawn per example, not
+    once per batch, so that an example's numbers do not depend on its batch. The best and the last
+    network are saved, both plain and averaged, not only the better one. The setup's attack is for
+    evaluation only.
     """
 
     options_type = LietOptions
@@ -156,16 +161,16 @@ class Liet(Method):
         shape = (images.num_classes, *images.image_shape)
         dtype = next(network.parameters()).dtype
         self._inherent = torch.zeros(shape, device=self.device, dtype=dtype)
-        self._epoch, self._taken = -1, 0  # when it was taken: epoch, number of the step
+        self._epoch, self._taken = -1, 0  # when it was computed: epoch, number of the step
         if given.average_decay is not None:
             self.average = self.follow("average", given.average_decay)
 
     def recipe(self) -> dict[str, Any]:
-        """The options, with the radius as it was understood."""
+        """The options, with the radius in [0,1] units."""
         return {**super().recipe(), "eps": self.eps, "wide": self.wide}
 
     def training_attack(self, step: Step) -> LabelStep:
-        """The single step as it stands, with labels as they are."""
+        """The current single step, with plain labels."""
         given = self.options
         return LabelStep(eps=self.eps, wide=self.wide, low=given.noise_low, high=given.noise_high,
                          inherent=self._inherent)  # fmt: skip
@@ -194,7 +199,7 @@ class Liet(Method):
         return loss + self.weight(step.epoch) * jensen_shannon(first, logits).mean(), logits
 
     def after_step(self, step: Step) -> None:
-        """The average begins as the network after the first step."""
+        """Update the average, which starts as the network after the first step."""
         if self.options.average_decay is None:
             return
         if self.average.seen:
@@ -203,7 +208,7 @@ class Liet(Method):
             self.average.restart()
 
     def state(self) -> dict[str, Any]:
-        """The networks that follow, and the labels' perturbations with when they were taken."""
+        """The networks that follow, the labels' perturbations, and when they were computed."""
         return {**super().state(), "inherent": self._inherent, "epoch": self._epoch,
                 "taken": self._taken}  # fmt: skip
 
@@ -230,7 +235,7 @@ class Liet(Method):
 
 
 def noisy_labels(y: Tensor, uniform: Tensor, share: float) -> Tensor:
-    """Labels (N, C) of classes y (N,): 1 - `share` there, the rest as `uniform` (N, C) elsewhere.
+    """Labels (N, C): 1 - `share` at classes y (N,); the rest in proportion to `uniform` (N, C).
 
     >>> noisy_labels(torch.tensor([0]), torch.tensor([[0.9, 0.25, 0.75]]), 0.5).tolist()
     [[0.5, 0.125, 0.375]]
@@ -241,7 +246,7 @@ def noisy_labels(y: Tensor, uniform: Tensor, share: float) -> Tensor:
 
 
 def jensen_shannon(a: Tensor, b: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in nats, (N,), of softmax of logits a and b (N, C); at most ln 2.
+    """Jensen-Shannon divergence in nats, (N,), of the softmax of logits a, b (N, C); at most ln 2.
 
     >>> jensen_shannon(torch.tensor([[90.0, -90.0]]), torch.tensor([[-90.0, 90.0]])).item()
     0.6931471824645996

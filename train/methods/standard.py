@@ -10,7 +10,7 @@ from ridgeline.train.methods.base import Method, Step
 
 
 class Standard(Method):
-    """Empirical risk minimisation of the cross-entropy; an attack only adds to the evaluation."""
+    """Empirical risk minimisation of the cross-entropy. An attack is used only for evaluation."""
 
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy of the clean batch."""

@@ -1,1 +1,1 @@
-"""What training methods are made of."""
+"""Parts of training methods."""

@@ -1,4 +1,4 @@
-"""BatchNorm's statistics of a network that was never trained where it stands."""
+"""Recalibrate the BatchNorm statistics of a network at weights that training never had."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tracks(module: nn.Module) -> bool:
 
 
 class _Reached(Exception):
-    """The layer whose input is wanted has seen it: the rest of the pass is not needed."""
+    """The wanted layer has its input: the rest of the forward pass is not needed."""
 
 
 def recalibrated(
@@ -36,11 +36,10 @@ def recalibrated(
 ) -> dict[str, Tensor]:
     """Exact mean and (biased) variance of every BatchNorm input over all images: new buffers.
 
-    `predict(buffers, x)` runs `network`, in eval mode, with these buffers on a batch;
-    `batches()` yields the images anew at every call. Layer by layer in the order of execution: each
-    pass uses the final statistics of all layers before. The result is that of one train-mode pass
-    over all images as a single batch, whatever the physical batch size, including the variance of
-    means between batches.
+    `predict(buffers, x)` runs `network`, in eval mode, with these buffers on a batch. `batches()`
+    yields all images at every call. Layers are treated in the order of execution: each pass uses
+    the final statistics of all earlier layers. The result equals one train-mode pass over all
+    images as a single batch, for any batch size. It includes the variance between batch means.
     """
     found = {k: b.clone() for k, b in buffers.items()}
     for name in _order_of_execution(

@@ -1,4 +1,4 @@
-"""Anytime learning: data that comes in chunks, what is replayed, what is forgotten between."""
+"""Anytime learning: data in chunks, replay of earlier chunks, forgetting between chunks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ridgeline.train.options import Opt, Options
 from ridgeline.train.parts.forgetting import forget, forgettable, lowest, new_values
 from ridgeline.train.parts.saliency import snip
 
-#: what is trained on when a chunk has come
+#: the training data after a new chunk
 REPLAYS = {"full": "all chunks so far", "none": "the last", "one": "the last two",
            "buffer": "the last, and some of each before"}  # fmt: skip
 FORGETTING = ("snip", "llf", "fc", "shrink_perturb", "randinit", "none")
@@ -26,11 +26,13 @@ _SHRINKS = {"forget": ("shrink_perturb",)}
 
 @dataclass(frozen=True)
 class LureOptions(Options):
-    """How data come in chunks, what of them is replayed, and what is forgotten between."""
+    """The chunks of data, their replay, and the forgetting between them."""
 
-    meta_batch_size: Annotated[int, Opt("examples of a chunk, a tenth of them validation")] = 6250
+    meta_batch_size: Annotated[
+        int, Opt("examples in a chunk; a tenth of them is for validation")
+    ] = 6250
     meta_batch_number: Annotated[int, Opt("chunks")] = 8
-    replay: Annotated[str, Opt("what a chunk is trained with", choices=REPLAYS)] = "full"
+    replay: Annotated[str, Opt("data that are trained on with a chunk", choices=REPLAYS)] = "full"
     buffer_size_train: Annotated[
         int,
         Opt("examples kept of each earlier chunk, for buffer", low=1, only={"replay": ("buffer",)}),
@@ -50,7 +52,7 @@ class LureOptions(Options):
     snip_size: Annotated[
         float,
         Opt(
-            "share of the weights forgotten, of the chunk scored",
+            "share of the weights that are forgotten, and of the chunk that scores them",
             above=0,
             high=1,
             only={"forget": (None, "snip"), "use_snip": ()},
@@ -66,12 +68,12 @@ class LureOptions(Options):
 
     @property
     def rule(self) -> str:
-        """The rule of forgetting in force."""
+        """The chosen rule of forgetting."""
         return self.forget or ("snip" if self.use_snip else "none")
 
 
 def chunks(images: Images, size: int, number: int, seed: int) -> list[Images]:
-    """`number` disjoint random chunks of `size` examples; InputError if there are not as many."""
+    """`number` disjoint random chunks of `size` examples. Raises InputError for too few images."""
     if size < 10 or number < 1 or size * number > len(images):
         raise InputError(
             f"{number} chunks of {size} do not fit: chunks hold 10 or more examples, and "
@@ -98,10 +100,10 @@ def few(images: Images, shots: int, seed: int) -> Images:
 
 
 def replayed(parts: Sequence[Images], replay: str, buffer_size: int, seed: int) -> Images:
-    """What is trained on when the last of `parts` has come.
+    """The training data after the last of `parts`.
 
-    `full`: all so far; `none`: the last; `one`: the last two; `buffer`: the last and a random
-    `buffer_size` examples of each chunk before. Raises InputError for an unknown mode.
+    `full`: all so far. `none`: the last. `one`: the last two. `buffer`: the last, and `buffer_size`
+    random examples of each earlier chunk. Raises InputError for an unknown mode.
     """
     if replay not in REPLAYS:
         raise unknown("--replay", replay, REPLAYS)
@@ -117,7 +119,7 @@ def replayed(parts: Sequence[Images], replay: str, buffer_size: int, seed: int) 
 
 @dataclass(frozen=True)
 class Chunks:
-    """Chunks in the order they come, each as its training part and a tenth for validation."""
+    """Chunks in order, each with a training part and a tenth for validation."""
 
     parts: Sequence[tuple[Images, Images]]
     options: LureOptions
@@ -125,7 +127,7 @@ class Chunks:
 
     @classmethod
     def of(cls, images: Images, options: LureOptions, seed: int) -> Chunks:
-        """The chunks of an image set; InputError if it has not as many examples."""
+        """The chunks of an image set. Raises InputError for too few images."""
         if options.shots is not None:
             images = few(images, options.shots, seed)
         found = chunks(images, options.meta_batch_size, options.meta_batch_number, seed)
@@ -135,7 +137,7 @@ class Chunks:
         return len(self.parts)
 
     def come(self, number: int) -> tuple[Images, Images]:
-        """What chunk `number` (from 0) is trained on and validated with, replayed ones included."""
+        """The training and validation images at chunk `number` (from 0), with replayed ones."""
         given, seen = self.options, zip(*self.parts[: number + 1], strict=True)
         training, validation = (
             replayed(parts, given.replay, size, self.seed)
@@ -146,7 +148,10 @@ class Chunks:
         return training, validation
 
     def forget(self, network: nn.Module, number: int, fresh: Callable[[int], nn.Module]) -> int:
-        """Forget, in place, before chunk `number`, which is scored; returns how many weights."""
+        """Forget, in place, before chunk `number`; returns the number of changed weights.
+
+        Saliency is computed on that chunk.
+        """
         device = next(network.parameters()).device
         return forget_between(
             network, self.options, images=self.parts[number][0], fresh=fresh, seed=self.seed,
@@ -175,13 +180,19 @@ def forget_between(
     chunk: int,
     device: torch.device | str = "cpu",
 ) -> int:
-    """Forget, in place, before chunk number `chunk` (from 1); returns how many weights changed.
+    """Forget, in place, before chunk `chunk` (from 1); returns the number of changed weights.
 
-    By the options' rule. `snip`: the share `snip_size` of all convolution and linear weights with
-    the lowest saliency on that share of `images` is drawn anew (LURE); `llf`: the later stages and
-    the classifier; `fc`: the classifier; `shrink_perturb`: weights * shrink + perturb * N(0, 1)
-    (Ash and Adams 2020); `randinit`: the initial network again; `none`. BatchNorm is never drawn
-    anew.
+    The rules are:
+
+    - `snip` (LURE): re-initialises the share `snip_size` of all convolution and linear weights,
+      those with the lowest saliency on the same share of `images`.
+    - `llf`: re-initialises the later stages and the classifier.
+    - `fc`: re-initialises the classifier.
+    - `shrink_perturb`: weights * shrink + perturb * N(0, 1) (Ash and Adams 2020).
+    - `randinit`: the initial network again.
+    - `none`: no change.
+
+    BatchNorm is never re-initialised.
     """
     rule = options.rule
     if rule == "none":

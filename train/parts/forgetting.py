@@ -20,9 +20,9 @@ def forgettable(
 ) -> dict[str, Tensor]:
     """Weights of two or more dimensions in the named stages; never BatchNorm or a bias.
 
-    `later`: the last two of four blocks (`models.stages.later`); `last_stage`: the last block;
-    `first`: what `later` leaves; `all`. The convolutions of shortcuts only if asked. Raises
-    InputError for an unknown scope or if nothing is left.
+    `later`: the last two of four blocks (`models.stages.later`). `last_stage`: the last block.
+    `first`: all stages not in `later`. `all`: all stages. Convolutions of shortcuts are included
+    only with `shortcut`. Raises InputError for an unknown scope and for an empty result.
     """
     if scope not in SCOPES:
         raise unknown("scope of forgetting", scope, SCOPES)
@@ -51,9 +51,9 @@ def _is_shortcut(name: str) -> bool:
 def draw_masks(
     weights: Mapping[str, Tensor], fraction: float, seed: int, cycle: int, *, exact: bool = True
 ) -> dict[str, Tensor]:
-    """Which entries to forget (bool, True: forget), at random, a function of seed and cycle.
+    """Random masks of entries to forget (bool, True: forget), determined by seed and cycle.
 
-    `exact`: round(fraction * entries) of every tensor; else every entry with this probability.
+    `exact`: round(fraction * entries) of every tensor. Else each entry with this probability.
     """
     generator = stream(seed, Purpose.FORGETTING_MASK, cycle)
     masks = {}
@@ -71,9 +71,9 @@ def draw_masks(
 def lowest(
     scores: Mapping[str, Tensor], fraction: float, *, together: bool = False
 ) -> dict[str, Tensor]:
-    """The round(fraction * entries) entries of lowest score of every tensor (bool).
+    """The round(fraction * entries) entries of lowest score in every tensor (bool).
 
-    `together`: of all tensors as one.
+    `together`: the lowest of all tensors together.
     """
     if together:
         flat = {"": torch.cat([s.flatten() for s in scores.values()])}
@@ -97,10 +97,10 @@ def new_values(
     cycle: int,
     stable: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """What forgotten entries become, by tensor.
+    """The new values of forgotten entries, by tensor.
 
-    `fresh`: a new draw of the network's own initialiser, each cycle another; `rewind`: the initial
-    network again; `zero`; `stable`: the stable network's entries.
+    `fresh`: a new draw of the network's initialiser in each cycle. `rewind`: the initial network's
+    values. `zero`: 0. `stable`: the stable network's values.
     """
     if init == "zero":
         return {name: torch.zeros_like(w) for name, w in weights.items()}
@@ -118,10 +118,10 @@ def forget(
     optimizer: torch.optim.Optimizer | None = None,
     momentum: str = "masked",
 ) -> None:
-    """Put `values` where the masks say; the optimiser forgets these entries too.
+    """Set the entries in `masks` to `values`, and reset the optimiser's averages.
 
-    `momentum`: clear the optimiser's running averages of the `masked` entries, of `all` entries of
-    these tensors, or of `none`.
+    `momentum`: reset the averages of the `masked` entries, of `all` entries of these tensors, or
+    of `none`.
     """
     with torch.no_grad():
         for name, w in weights.items():

@@ -17,17 +17,17 @@ from ridgeline.train.options import Opt, Options
 
 @dataclass(frozen=True)
 class FreezeOptions(Options):
-    """Which stages of a network train, and whether they are drawn anew."""
+    """Which stages of a network train, and whether they are re-initialised."""
 
     blocks: Annotated[tuple[str, ...], Opt("freeze: the stages to train, e.g. 2,3")] = ()
-    reinit: Annotated[bool, Opt("freeze: draw these stages anew", only={"blocks": ()})] = True
+    reinit: Annotated[bool, Opt("freeze: re-initialise these stages", only={"blocks": ()})] = True
     reinit_bn: Annotated[
         bool, Opt("freeze: their BatchNorm too", only={"blocks": (), "reinit": ()})
     ] = False
     freeze_stem: Annotated[bool, Opt("freeze: the stem too", only={"blocks": ()})] = False
 
     def check_beside(self, chosen: bool) -> None:
-        """Raise InputError for stages without the variant that trains them, or it without them."""
+        """Raise InputError if --blocks and the variant freeze are not used together."""
         if chosen != bool(self.blocks):
             raise InputError("--blocks names the stages that --cure_variant freeze trains")
 
@@ -41,13 +41,13 @@ def check_stages(network: nn.Module, chosen: Sequence[str]) -> None:
 
 
 def train_only(network: nn.Module, options: FreezeOptions, seed: int = 0) -> None:
-    """Freeze all stages but the chosen `blocks` (and the stem), optionally drawing those anew.
+    """Freeze all stages except the chosen `blocks` and the stem; optionally re-initialise `blocks`.
 
-    Stages are named as in `models.stages`. Convolutions are drawn by Kaiming's uniform rule
-    (fan-out, ReLU), the classifier from N(0, 0.01^2) with bias 0, BatchNorm set to (1, 0) if
-    asked; the stem is never drawn anew. BatchNorm's running statistics of frozen stages still
-    follow the data, as in the study of Gowda et al. 2024 (figures 2b and 11). Raises InputError
-    for an unknown stage.
+    Stages have the names of `models.stages`. Convolutions are drawn by Kaiming's uniform rule
+    (fan-out, ReLU), the classifier from N(0, 0.01^2) with bias 0. BatchNorm is set to (1, 0) on
+    request. The stem is never re-initialised. BatchNorm's running statistics of frozen stages still
+    follow the data, as in Gowda et al. 2024 (figures 2b and 11). Raises InputError for an unknown
+    stage.
     """
     chosen = options.blocks
     check_stages(network, chosen)
@@ -65,7 +65,7 @@ def train_only(network: nn.Module, options: FreezeOptions, seed: int = 0) -> Non
 
 
 def _draw(module: nn.Module, generator: torch.Generator, classifier: bool, bn: bool) -> None:
-    """Draw on the CPU, whatever the device: the same numbers everywhere."""
+    """Draw on the CPU, so that every device has the same numbers."""
     with torch.no_grad():
         if isinstance(module, nn.BatchNorm2d):
             if bn:

@@ -1,4 +1,4 @@
-"""Which weights to update: percentile masks over scores, per tensor or over all of them."""
+"""Percentile masks of weights to update, per tensor or over all tensors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SCOPES = ("layer", "global")
 
 
 def update_masks(scores: Mapping[str, Tensor], percent: float, scope: str) -> dict[str, Tensor]:
-    """True where a weight is updated: all but the `percent` % of lowest score, by tensor.
+    """True for weights that are updated: all except the `percent` % of lowest score, by tensor.
 
-    The threshold is an order statistic of each tensor, or with "global" of all together. Ties with
-    it are updated: where more than `percent` % of the scores are 0, all are.
+    The threshold is an order statistic of each tensor, or with "global" of all tensors together.
+    Scores equal to it are updated. So all are updated if more than `percent` % of scores are 0.
     """
     if scope not in SCOPES:
         raise unknown("scope of the percentile", scope, SCOPES)

@@ -1,4 +1,4 @@
-"""Read or disturb what enters chosen modules during a forward pass."""
+"""Read or change the inputs of chosen modules during a forward pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Inputs = tuple[Tensor, ...]
 def hooked(
     sites: Mapping[str, nn.Module], hook: Callable[[str, Inputs], Inputs | None]
 ) -> Iterator[None]:
-    """Call `hook(name, inputs)` before every site; what it returns replaces the inputs."""
+    """Call `hook(name, inputs)` before every site. Its result (if not None) replaces the inputs."""
     handles = [
         module.register_forward_pre_hook(lambda _, inputs, name=name: hook(name, inputs))
         for name, module in sites.items()
@@ -40,7 +40,7 @@ def reading_inputs(
 def disturbed(
     sites: Mapping[str, nn.Module], noise: Mapping[str, Tensor], sizes: dict[str, Tensor]
 ) -> AbstractContextManager[None]:
-    """Add noise to the input of every site; `sizes` get the inputs' root mean squares."""
+    """Add noise to the input of every site. `sizes` receives the inputs' root mean squares."""
 
     def disturb(name: str, inputs: Inputs) -> Inputs:
         sizes[name] = inputs[0].detach().square().mean().sqrt()

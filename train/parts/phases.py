@@ -1,4 +1,4 @@
-"""The phases of FOMO: when to learn, relearn and consolidate, and at which rate."""
+"""The phases of FOMO (learning, relearning, consolidation) and its learning rate."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ridgeline.models.errors import InputError
 
 @dataclass(frozen=True)
 class Phases:
-    """The phases of a run, epochs counted from 0: learning, then whole cycles, then a rest.
+    """The phases of a run, epochs counted from 0: learning, then complete cycles, then the rest.
 
-    A cycle forgets before its first batch, relearns, consolidates; what does not fill a cycle at
-    the end is consolidation, so that training never ends right after forgetting. Raises InputError
-    if no cycle fits.
+    A cycle forgets before its first batch, then relearns, then consolidates. Epochs at the end that
+    do not fill a cycle are consolidation, so training never ends right after forgetting. Raises
+    InputError if no cycle fits.
     """
 
     epochs: int
@@ -36,7 +36,7 @@ class Phases:
 
     @property
     def count(self) -> int:
-        """How many whole cycles fit."""
+        """Number of complete cycles."""
         return max(0, self.epochs - self.warmup) // self.length
 
     def at(self, epoch: int) -> tuple[str, int, int]:
@@ -49,15 +49,16 @@ class Phases:
         return "consolidate", min(cycle, self.count - 1), within
 
     def kept(self) -> set[int]:
-        """The cycles whose networks are kept: first, middle, last."""
+        """The cycles whose networks are saved: first, middle, last."""
         return {0, self.count // 2, self.count - 1}
 
 
 @dataclass(frozen=True)
 class PhaseRate:
-    """A learning rate that differs from `base` once the cycles begin (epochs from 0).
+    """A learning rate that differs from `base` from the first cycle on (epochs from 0).
 
-    `hold` keeps `value`; otherwise every cycle falls linearly from `value` to base's own.
+    `hold`: constant at `value`. Else it decreases in every cycle, linearly from `value` to that of
+    `base`.
     """
 
     base: Callable[[float], float]

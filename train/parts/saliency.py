@@ -21,7 +21,7 @@ def snip(
 ) -> dict[str, Tensor]:
     """|w| * |d mean cross-entropy / dw| over all images, by parameter (Lee et al. 2019, eq. 3).
 
-    The network is in eval mode and left untouched; every image counts once.
+    The network is in eval mode and is not changed. Every image counts once.
     """
     with undisturbed(network):
         named = {n: p.detach().requires_grad_() for n, p in network.named_parameters()}

@@ -12,7 +12,7 @@ _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over processes; its gradient is the sum of theirs, for their losses add up."""
+    """The sum over processes. Its gradient is the sum of their gradients (losses are summed)."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -30,15 +30,16 @@ class _Sum(torch.autograd.Function):
 class SharedBatchNorm(_BatchNorm):
     """BatchNorm that in train mode normalises by the examples of all processes.
 
-    torch.nn.SyncBatchNorm is for CUDA devices alone. Every process must make the same passes.
-    Mean first, then the squares about it: two messages a pass, and no cancellation.
+    torch.nn.SyncBatchNorm works only on CUDA devices. Every process must make the same passes. A
+    pass has two messages: first the mean, then the squares about the mean. This avoids
+    cancellation.
     """
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any number of dimensions."""
+        """Accept any number of dimensions."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised as by one process that has all examples; x (N, C, ...)."""
+        """Normalise x (N, C, ...) as one process with all examples would do."""
         if not self.training:
             return super().forward(x)
         over = [d for d in range(x.ndim) if d != 1]
@@ -66,7 +67,7 @@ class SharedBatchNorm(_BatchNorm):
 
 
 def share_batchnorm(network: nn.Module) -> None:
-    """Put a `SharedBatchNorm` of the same tensors in the place of every BatchNorm layer."""
+    """Replace every BatchNorm layer by a `SharedBatchNorm` with the same tensors."""
     for owner in list(network.modules()):
         for name, layer in list(owner.named_children()):
             if type(layer) in _KINDS:

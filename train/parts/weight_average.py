@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ridgeline.models.copying import copy_of
 
-#: name -> which networks the average is of
+#: name -> the networks that the average is taken over
 AVERAGES = {
     "ema": "after every step",
     "swa": "after every epoch; its BatchNorm statistics are computed anew then, which takes time",
@@ -35,12 +35,13 @@ def move_towards(target: Iterable[Tensor], source: Iterable[Tensor], share: floa
 
 
 class Average:
-    """A copy of a network that is moved towards it; it never shares storage or gets gradients.
+    """An average of a network's weights, as a second network without gradients.
 
-    `decay` d: average <- d average + (1 - d) network (EMA; 0: always the network itself); None: the
-    plain mean of all networks seen (SWA, Izmailov et al. 2018). `buffers`: BatchNorm's statistics
-    are averaged along, which is right for an EMA, whose networks are neighbours; those of a plain
-    mean must be taken anew (`train.parts.batchnorm_statistics.recalibrate`).
+    - `decay` d: average <- d average + (1 - d) network (EMA; 0: always the network itself). None:
+      the plain mean of all networks so far (SWA, Izmailov et al. 2018).
+    - `buffers`: average BatchNorm's statistics too. This is right for an EMA, whose networks are
+      close to each other. For a plain mean recalibrate them instead
+      (`train.parts.batchnorm_statistics.recalibrate`).
     """
 
     def __init__(self, network: nn.Module, decay: float | None = 0.999, *, buffers: bool = True):
@@ -49,12 +50,12 @@ class Average:
         self.seen = 0
 
     def restart(self) -> None:
-        """Become a copy of the network as it is now."""
+        """Become a copy of the current network."""
         self.network.load_state_dict(self.source.state_dict())
         self.seen = 1
 
     def update(self, share: float | None = None) -> None:
-        """Move by `share` of the way, by default what `decay` says."""
+        """Move towards the network by `share` (default: from `decay`)."""
         if share is None:
             share = 1 / (self.seen + 1) if self.decay is None else 1 - self.decay
         self.seen += 1
@@ -63,7 +64,7 @@ class Average:
             move_towards(self.network.buffers(), self.source.buffers(), share)
 
     def state(self) -> dict:
-        """What resuming needs."""
+        """The state for resuming."""
         return {"network": self.network.state_dict(), "seen": self.seen}
 
     def load_state(self, state: dict) -> None:

@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation: training at the worst weights nearby."""
+"""Adversarial weight perturbation: training at the worst weights in a neighbourhood."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ridgeline.models.errors import InputError
 class WeightPerturbation:
     """One step of ascent in weight space before every descent (Wu et al. 2020, eqs. 8 to 10).
 
-    Every tensor of two or more dimensions moves by gamma ||w|| along its own gradient; BatchNorm
-    and biases stay. The first pass leaves BatchNorm's running statistics alone. Use: `perturb`
-    with the gradient pass's loss, backward at the moved weights, `restore`.
+    Every tensor of two or more dimensions moves by gamma ||w|| along its own gradient. BatchNorm
+    and biases do not move. The first pass does not change BatchNorm's running statistics. Use:
+    `perturb` with the loss of the gradient pass, backward at the moved weights, `restore`.
     """
 
     def __init__(self, network: nn.Module, gamma: float):
@@ -25,7 +25,7 @@ class WeightPerturbation:
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def perturb(self, loss_of: Callable[[], Tensor]) -> None:
-        """Move the weights up the loss that `loss_of()` gives."""
+        """Move the weights along the gradient of the loss `loss_of()`."""
         weights = [p for p in self.network.parameters() if p.requires_grad and p.ndim > 1]
         statistics = [(b, b.detach().clone()) for b in self.network.buffers()]
         gradients = torch.autograd.grad(loss_of(), weights)
@@ -37,7 +37,7 @@ class WeightPerturbation:
                 w += g * (self.gamma * w.norm() / g.norm().clamp_min(1e-20))
 
     def restore(self) -> None:
-        """Put the weights back, bit for bit, after the backward pass."""
+        """Restore the weights, bit for bit, after the backward pass."""
         with torch.no_grad():
             for w, value in self._kept:
                 w.copy_(value)

@@ -1,6 +1,6 @@
-"""Schedules by name: epoch (float) -> value, for learning rates and adversarial budgets alike.
+"""Schedules by name: epoch (float) -> value, for learning rates and adversarial budgets.
 
-A budget's unit is settled for the whole spec.
+All budgets of a spec have the same unit.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _BUDGETS = {"start_v", "slope", "low_v", "up_v", "eps_min", "eps_max", "min", "m
 def parse_schedule(
     text: str, what: str, *, budget: bool = False, beside: Unit = Unit.UNSET
 ) -> Schedule:
-    """Build a schedule from its spec; with `budget` its values are radii with settled units.
+    """Build a schedule from its spec. With `budget` its values are radii in [0,1] units.
 
     `beside` is the unit of the command's --attack. Raises InputError for an unknown name or key,
     unclear units and negative budgets.
@@ -88,9 +88,9 @@ def parse_schedule(
 def parse_rate(text: str | None, lr: float, epochs: int) -> Schedule:
     """The learning rate of a run of `epochs` whose optimiser has `lr`; None: constant.
 
-    What a spec leaves out comes from the run: where it starts or peaks (start_v, up_v) from `lr`,
-    its length (epochs, cycle_freq) from `epochs`. Raises InputError as `parse_schedule` does, and
-    for a rate that becomes negative or infinite.
+    Missing keys are taken from the run: start or peak (start_v, up_v) from `lr`, length (epochs,
+    cycle_freq) from `epochs`. Raises InputError as `parse_schedule` does, and for a rate that
+    becomes negative or infinite.
 
     >>> rate = parse_rate("name=drops,power=0.1,at=0.5", lr=1.0, epochs=10)
     >>> rate(4), rate(5)

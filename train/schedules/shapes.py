@@ -1,7 +1,7 @@
-"""What schedules there are: functions of the epoch (float), for rates and budgets alike.
+"""The schedules: functions of the epoch (float), for rates and budgets.
 
-The names and keys are those of Liu et al. 2020 (released code), with its faults mended: `exp` is
-reachable, the last checkpoint of a cycle belongs to the cycle's end, and `jump` accepts any start.
+The names and keys are those of Liu et al. 2020 (released code), with three errors corrected: `exp`
+can be used, the last checkpoint of a cycle is the cycle's end, and `jump` accepts any start.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Schedule(ABC):
         """The value before clipping."""
 
     def __call__(self, epoch: float) -> float:
-        """The value at an epoch, whole or fractional; infinite where it overflows."""
+        """The value at an epoch, whole or fractional; infinite on overflow."""
         try:
             value = self.value(epoch)
         except OverflowError:
@@ -45,7 +45,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Cycle:
-    """Consecutive periods between checkpoints; 0 is put before a first checkpoint above it."""
+    """Consecutive periods between checkpoints. If the first checkpoint is above 0, 0 is added."""
 
     points: tuple[float, ...]
 
@@ -137,7 +137,7 @@ class Jump(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Drops(Schedule):
-    """start_v, times power at each of `at`, which are shares (0..1) of a run of `epochs`."""
+    """start_v, multiplied by power at each of `at`: shares (0..1) of a run of `epochs`."""
 
     start_v: float
     power: float
@@ -151,14 +151,14 @@ class Drops(Schedule):
 
     def value(self, epoch: float) -> float:
         """start_v times power per drop so far."""
-        # a share such as 0.72 of 125 epochs is a whole epoch up to rounding
+        # a share such as 0.72 of 125 epochs is a whole epoch only up to rounding
         passed = sum(epoch >= share * self.epochs - 1e-9 for share in self.at)
         return self.start_v * self.power**passed
 
 
 @dataclass(frozen=True, kw_only=True)
 class CosineCycleJump(Schedule):
-    """up_v until min_jump_pt, then cosine decays to low_v, restarted every cycle_freq epochs."""
+    """up_v until min_jump_pt, then cosine decays to low_v, each over cycle_freq epochs."""
 
     low_v: float
     up_v: float
@@ -178,7 +178,7 @@ class CosineCycleJump(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupCosine(Schedule):
-    """From low_v straight to up_v over the share `warmup` of `epochs`, then a cosine down to 0."""
+    """Linear from low_v to up_v over the share `warmup` of `epochs`, then a cosine down to 0."""
 
     up_v: float
     epochs: int
