@@ -307,6 +307,11 @@ def test_parts_of_processes_go_once_the_scan_is_whole(command, tmp_path, monkeyp
         (tmp_path / name).write_bytes(whole.read_bytes())
     other = tmp_path / f".{whole.name}.{'0' * 16}.1of2.nc"
     other.touch()
+    dead, held = (tmp_path / f".a_results_vec{n}.ckpt.lock" for n in (1, 2))
+    dead.touch()
+    with FileLock(held):  # another command is at work
+        command(*line, check=True)
+        assert sorted(tmp_path.glob(".a_results*")) == sorted([other, held])
     command(*line, check=True)
     assert list(tmp_path.glob(".a_results*")) == [other]  # of another recipe: it stays
 

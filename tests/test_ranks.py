@@ -186,13 +186,19 @@ def start(count: int, line: str) -> subprocess.Popen:
 def kill_the_second(job: subprocess.Popen, ready: Callable[[], bool]) -> str:
     """Kill process 2 with SIGKILL once `ready`; what the job then says on stderr."""
     until = time.monotonic() + 120
-    while not ready():
-        assert job.poll() is None and time.monotonic() < until, job.communicate()
-        time.sleep(0.02)
-    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-    (second,) = (int(c) for c in children if b"RANK=1\0" in _environment(c))
-    os.kill(second, signal.SIGKILL)
-    error = job.communicate(timeout=120)[1]
+    try:
+        while not ready():
+            assert job.poll() is None, job.communicate()
+            assert time.monotonic() < until, "it never began its work"
+            time.sleep(0.02)
+        children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        (second,) = (int(c) for c in children if b"RANK=1\0" in _environment(c))
+        os.kill(second, signal.SIGKILL)
+        error = job.communicate(timeout=120)[1]
+    finally:
+        if job.poll() is None:
+            job.terminate()  # torchrun passes it on
+            job.communicate()
     assert job.returncode != 0
     return error
 

@@ -50,21 +50,33 @@ def release_all() -> None:
 def tidy(output: str | Path, left: Callable[[], Iterable[Path]]) -> None:
     """Remove the files that a command killed at its very end has `left` beside a finished output.
 
-    These are files for resuming and the lock file. Nothing is removed if another command has locked
-    the output or the folder cannot be written. `left` is called again after locking.
+    These are files for resuming, the lock file, and the lock files of outputs that begin with its
+    name (STEM_vec1.ckpt). Nothing is removed if another command has locked the output or the folder
+    cannot be written. `left` is called again after locking.
     """
     path = Path(output).resolve()
     if path in _held or not leader():
         return
     with contextlib.suppress(InputError, OSError):
-        if not _lock_file(path).exists() and not list(left()):
+        others = _locked_beside(path)
+        if not _lock_file(path).exists() and not others and not list(left()):
             return
         lock(path)
         try:
             for file in left():
                 file.unlink(missing_ok=True)
+            for other in others:
+                with contextlib.suppress(InputError):  # a command is at work there
+                    lock(other)
+                    _release(_held.pop(other))
         finally:
             _release(_held.pop(path))
+
+
+def _locked_beside(path: Path) -> list[Path]:
+    """Outputs that begin with the name of this one and have lock files, held or left."""
+    files = (f.name for f in path.parent.iterdir() if f.name.endswith(".lock"))
+    return [path.with_name(n[1:-5]) for n in files if n.startswith(f".{path.stem}_")]
 
 
 def _lock_file(path: Path) -> Path:
