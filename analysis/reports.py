@@ -165,8 +165,8 @@ def generator(ds: xr.Dataset) -> Iterator[str]:
            f"{float(ds['reference_strong']):.3f}; robust accuracy best {float(ds['best']):.3f}, "
            f"last {float(ds['last']):.3f}, {_collapse(float(ds['collapse_epoch']))}")  # fmt: skip
     if not float(ds["random"]) > float(ds["reference_strong"]):
-        yield ("WARNING, the strong attack hurts the reference no more than random signs do: it "
-               "tells nothing of transfer; name a reference that has learnt")  # fmt: skip
+        yield ("WARNING, the strong attack lowers the reference's accuracy no more than random "
+               "signs do: transfer cannot be judged; name a trained reference")  # fmt: skip
 
 
 def similarity(ds: xr.Dataset) -> Iterator[str]:

@@ -36,7 +36,7 @@ def check_timm(model_type: str) -> str:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=5) or names[:2]
         raise InputError(
-            f"timm has no network {name!r} among its {len(names)}; near that: {', '.join(near)}"
+            f"timm has no network {name!r} among its {len(names)}; similar names: {', '.join(near)}"
         )
     return name
 
@@ -71,8 +71,8 @@ def timm_network(
     made = getattr(network, "num_classes", num_classes)
     if made != num_classes:
         raise InputError(
-            f"{PREFIX}{name} has {made} classes, not {num_classes}, and does not let us "
-            "choose; take another network"
+            f"{PREFIX}{name} has {made} classes, not {num_classes}, and this cannot be "
+            "changed; take another network"
         )
     return network
 

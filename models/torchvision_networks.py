@@ -38,7 +38,7 @@ def check_torchvision(model_type: str, image_shape: Sequence[int]) -> str:
         near = difflib.get_close_matches(name, names, n=5) or ["resnet18", "vgg11_bn"]
         raise InputError(
             f"torchvision has no network {name!r} among its {len(names)} classifiers; "
-            f"near that: {', '.join(near)}"
+            f"similar names: {', '.join(near)}"
         )
     if image_shape[0] != 3:
         raise InputError(f"{PREFIX}{name} takes images of 3 channels, these have {image_shape[0]}")

@@ -41,7 +41,7 @@ def main(
         raise unknown("--curve_type", curve_type, CURVES)
     if training.val_fraction or training.val_set:
         raise InputError(
-            "--val_fraction and --val_set are for networks: a curve is judged in its middle alone"
+            "--val_fraction and --val_set are for networks: a curve is evaluated only at its middle"
         )
     network = o.Network(dataset, training.data_dir, model_type, width, bias, normalize)
     first, fixed = control.model2load[0], control.fix_points

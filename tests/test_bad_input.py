@@ -268,7 +268,7 @@ MEANINGLESS = {
     "runs/r_at.nc,runs/r_swa.nc,runs/r_cure.nc --out_file others/b": "different checkpoints",
     "analyze_spectral_bias --spectra "
     "runs/at_spectrum.nc,runs/swa_spectrum.nc,runs/cure_spectrum.nc --robustness "
-    "runs/apgd.nc,runs/r_swa.nc,runs/r_cure.nc --out_file others/b": "judged otherwise",
+    "runs/apgd.nc,runs/r_swa.nc,runs/r_cure.nc --out_file others/b": "was judged unlike",
     "analyze_overfitting --metrics runs/at.jsonl,runs/at.jsonl --label A,A --out_file others/o":
         "twice",
     # methods

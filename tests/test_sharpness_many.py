@@ -50,7 +50,7 @@ def test_ranking_refuses_what_cannot_be_compared():
     alike = {str(n): result(n, n) for n in range(3)}
     with pytest.raises(InputError, match="3 or more"):
         ranking(dict(list(alike.items())[:2]))
-    with pytest.raises(InputError, match="measured otherwise"):
+    with pytest.raises(InputError, match="was measured unlike"):
         ranking({**alike, "x": result(1, 1, {"attack": "FGSM"})})
     with pytest.raises(InputError, match="holds no clean gap"):
         ranking(alike, gap="clean")

@@ -232,7 +232,7 @@ def check_certified(own: Attack) -> None:
     """Raise InputError for an attack of training that `certificate` does not support."""
     if own.reach > own.eps:
         raise InputError(
-            "--certify_size holds the attack of training against stronger ones in the ball of its "
+            "--certify_size compares the attack of training with stronger ones in the ball of its "
             f"eps, which {own} leaves: leave it out"
         )
 

@@ -79,7 +79,7 @@ def check_pairs(spectra: Mapping[str, xr.Dataset], robustness: Mapping[str, xr.D
     ]
     for name, other in zip(list(recipes)[1:], others, strict=True):
         if changed := difference(first, other):
-            raise InputError(f"{name} was judged otherwise than {next(iter(recipes))} ({changed})")
+            raise InputError(f"{name} was judged unlike {next(iter(recipes))} ({changed})")
 
 
 def spectral_bias(

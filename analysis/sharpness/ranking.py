@@ -46,7 +46,7 @@ def check_alike(results: Mapping[str, xr.Dataset], gap: str) -> None:
         own = {k: v for k, v in recipe.items() if k in _ALIKE or k not in left_out}
         first = own if first is None else first
         if changed := difference(first, own):
-            raise InputError(f"{label} was measured otherwise than the first result ({changed})")
+            raise InputError(f"{label} was measured unlike the first result ({changed})")
 
 
 def ranking(

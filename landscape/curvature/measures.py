@@ -86,8 +86,8 @@ class SpectrumOptions(Options):
         check_tolerance(self.tol)
         if not any((self.topk, self.density_probes, self.trace_products, self.diagonal_products)):
             raise InputError(
-                "--topk must be at least 1 where none of --density_probes, --trace_products, "
-                "--diagonal_products asks for anything"
+                "--topk must be at least 1 if --density_probes, --trace_products and "
+                "--diagonal_products are all 0"
             )
         if self.diagonal_products == 1:
             raise InputError("--diagonal_products must be at least 2, for its error; got 1")
@@ -138,7 +138,7 @@ class CurvatureOptions(Options):
     def check(self) -> None:
         """Raise InputError for options that the chosen matrix does not have."""
         if self.operator == "input" and (self.blocks or self.weight_decay):
-            raise InputError("--operator input knows no --blocks and no --weight_decay")
+            raise InputError("--operator input has no --blocks and no --weight_decay")
         if self.adversary == "total" and self.operator != "hessian":
             raise InputError("--adversary total needs --attack and --operator hessian")
         if self.compile and (self.operator != "hessian" or self.adversary == "total"):
@@ -151,7 +151,7 @@ class CurvatureOptions(Options):
         if self.adversary == "refined" and attack is None:
             raise InputError("--adversary refined needs --attack")
         if self.operator == "input" and spectrum.diagonal_products:
-            raise InputError("--operator input knows no --diagonal_products")
+            raise InputError("--operator input has no --diagonal_products")
 
     def title(self, attacked: bool) -> str:
         """The matrix and its loss in words."""

@@ -26,16 +26,16 @@ def _tool(operator: Hessian):
     inner = getattr(operator, "operator", operator)
     if not isinstance(inner, Hessian) or len(inner.active) != len(inner.origin):
         raise InputError(
-            "--estimator pyhessian knows the Hessian of all parameters on frozen images only"
+            "--estimator pyhessian supports only the Hessian of all parameters on frozen images"
         )
     if inner.weight_decay or inner.device.type != "cpu":
-        raise InputError("--estimator pyhessian: no weight decay, and the CPU only")
+        raise InputError("--estimator pyhessian supports only the CPU and no weight decay")
     network = copy_of(inner.problem.network).to(inner.dtype)
     network.load_state_dict({**inner.origin, **(inner.buffers or {})}, strict=False)
     network.requires_grad_(True)
     loader = [(b.x, b.y) for b in inner.problem.batches(inner.dtype)]
     if not isinstance(loader[0][0], torch.Tensor):
-        raise InputError("--estimator pyhessian knows networks of a single input tensor only")
+        raise InputError("--estimator pyhessian supports only networks with a single input tensor")
     loss = loss_of(inner.problem.loss)
     mean = lambda outputs, y: loss(outputs, y).mean()  # noqa: E731
     return hessian(network, mean, dataloader=loader, cuda=False)

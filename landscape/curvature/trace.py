@@ -70,7 +70,7 @@ def estimate_trace(
             samples = [estimate(_OnHost(operator), each).item() for _ in range(repeats)]
         except torch.linalg.LinAlgError:  # xtrace inverts a matrix that low rank makes singular
             raise InputError(
-                f"--trace_estimator {estimator} breaks down on a matrix of so low a rank; "
+                f"--trace_estimator {estimator} fails on a matrix of such a low rank; "
                 "use hutchpp, which is exact there"
             ) from None
     return Estimate(*mean_and_error(np.array(samples)), repeats * each, estimator)

@@ -60,7 +60,7 @@ class Compiled:
                 found = cls(problem)
                 ours = _outputs(problem, point, buffers, found.at(point, buffers)(0))
             except Exception as error:  # of many types, some of the compiler's own
-                log.info("passes as ever: %s", reason_of(error))
+                log.info("not compiled: %s", reason_of(error))
                 return None
         finite = usual[usual.isfinite()]
         near = torch.finfo(usual.dtype).eps ** 0.5 * (finite.abs().max() if len(finite) else 0)

@@ -81,7 +81,7 @@ def plane(problem: Problem, *directions: Point) -> Plane:
         if {name: t.shape for name, t in direction.items()} != shapes:
             raise InputError("a direction is of another network: names or shapes differ")
         if not 0 < norm(direction) < np.inf:
-            raise InputError("a direction has no finite length above 0: nothing moves along it")
+            raise InputError("a direction has no finite length above 0: the weights cannot move")
     for n, first in enumerate(directions):
         for second in directions[:n]:
             if abs(cosine(first, second)) > 1 - 1e-6:

@@ -126,8 +126,8 @@ def _pairs(
     if full and len(same) < len(others):
         starts = sorted({next(iter(p.values())) for p in (first, *others)})
         raise InputError(
-            f"{what} holds several networks that fit (see {', '.join(starts[:3])}); name what "
-            "stands before their tensors with --state_key"
+            f"{what} holds several networks that fit (see {', '.join(starts[:3])}); name the "
+            "prefix of one with --state_key"
         )
     return first, prefixes, {key for pairs in same for key in pairs.values()} if full else set()
 

@@ -73,7 +73,7 @@ class ApartOptions(Options):
         if setup.attack is None:
             raise InputError("--attack names the attack of the evaluation and must not be None")
         if setup.attack.order != INF:
-            raise InputError("--attack: the generator lives in an l_inf ball; use order=-1")
+            raise InputError("--attack: the generator needs an l_inf ball; use order=-1")
         beside = setup.attack.unit
         eps = setup.attack.eps if self.eps is None else radius(self.eps, "--eps", beside)
         if not 0 < eps <= 1:
