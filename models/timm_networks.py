@@ -51,9 +51,9 @@ def timm_network(
 ) -> nn.Module:
     """A network of timm for images with `channels` channels and `num_classes` classes.
 
-    The size of the images is checked later, by a pass (`train.data.network_check`). Raises
-    InputError as `check_timm`, for options that the network does not have, for a width or biases
-    (these networks have neither option), and for a network without a number of classes.
+    A later pass checks the size of the images (`train.data.network_check`). Raises InputError as
+    `check_timm`. Raises it too for options that the network does not have, for a width or biases
+    (no network of timm has these options), and for a network with a fixed number of classes.
     """
     name = check_timm(model_type)
     if width is not None or not bias:

@@ -102,8 +102,8 @@ class Opt:
 class Options:
     """A group of options. Subclasses are frozen dataclasses with `Annotated` fields.
 
-    Raises InputError for a value that is not allowed, for a contradiction that `check` finds, and
-    for an option that is not its default although it has no effect with the others.
+    Raises InputError for a value that is not allowed and for a contradiction that `check` finds.
+    Raises it too for an option that is not its default but has no effect with the others.
     """
 
     def __post_init__(self) -> None:

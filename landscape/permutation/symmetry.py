@@ -1,9 +1,9 @@
 """The permutation symmetry of a network: which hidden units can change places.
 
 Two hidden units of a layer can change places if every tensor that writes or reads them is permuted
-in the same way: rows of one weight, columns of the next, BatchNorm's vectors between them, and
-tensors added to their output. One traced forward pass finds these tensors, operation by operation,
-for any architecture.
+in the same way. These are rows of one weight, columns of the next, BatchNorm's vectors between
+them, and tensors added to their output. One traced forward pass finds them, operation by
+operation, for any architecture.
 """
 
 from __future__ import annotations

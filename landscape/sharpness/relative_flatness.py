@@ -17,11 +17,11 @@ from ridgeline.train.precision import exact
 def relative_flatness(view: View, options: SharpnessOptions) -> Value:
     """sum_{s,t} <w_s, w_t> Tr(H_st) over the rows w_s of the last layer's weight W (C, D).
 
-    H_st (D, D) is the block of the Hessian of the loss by rows s and t (Petzka et al. 2021). It
-    equals the mean over examples of ||f||^2 Tr(W W' H_z), with features f (D) and the Hessian
-    H_z (C, C) of the loss by the logits: diag p - p p' for the cross-entropy (Walter et al. 2025,
-    arXiv 2510.14231). The value is exact and needs one forward pass. The standard error is over
-    examples. NaN for a network that does not end in a linear layer.
+    H_st (D, D) is the block of the Hessian of the loss by rows s and t (Petzka et al. 2021). The
+    sum equals the mean over examples of ||f||^2 Tr(W W' H_z), with features f (D). H_z (C, C) is
+    the Hessian of the loss by the logits. For the cross-entropy it is diag p - p p' (Walter et al.
+    2025, arXiv 2510.14231). The value is exact and needs one forward pass. The standard error is
+    over examples. NaN for a network that does not end in a linear layer.
     """
     del options
     problem = view.problem

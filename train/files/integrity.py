@@ -83,8 +83,8 @@ def check_torch_zip(path: Path) -> None:
 def array_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and dtype of every array of an .npz file, from the headers only.
 
-    Raises InputError for a file that is not an .npz of plain arrays, for headers that do not match
-    the size of the arrays, and for a file that would unpack to far more than its own size.
+    Raises InputError for a file that is not an .npz of plain arrays. Raises it too if the headers
+    do not match the arrays, or if the file would unpack to far more than its own size.
     """
     found = {}
     try:

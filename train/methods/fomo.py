@@ -46,9 +46,9 @@ class Fomo(Method):
        stable network on the same adversarial images.
     3. Consolidation: the loss is that of the objective only.
 
-    The stable network follows by EMA: "iter_tail" after every step of consolidation; "phase_end"
-    once at the end of a cycle (use a decay of 0.5 to 0.9); "iter_all" after every step from the
-    warm-up on. `fomo_select` other than random (snip: on the training images), `fomo_init`,
+    The stable network follows by EMA. With "iter_tail" it does so after every step of
+    consolidation, with "phase_end" once at the end of a cycle (use a decay of 0.5 to 0.9), with
+    "iter_all" after every step from the warm-up on. `fomo_select` other than random (snip: on the training images), `fomo_init`,
     `fomo_reset_momentum`, `fomo_cr_on`, `fomo_cr_loss` and `fomo_cr_in_consolidation` are
     ablations.
 
