@@ -226,7 +226,7 @@ def test_a_command_watches_and_says_what_it_saw(tmp_path):
     assert "eval_freq" in refused.stderr
     leaving = f"{line.split(' --attack')[0]}2 --attack name=nfgsm,eps=0.1 --eval_attack {SPEC}"
     refused = call(f"{leaving} --certify_size 7", tmp_path)
-    assert refused.returncode == 2 and "--certify_size holds the attack" in refused.stderr
+    assert refused.returncode == 2 and "--certify_size compares the attack" in refused.stderr
     assert not (tmp_path / "runs/run2").exists()
     lines = [json.loads(t) for t in (tmp_path / "runs/run/run.jsonl").read_text().splitlines()]
     assert ["certificate_gap" in m for m in lines] == [False, True, True]

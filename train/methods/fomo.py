@@ -48,9 +48,9 @@ class Fomo(Method):
 
     The stable network follows by EMA. With "iter_tail" it does so after every step of
     consolidation, with "phase_end" once at the end of a cycle (use a decay of 0.5 to 0.9), with
-    "iter_all" after every step from the warm-up on. `fomo_select` other than random (snip: on the training images), `fomo_init`,
-    `fomo_reset_momentum`, `fomo_cr_on`, `fomo_cr_loss` and `fomo_cr_in_consolidation` are
-    ablations.
+    "iter_all" after every step from the warm-up on. These options are ablations: `fomo_select`
+    other than random (snip: on the training images), `fomo_init`, `fomo_reset_momentum`,
+    `fomo_cr_on`, `fomo_cr_loss` and `fomo_cr_in_consolidation`.
 
     This is a reconstruction. Only abstract, method figure, reviews and two quoted results of
     Ramkumar et al. 2024 (arXiv 2402.11733) could be read, and no code was published. The order of
