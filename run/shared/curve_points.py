@@ -22,7 +22,7 @@ def place_of(name: str) -> tuple[str, float | None]:
         return name, None
     t = number(text, f"the place t of {name}")
     if not 0 <= t <= 1:
-        raise InputError(f"{name}: t on a curve must lie in 0..1, got {t:g}")
+        raise InputError(f"{name}: t on a curve lies in 0..1, got {t:g}")
     return file, t
 
 
