@@ -20,11 +20,9 @@ import xarray as xr
 
 from ridgeline.__main__ import commands
 from ridgeline.landscape.result import load_result, provenance_of, save_result, stamp
-from ridgeline.run.redo import rows
 from ridgeline.run.shared import redoing
-from ridgeline.run.shared.comparing import apart, compare
+from ridgeline.run.shared.comparing import Compared, apart, compare, rows
 from ridgeline.run.shared.launch import options_of
-from ridgeline.run.shared.redoing import Compared
 from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint, stored_provenance
 from ridgeline.train.files.recipe import provenance
 from tests.commands import Done, call

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,18 @@ from torch import Tensor
 from ridgeline.landscape.result import load_result
 from ridgeline.train.files.checkpoint import load_checkpoint
 
+_SHOWN = 20
 #: measured times, which differ in every run
 TIMES = {"seconds", "eval_seconds"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One file and its repetition: the differences of recipes and numbers."""
+
+    path: Path
+    changed: str
+    apart: Mapping[str, float] = field(default_factory=dict)
 
 
 def compare(first: Path, second: Path) -> dict[str, float]:
@@ -111,3 +122,29 @@ def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
     for key, inner in value.items():
         if key not in TIMES:
             yield from _leaves(inner, f"{place}.{key}".lstrip("."))
+
+
+def same(compared: Compared, tolerance: float) -> bool:
+    """Whether the second file has the same recipe and the same numbers."""
+    return not compared.changed and max(compared.apart.values(), default=0.0) <= tolerance
+
+
+def rows(compared: Compared, tolerance: float) -> list[str]:
+    """A line for the file, and lines for its recipe and for each name that differs."""
+    far = {k: v for k, v in compared.apart.items() if v}
+    word = "the same" if same(compared, tolerance) else "DIFFERENT"
+    known = [v for v in far.values() if math.isfinite(v)]
+    how = [f"apart by at most {max(known):.1e}"] if known else []
+    if len(far) > len(known):
+        how.append(f"{len(far) - len(known)} missing, new, or not comparable")
+    how = ", ".join(how) or "bit for bit"
+    lines = [f"{compared.path.name:40} {word}: {len(compared.apart)} names, {how}"]
+    if compared.changed:
+        lines.append(f"  recipe: {compared.changed}")
+    order = sorted(far, key=far.__getitem__, reverse=True)
+    lines += [f"  {name:38} {_distance(far[name])}" for name in order[:_SHOWN]]
+    return lines + [f"  and {len(far) - _SHOWN} more"] * (len(far) > _SHOWN)
+
+
+def _distance(far: float) -> str:
+    return f"{far:.1e}" if math.isfinite(far) else "missing, new, or not comparable"

@@ -9,7 +9,7 @@ import json
 import tempfile
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import xarray as xr
 from ridgeline.__main__ import commands
 from ridgeline.landscape.result import complete, header, load_result, provenance_of, recipe_of
 from ridgeline.models import InputError, is_external, unknown
-from ridgeline.run.shared.comparing import compare
+from ridgeline.run.shared.comparing import Compared, compare
 from ridgeline.run.shared.launch import Option, bound, options_of
 from ridgeline.train.files.checkpoint import load_checkpoint, stored_provenance, stored_recipe
 from ridgeline.train.files.locks import release_all
@@ -37,15 +37,6 @@ _DIGESTED = {
     "model2load", "initial", "best", "reference", "second", "to", "ckpt_file1", "ckpt_file2",
     "load_vec1", "load_vec2", "load_vec3", "vec2load", "metrics",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One file and its repetition: the differences of recipes and numbers."""
-
-    path: Path
-    changed: str
-    apart: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
