@@ -25,7 +25,7 @@ def main(
     curvature: CurvatureOptions,
     out_file: o.OutFile = None,
 ) -> None:
-    """Eigenpairs with residuals, density with its band, trace with its error. A kill is resumed.
+    """Eigenpairs with residuals, density with its band, trace with its error; resumes after a kill.
 
     Every budget of --adv_budget_list and every block gets its own spectrum. Eigenvectors are
     written as directions for scan_param and perturb_param. Runs under torchrun.

@@ -28,7 +28,7 @@ def main(
 ) -> None:
     """Train with the triangular schedule of APART. --attack is only for the evaluation.
 
-    Writes checkpoints of the plain network and, per epoch, accuracies and the generator's state.
+    Writes checkpoints of the plain network and, per epoch, accuracies and the generator's metrics.
     """
     if apart.cycle_epochs is not None and training.lr_schedule == DEFAULTS.lr_schedule:
         cycle = f"{DEFAULTS.lr_schedule},cycle_freq={apart.cycle_epochs!r}"
