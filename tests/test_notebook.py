@@ -404,6 +404,59 @@ print([n for n, (a, b) in enumerate(zip(before, after)) if a != b])
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "pass", "b.cuda.matmul.fp32_precision = 'tf32'", "b.cuda.matmul.fp32_precision = 'ieee'",
+        "b.fp32_precision = 'tf32'", "b.fp32_precision = 'ieee'",
+        "b.fp32_precision = 'tf32'; b.cuda.matmul.fp32_precision = 'ieee'",
+        "b.cudnn.conv.fp32_precision = 'ieee'", "b.cudnn.allow_tf32 = False",
+        "torch.set_float32_matmul_precision('high')",
+    ],
+)  # fmt: skip
+def test_either_set_of_flags_of_torch_is_obeyed_and_left_alone(setting):
+    """Sees a call that raises under the newer flags, rounds unasked, or changes one for good."""
+    code = f"""
+import torch, ridgeline as rl
+from ridgeline.train import precision
+b = torch.backends
+def read(flag):
+    try:
+        return flag()
+    except RuntimeError:
+        return "refused"
+def flags():
+    return [read(f) for f in (lambda: b.fp32_precision, lambda: b.cuda.matmul.fp32_precision,
+      lambda: b.cudnn.conv.fp32_precision, lambda: b.cudnn.rnn.fp32_precision,
+      lambda: b.mkldnn.matmul.fp32_precision, torch.get_float32_matmul_precision,
+      lambda: b.cudnn.allow_tf32, lambda: b.cuda.matmul.allow_tf32)]
+{setting}
+before = flags()
+asked = b.cuda.matmul.fp32_precision == "tf32"
+seen = []
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 2)
+    def forward(self, x):
+        seen.append((b.cudnn.conv.fp32_precision == "tf32", b.cudnn.rnn.fp32_precision == "tf32"))
+        return self.layer(x)
+problem = rl.Problem(Net(), (torch.rand(4, 4), torch.arange(4) % 2))
+rl.top_eigenpairs(problem, 1, max_iter=2)
+assert (asked, asked) in seen and set(seen) <= {{(asked, asked), (False, False)}}, seen
+for wanted in (True, False):
+    with precision.products(wanted), precision.convolutions(wanted):
+        assert (b.cuda.matmul.fp32_precision == "tf32") == wanted
+        assert (b.cudnn.conv.fp32_precision == "tf32") == wanted
+assert flags() == before, (before, flags())
+if b.fp32_precision == "none" and before[1] == "none":
+    b.fp32_precision = "tf32"  # a later wish still reaches the products
+    assert b.cuda.matmul.fp32_precision == "tf32"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_whole_job_takes_no_more_than_twelve_lines(tmp_path):
     network, images = flat(4), make_images(8)
     loader = DataLoader(TensorDataset(images.pixels, images.labels), batch_size=4)

@@ -15,6 +15,7 @@ from ridgeline.models.errors import InputError, reason_of
 from ridgeline.train.exchange import processes
 from ridgeline.train.methods.base import Method
 from ridgeline.train.options import Opt, Options
+from ridgeline.train.precision import convolutions, products
 
 Precision = Annotated[
     str,
@@ -119,14 +120,8 @@ class Acceleration(Options):
         if self.precision != "tf32":
             yield
             return
-        before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-        try:
+        with products(rounded=True), convolutions(rounded=True):
             yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-            torch.backends.cudnn.allow_tf32 = convolutions
 
     @contextlib.contextmanager
     def kernels(self, device: torch.device) -> Iterator[None]:

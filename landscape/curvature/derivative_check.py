@@ -22,7 +22,7 @@ from ridgeline.landscape.weights.point import Point
 from ridgeline.models.errors import InputError
 from ridgeline.train.data.examples import Images, map_tensors
 from ridgeline.train.data.noise import Purpose, stream
-from ridgeline.train.precision import exact
+from ridgeline.train.precision import exact, products
 
 #: allowed error of a product, relative to its length: far above the rounding error of a
 #: well-scaled function, far below the error of a wrong derivative
@@ -289,10 +289,5 @@ def _dot(a: Parts, b: Parts) -> float:
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """No TF32, even if the user allows it for products: rounding must not hide a wrong kernel."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with exact():
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with products(rounded=False), exact():
+        yield
