@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 from ridgeline.landscape.checksum import check_seal, seal
-from ridgeline.models.errors import InputError
+from ridgeline.models.errors import InputError, is_out_of_memory
 from ridgeline.train.files.locks import lock
 from ridgeline.train.files.recipe import (
     Recipe,
@@ -152,6 +152,8 @@ def _read(path: Path, lazy: bool) -> xr.Dataset:
     try:
         return (xr.open_dataset if lazy else xr.load_dataset)(path, engine="h5netcdf")
     except Exception as error:  # HDF5 and its readers raise many types for a damaged file
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"{path} is truncated or not a netCDF result ({error})") from None
 
 

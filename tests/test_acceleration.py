@@ -159,7 +159,7 @@ class OneStep(nn.Module):
 @pytest.mark.parametrize("every", [1, 2, 50])
 def test_divergence_names_its_step_however_seldom_the_device_is_asked(every, tmp_path, monkeypatch):
     """Sees a step of NaN in a saved state, and the name of the step at which one looked."""
-    monkeypatch.setattr(Guard, "due", lambda self, number: (number + 1) % every == 0)
+    monkeypatch.setattr(Guard, "pace", lambda self, _: vars(self).update(every=every, _passed=0))
     images = make_images(24)
     files = RunFiles(tmp_path, "a", {"x": 1})
     with pytest.raises(Diverged, match=r"epoch 1, step 3 of 6, with loss nan .* last finite"):
@@ -177,6 +177,33 @@ def test_the_guard_keeps_the_first_failure_and_its_loss():
         weight[0] = entry
         guard.note(torch.tensor(float(loss)), number)
     assert guard.failure() == (1, 2.0)
+
+
+def test_slow_steps_of_an_accelerator_are_asked_about_one_by_one(monkeypatch):
+    """Sees a run of slow steps end without a state, as it asks too seldom whether to stop."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    guard, asked = Guard([], torch.device("meta")), []
+
+    def steps(seconds: float, count: int, other: bool = False) -> list[int]:
+        due = []
+        for number in range(count):
+            clock[0] += seconds
+            if guard.due():
+                due.append(number)
+                guard.pace(lambda slow: asked.append(slow) or slow or other)
+        return due
+
+    assert steps(0.01, 101) == [0, 50, 100]
+    assert steps(2.0, 53) == [49, 50, 51, 52]  # seen at the next look
+    assert steps(0.01, 52) == [0, 50]
+    assert steps(0.01, 52, other=True) == [48, 49, 50, 51]  # another process is slow
+    assert set(asked) == {True, False}
+    host = Guard([], torch.device("cpu"))
+    for _ in range(3):
+        clock[0] += 0.001
+        assert host.due()
+        host.pace(lambda slow: slow)
 
 
 def test_sums_on_the_device_are_those_of_pythons_floats():

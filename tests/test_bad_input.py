@@ -7,6 +7,8 @@ import importlib
 import typing
 from pathlib import Path
 
+import pytest
+
 from tests.commands import CHAIN, ROOT, call
 
 #: values no option of that type takes, whatever it means
@@ -99,6 +101,26 @@ def test_every_option_of_every_command_refuses_what_it_cannot_mean(every_result)
                 before = after
     assert len(table) > 1000
     assert not failures, "\n".join(map(str, failures))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")]
+)
+def test_memory_that_runs_out_is_one_line(error, every_result, monkeypatch):
+    """Sees a traceback; and another error hidden as if it were a lack of memory."""
+    module = importlib.import_module("ridgeline.run.calc_cka")
+
+    def fails(*args, **options):
+        raise error
+
+    monkeypatch.setattr(module, "computed", fails)
+    with contextlib.chdir(every_result):
+        done = call(base_lines()["calc_cka"])
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert "out of memory" in done.stderr and "what is finished is kept" in done.stderr
+        error = RuntimeError("shapes do not fit")
+        with pytest.raises(RuntimeError, match="shapes"):
+            call(base_lines()["calc_cka"])
 
 
 SHARED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +75,14 @@ def test_a_density_with_rows_in_float32_has_the_same_moments(monkeypatch):
 def test_rows_of_a_float64_operator_stay_in_float64(halved):
     """Sees exact work rounded to save memory."""
     assert Rows(quadratic(WIDE), 4).values.dtype == torch.float64
+
+
+#: how a failed allocation is said: on an accelerator, by torch on the host, by numpy
+NO_MEMORY = [
+    torch.OutOfMemoryError("pretended"), MemoryError("Unable to allocate 8 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+                 "allocate memory: you tried to allocate 576335584 bytes."),
+]  # fmt: skip
 
 
 class Short:
@@ -155,9 +164,10 @@ def test_one_process_without_room_sends_the_rows_of_all_to_the_host(monkeypatch)
         assert Rows(Matrix(torch.eye(90).to(DEVICE)), 5).device.type == "cpu"
 
 
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("kind", [Hessian, GaussNewton, TotalHessian])
 @pytest.mark.parametrize("most", [20, 6, 5, 1])
-def test_an_operator_that_runs_out_of_memory_goes_on_with_less(kind, most, monkeypatch):
+def test_an_operator_that_runs_out_of_memory_goes_on_with_less(kind, most, error, monkeypatch):
     """Sees a day's work end because another program took memory that was planned with."""
     attack = parse_attack("name=pgd,threshold=0.05,step_size=0.02,iter_num=2")
     problem = Problem(make_mlp(), make_images(20), batch_size=7,
@@ -168,7 +178,7 @@ def test_an_operator_that_runs_out_of_memory_goes_on_with_less(kind, most, monke
     def recorded(self, batch):
         if len(batch.y) > most:
             refused.append(len(batch.y))
-            raise torch.OutOfMemoryError("pretended")
+            raise error
         return record(self, batch)
 
     operator = kind(problem)
@@ -178,7 +188,7 @@ def test_an_operator_that_runs_out_of_memory_goes_on_with_less(kind, most, monke
     def short(self, graph, vector):  # other programs take what the kept graphs were to leave
         if full and self._kept:
             full.pop()
-            raise torch.OutOfMemoryError("pretended")
+            raise error
         return product(self, graph, vector)
 
     monkeypatch.setattr(kind, "_record", recorded)
@@ -207,16 +217,39 @@ def test_graphs_are_given_up_where_the_plan_was_wrong(monkeypatch):
     torch.testing.assert_close(dense(operator), expected)
 
 
-def test_a_device_without_room_for_one_example_is_one_line(monkeypatch):
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda e: type(e).__name__)
+def test_a_device_without_room_for_one_example_is_one_line(error, monkeypatch):
     """Sees a traceback, or a loop without end."""
     operator = Hessian(Problem(make_mlp(), make_images(20), batch_size=7))
 
     def full(self, graph, vector):
-        raise torch.OutOfMemoryError("pretended")
+        raise error
 
     monkeypatch.setattr(Hessian, "_product", full)
     with pytest.raises(InputError, match="no memory for one example"):
         operator.matvec(torch.ones(operator.shape[0]))
+
+
+def test_another_error_of_an_operator_is_not_called_a_lack_of_memory(monkeypatch):
+    operator = Hessian(Problem(make_mlp(), make_images(20), batch_size=7))
+    monkeypatch.setattr(
+        Hessian, "_product", lambda *a: (_ for _ in ()).throw(RuntimeError("shape"))
+    )
+    with pytest.raises(RuntimeError, match="shape"):
+        operator.matvec(torch.ones(operator.shape[0]))
+
+
+def test_a_limit_of_the_process_is_seen(monkeypatch):
+    """Sees memory planned for that `ulimit -v` forbids."""
+    host = torch.device("cpu")
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    used = pages * memory.resource.getpagesize()
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (used + 10**8, -1))
+    assert 0 < memory.free_bytes(host) < 2 * 10**8
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (used // 2, -1))
+    assert memory.free_bytes(host) == 0
+    monkeypatch.setattr(memory, "_own_bytes", lambda: 10**18)
+    assert memory.free_bytes(host) > 10**8
 
 
 def test_rows_that_fit_nowhere_are_refused(monkeypatch):

@@ -103,13 +103,13 @@ def in_float64(count: int, name: str, *options: str) -> dict[str, torch.Tensor]:
 def test_batchnorm_over_all_processes_is_that_of_one(folder):
     """Sees statistics, gradients and running values of shares; without it, that they differ.
 
-    Two processes whose shares are in two parts normalise by what one sees in two parts.
+    With --accumulate a batch is divided into the parts of one process, then among processes.
     """
     for parts in ("1", "2"):
         ours, theirs = (in_float64(n, f"{n}.pt", "sync", parts) for n in (1, 2))
         assert ours.keys() == theirs.keys()
         close = [torch.allclose(theirs[n], t, rtol=1e-9, atol=1e-11) for n, t in ours.items()]
-        assert all(close) == (parts == "1")  # of two parts each holds other examples
+        assert all(close), parts
     split = in_float64(2, "split.pt", "split", "1")
     assert not torch.allclose(split["layer1.1.running_var"], ours["layer1.1.running_var"])
 

@@ -200,7 +200,7 @@ def test_killed_while_writing_the_first_metrics_it_still_resumes(tmp_path, monke
     assert state["position"]["epoch"] == 1
 
 
-def test_outputs_of_another_recipe_are_not_overwritten(tmp_path):
+def test_outputs_of_another_recipe_are_not_overwritten(tmp_path, monkeypatch):
     images = make_images(8)
     files = RunFiles(tmp_path, "run", {"a": 1})
     fit(make_method("standard"), images, images, epochs=1, batch_size=8, optimizer=SGD, files=files)
@@ -215,9 +215,23 @@ def test_outputs_of_another_recipe_are_not_overwritten(tmp_path):
     (tmp_path / "mine.ckpt").write_bytes(b"precious")
     with pytest.raises(InputError, match="no recipe of ours"):
         RunFiles(tmp_path, "mine", {}).prepare(overwrite=False)
-    (tmp_path / "run.state").write_bytes(b"cut off")
-    with pytest.raises(InputError, match="cannot be read"):
-        files.prepare(overwrite=False)
+    torch.save({"recipe": {"a": 1}, "network": {"w": torch.ones(9)}}, tmp_path / "run.state")
+    whole = (tmp_path / "run.state").read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(torch.ones(9).numpy().tobytes()) + 5] ^= 1
+    for damaged in (b"", b"cut off", whole[:-100], bytes(flipped)):
+        (tmp_path / "run.state").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"run.state .*--overwrite True begins the run anew"):
+            files.prepare(overwrite=False)
+    (tmp_path / "run.state").write_bytes(whole)
+
+    def short(*args, **options):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:  # no reason to call the state damaged
+        patch.setattr(torch, "load", short)
+        with pytest.raises(MemoryError):
+            files.prepare(overwrite=False)
 
 
 def test_zero_epochs_write_the_initial_network(tmp_path):

@@ -89,13 +89,12 @@ class Acceleration(Options):
                 "cannot share in training; take pgd or fgsm, or start it without torchrun"
             )
 
-    def parts(self, places: Tensor, smallest: int | None = None) -> list[Tensor]:
-        """A batch's positions in `accumulate` nearly equal parts (fewer for a small batch).
+    def parts(self, places: Tensor, least: int = 1) -> list[Tensor]:
+        """A batch's positions in `accumulate` nearly equal parts of `least` examples or more.
 
-        `smallest`: the smallest number of its examples that a process takes.
+        A small batch has fewer parts.
         """
-        size = len(places) if smallest is None else smallest
-        return list(places.tensor_split(min(self.accumulate, size)))
+        return list(places.tensor_split(max(1, min(self.accumulate, len(places) // least))))
 
     def prepare(self, network: nn.Module) -> None:
         """Change the memory layout of a network on its device, and compile it in place."""

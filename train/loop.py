@@ -161,8 +161,9 @@ class _Run:
                 step = self.ticks.step(position.epoch, position.done // batch_size)
                 loss = self.step(places, step, position)
                 keeper.guard.note(loss, step.number)
-                if due := keeper.guard.due(step.number):
+                if due := keeper.guard.due():
                     keeper.check()
+                    keeper.guard.pace(self.crew.any)
                 self.method.after_step(step)
                 bar.update(len(places))
                 if due:
@@ -184,9 +185,11 @@ class _Run:
                 group["momentum"] = self.momentum(step.time)
         self.optimizer.zero_grad(set_to_none=True)
         crew, dtype, total = self.crew, next(self.method.network.parameters()).dtype, None
-        mine, before = crew.share(places), [t.clone() for t in self.method.sums]
+        before, mine = [t.clone() for t in self.method.sums], 0
         tally = position if crew.alone else Position()
-        for part in self.acceleration.parts(mine, crew.smallest(places)):
+        for whole in self.acceleration.parts(places, crew.count):
+            part = crew.share(whole)  # so BatchNorm over all processes sees the parts of one
+            mine += len(part)
             batch = self.images.batch(part, crew.device, dtype)
             if self.augment is not None:
                 batch = self.augment(batch, step.seed, step.epoch, self.method.border)
@@ -196,7 +199,7 @@ class _Run:
             total = share if total is None else total + share
         if not crew.alone:
             total, sums = total.double(), tally.sums(crew.device)
-            crew.exchange(len(mine) / len(places), [total, *sums], self.method.sums, before)
+            crew.exchange(mine / len(places), [total, *sums], self.method.sums, before)
             position.include(*sums, len(places))
         self.optimizer.step()
         return total

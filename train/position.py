@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from ridgeline.train.methods.base import Method
 
 #: steps between two checks on an accelerator; it does not have to wait between them
 _ASK_EVERY = 50
+#: seconds of a step beyond which waiting for the accelerator at every step costs nothing
+_SLOW = 0.1
 
 
 class Position:
@@ -82,7 +85,8 @@ class Guard:
 
     def __init__(self, tensors: Sequence[Tensor], device: torch.device):
         self.tensors = tensors
-        self.every = 1 if device.type == "cpu" else _ASK_EVERY
+        self.every, self._on_host = 1, device.type == "cpu"
+        self._passed, self._since = 0, time.monotonic()
         self._number = torch.full((), -1, dtype=torch.int64, device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
 
@@ -93,9 +97,21 @@ class Guard:
         self._number = torch.where(first, number, self._number)
         self._loss = torch.where(first, loss.double(), self._loss)
 
-    def due(self, number: int) -> bool:
-        """Whether it is time to read `failure`."""
-        return (number + 1) % self.every == 0
+    def due(self) -> bool:
+        """Count a finished step; whether it is time to read `failure`."""
+        self._passed += 1
+        return self._passed >= self.every
+
+    def pace(self, anywhere: Callable[[bool], bool]) -> None:
+        """Choose the next time, after `failure` was read: the next step if steps are slow.
+
+        `anywhere` says whether a flag is True in any process, so that all choose the same.
+        """
+        now = time.monotonic()
+        slow = (now - self._since) / self._passed > _SLOW
+        if not self._on_host:
+            self.every = 1 if anywhere(slow) else _ASK_EVERY
+        self._passed, self._since = 0, now
 
     def failure(self) -> Failure | None:
         """The first step that was not finite, or None. Waits for the device."""
@@ -115,8 +131,8 @@ def save_state(
         "optimizer": optim.state_dict(),
         "rng": torch.get_rng_state(),
     }
-    if torch.cuda.is_initialized():
-        state["cuda_rng"] = torch.cuda.get_rng_state_all()
+    if torch.device(method.device).type == "cuda":
+        state["cuda_rng"] = torch.cuda.get_rng_state(method.device)
     files.save_state(state)
 
 
@@ -126,6 +142,6 @@ def restore(state: dict, method: Method, optim: torch.optim.Optimizer) -> Positi
     method.load_state(state["method"])
     optim.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
-    if "cuda_rng" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    if "cuda_rng" in state and torch.device(method.device).type == "cuda":
+        torch.cuda.set_rng_state(state["cuda_rng"], method.device)
     return Position.restored(state["position"])

@@ -45,10 +45,6 @@ class Crew:
         """The positions of a batch for this process: consecutive, of nearly equal number."""
         return places if self.alone else places.tensor_split(self.count)[self.number]
 
-    def smallest(self, places: Tensor) -> int:
-        """The number of examples in the smallest share of a batch."""
-        return len(places) // self.count
-
     def draw_apart(self, seed: int, done: int) -> None:
         """Give each process its own dropout masks. `done` is the number of finished examples."""
         if self.number:

@@ -8,7 +8,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from ridgeline.landscape.curvature.memory import free_bytes
+from ridgeline.landscape.curvature.memory import free_bytes, short_memory
 from ridgeline.landscape.curvature.operators import Products
 from ridgeline.landscape.distributed import everywhere
 from ridgeline.models.errors import InputError
@@ -53,19 +53,24 @@ class Rows:
             self._try(operator.device, capacity, size, need)
         if self.device.type == "cpu":
             need = (capacity * self.dtype.itemsize + beside * operator.dtype.itemsize) * size
+            too_large = (
+                f"{capacity + beside} vectors of {size} numbers do not fit in the free memory; "
+                "ask for fewer eigenpairs or steps, or a block of the parameters"
+            )
             if need > _USABLE * free_bytes(self.device):
-                raise InputError(
-                    f"{capacity + beside} vectors of {size} numbers do not fit in the free memory; "
-                    "ask for fewer eigenpairs or steps, or a block of the parameters"
-                )
-            self.values = torch.empty(capacity, size, dtype=self.dtype)
+                raise InputError(too_large)
+            try:
+                with short_memory():
+                    self.values = torch.empty(capacity, size, dtype=self.dtype)
+            except torch.OutOfMemoryError:
+                raise InputError(too_large) from None
         self._width = _PIECE.get(self.device.type, _LARGE_PIECE)
 
     def _try(self, device: torch.device, capacity: int, size: int, need: int) -> None:
         """Keep the rows on the device, if the device of every process has the memory."""
         values = None
         if need <= free_bytes(device) // 2:
-            with suppress(torch.OutOfMemoryError):
+            with suppress(torch.OutOfMemoryError), short_memory():
                 values = torch.empty(capacity, size, dtype=self.dtype, device=device)
         if everywhere(values is not None):
             self.values, self.device = values, device
@@ -138,7 +143,8 @@ class Rows:
         while todo:
             cut = todo.pop()
             try:
-                step(cut)
+                with short_memory():
+                    step(cut)
             except torch.OutOfMemoryError:
                 half = (cut.stop - cut.start) // 2
                 if half < _LEAST_PIECE:

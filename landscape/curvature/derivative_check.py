@@ -19,7 +19,7 @@ from torch import Tensor
 from ridgeline.landscape.curvature.double_backward import Way
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.weights.point import Point
-from ridgeline.models.errors import InputError
+from ridgeline.models.errors import InputError, is_out_of_memory
 from ridgeline.train.data.examples import Images, map_tensors
 from ridgeline.train.data.noise import Purpose, stream
 from ridgeline.train.precision import exact, products
@@ -87,6 +87,8 @@ def trusted(
             try:
                 found = [_judge(partial(trial, count), way, allowed) for count in counts]
             except RuntimeError as error:  # a derivative that is missing, a `view` of one layout
+                if is_out_of_memory(error):
+                    raise
                 said = " ".join(str(error).split())
                 continue
             worst = max(found, key=lambda f: not f.passes(allowed))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ridgeline.landscape.curvature.derivative_check import trusted
 from ridgeline.landscape.curvature.double_backward import ways
-from ridgeline.landscape.curvature.memory import free_bytes, held_by_graphs
+from ridgeline.landscape.curvature.memory import free_bytes, held_by_graphs, short_memory
 from ridgeline.landscape.distributed import all_count, all_sum
 from ridgeline.landscape.problem import Problem
 from ridgeline.landscape.weights.point import Point, unflatten
@@ -167,7 +167,8 @@ class Operator(Products):
         First the kept graphs are dropped, then the batches are halved.
         """
         while True:
-            with suppress(torch.OutOfMemoryError):  # its traceback would keep the memory in use
+            # suppressed, since its traceback would keep the memory in use
+            with suppress(torch.OutOfMemoryError), short_memory():
                 return compute()
             if self._kept:
                 self._kept.clear()
@@ -215,7 +216,7 @@ class Operator(Products):
             if size > room:
                 return
             graph = None
-            with suppress(torch.OutOfMemoryError), held_by_graphs(own) as held:
+            with suppress(torch.OutOfMemoryError), short_memory(), held_by_graphs(own) as held:
                 graph = self._record(batch)
             if graph is None:  # less memory than planned, and products need some too
                 self._kept.clear()

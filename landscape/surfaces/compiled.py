@@ -19,7 +19,7 @@ from ridgeline.landscape.surfaces.plain import hooked
 from ridgeline.landscape.weights.paths import Path
 from ridgeline.landscape.weights.point import Point
 from ridgeline.models.copying import NOTHING, Replacements, Replicas, copy_of
-from ridgeline.models.errors import reason_of
+from ridgeline.models.errors import is_out_of_memory, reason_of
 from ridgeline.train.workers import alone
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ class Compiled:
                 found = cls(problem)
                 ours = _outputs(problem, point, buffers, found.at(point, buffers)(0))
             except Exception as error:  # of many types, some of the compiler's own
+                if is_out_of_memory(error):
+                    raise
                 log.info("not compiled: %s", reason_of(error))
                 return None
         finite = usual[usual.isfinite()]

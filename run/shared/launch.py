@@ -30,7 +30,7 @@ import fire
 from fire.decorators import SetParseFn
 
 from ridgeline import readers_may_leave
-from ridgeline.models.errors import InputError, unknown
+from ridgeline.models.errors import InputError, is_out_of_memory, reason_of, unknown
 from ridgeline.run.shared.aliases import help_lines, translated
 from ridgeline.train.exchange import Parted, leader
 from ridgeline.train.files.locks import holding, release_all
@@ -97,6 +97,12 @@ def launch(main: Callable[..., None], argv: Sequence[str] | None = None) -> None
     except Parted as error:
         print(f"{command}: {error}", file=sys.stderr)
         sys.exit(1)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"{command}: out of memory ({reason_of(error)[:200]}); what is finished is kept: "
+              "fewer examples or networks at a time need less", file=sys.stderr)  # fmt: skip
+        sys.exit(2)
     except (KeyboardInterrupt, Stopped) as stop:
         # a process with a locked output keeps its finished parts
         hint = "; run the same command again to continue" if holding() else ""
@@ -123,7 +129,7 @@ def _check_alone(command: str) -> None:
     if world.isdigit() and int(world) > 1:
         raise InputError(
             f"{command} does not share its work between processes; start it without torchrun "
-            "(training, test_ensemble, calc_hessian and scans do)"
+            "(test_ensemble, calc_hessian, scan_param, scan_curve and most of train_* share theirs)"
         )
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ridgeline.models.errors import InputError, reason_of
+from ridgeline.models.errors import InputError, is_out_of_memory, reason_of
 from ridgeline.train.data.examples import Data, Images, Inputs, arguments_of, leaves, map_tensors
 from ridgeline.train.losses import Loss, cross_entropy, name_of
 from ridgeline.train.precision import exact
@@ -104,6 +104,8 @@ def _outputs(network: nn.Module, x: Inputs, *, data: Data, logits: bool) -> Tens
     try:
         out = network(*positional, **named)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         remedy = f"; {_REMEDY}" if images else ""
         raise InputError(f"the network does not take {what} ({reason_of(error)}){remedy}") from None
     wanted = "logits" if logits else "outputs"
@@ -151,6 +153,8 @@ def _check_loss(loss: Loss, outputs: Tensor, y: Tensor) -> None:
     try:
         losses = loss(outputs, y)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(
             f"the loss {name_of(loss)} does not take {shapes} ({reason_of(error)}); pass another "
             "as loss=..., a callable (outputs, targets) -> (N,)"

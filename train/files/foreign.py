@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ridgeline.models.errors import InputError
+from ridgeline.models.errors import InputError, is_out_of_memory
 from ridgeline.train.files.integrity import check_torch_zip
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ def read_torch(path: Path) -> Any:
             "with torch.save(network.state_dict(), NEW)"
         ) from None
     except Exception as error:  # torch's reader raises many types for damaged files
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is damaged, truncated or not a checkpoint ({reason})") from None
 

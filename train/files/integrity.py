@@ -77,7 +77,7 @@ def check_torch_zip(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{path} is truncated or damaged ({error})") from None
     if bad is not None:
-        raise InputError(f"{path} is damaged: the checksum of {bad} is wrong; get the file anew")
+        raise InputError(f"{path} is damaged: the checksum of {bad} is wrong")
 
 
 def array_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

@@ -25,7 +25,11 @@ def lock(output: str | Path) -> None:
     path = Path(output).resolve()
     if path in _held or not leader():  # under torchrun only the first process locks
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {path.parent} cannot be made "
+                         f"({error.strerror})") from None  # fmt: skip
     held = FileLock(_lock_file(path), timeout=0)
     try:
         held.acquire()

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ridgeline.models.errors import InputError
+from ridgeline.models.errors import InputError, is_out_of_memory
 from ridgeline.train.files.checkpoint import load_checkpoint, save_checkpoint, stored_recipe
 from ridgeline.train.files.integrity import check_torch_zip
 from ridgeline.train.files.locks import lock
@@ -180,10 +180,12 @@ def read_state(path: Path) -> dict:
     try:
         check_torch_zip(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
     except Exception as error:  # torch raises many types for a damaged file
-        raise InputError(f"{path} cannot be read ({type(error).__name__}); remove it") from None
+        if is_out_of_memory(error):
+            raise
+        own = isinstance(error, InputError)
+        said = str(error) if own else f"{path} cannot be read ({type(error).__name__})"
+        raise InputError(f"{said}; --overwrite True begins the run anew") from None
 
 
 def _timeless(recipe: Recipe) -> Recipe:
