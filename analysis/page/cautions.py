@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ridgeline.analysis.page.cells import Cell
 from ridgeline.analysis.page.sources import Source, Subject
-from ridgeline.analysis.page.verdict import COLUMNS, Cell
+from ridgeline.analysis.page.verdict import COLUMNS
 from ridgeline.analysis.reports import unfinished
 from ridgeline.analysis.trust_report import trust
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 
+from ridgeline.analysis.page.attack_words import number, spoken
 from ridgeline.analysis.page.references import REFERENCES, USED
 from ridgeline.analysis.page.sources import Source, Subject
 
@@ -35,11 +37,12 @@ def _trained(subject: Subject) -> Iterator[str]:
         return
     how = f" by {_method(recipe['method'])}" if isinstance(recipe.get("method"), str) else ""
     attack = recipe.get("attack")
-    against = f" against {attack}" if isinstance(attack, str) and attack != "None" else ""
+    told = isinstance(attack, str) and attack != "None"
+    against = f" against {spoken(attack)}" if told else ""
     options = recipe.get("options") if isinstance(recipe.get("options"), dict) else {}
     schedule = str(recipe.get("eps_schedule") or options.get("attack_threshold_schedule"))
     if against and schedule != "None":
-        against += f", its budget scheduled as {schedule},"
+        against += f", its budget following {_schedule(schedule)},"
     where = f" on {data.get('examples', '?')} images of {data['dataset']}" if data.get(
         "dataset") else ""  # fmt: skip
     count = recipe.get("epochs", recipe.get("epoch"))
@@ -47,6 +50,12 @@ def _trained(subject: Subject) -> Iterator[str]:
     seed = f" (seed {recipe['seed']})" if "seed" in recipe else ""
     yield (f"Network {subject.name} ({model['model_type']}, width {model.get('width')}) was trained"
            f"{how}{where}{against}{long}{seed}.")  # fmt: skip
+
+
+def _schedule(text: str) -> str:
+    """A schedule as recipes write it, with numbers as people write them, without what is unset."""
+    text = re.sub(r"\d+\.\d{5,}", lambda found: number(float(found[0])), text)
+    return re.sub(r"\b\w+=None(, )?", "", text)
 
 
 def _method(name: str) -> str:
@@ -76,7 +85,7 @@ def _measured(source: Source) -> Iterator[str]:
     data = source.data
     if source.kind not in _WHAT or "dataset" not in data:
         return
-    under = f" under {source.attack}" if source.attack else ""
+    under = f" under {spoken(source.attack)}" if source.attack else ""
     seed = f", seed {source.recipe['seed']}" if "seed" in source.recipe else ""
     verb = "were" if source.kind in ("adversaries", "trajectory") else "was"
     count = f"{source.examples} images" if source.examples else "images"
