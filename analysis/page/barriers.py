@@ -42,7 +42,7 @@ def _of_pairs(source: Source, number: int) -> Iterator[Cell]:
     yield Cell(with_error(value, unit="nat"), value,
                f"{what} to {to}; {loss_of(source)}{where}, {images_of(source)}; the result has no "
                "error of it",
-               settings_of(source, attack=source.attack, way="to a network"),
+               settings_of(source, attack=source.attack, eps=source.eps, way="to a network"),
                source.name)  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def _of_trajectory(source: Source) -> Iterator[Cell]:
     note = (f"from the best to the last epoch; {loss_of(source)}, {places} places "
             f"between the ends, {images_of(source)}; the result has no error of it")  # fmt: skip
     yield Cell(with_error(value, unit="nat"), value, note,
-               settings_of(source, attack=source.attack, way="best to last"),
+               settings_of(source, attack=source.attack, eps=source.eps, way="best to last"),
                source.name)  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from ridgeline.analysis.page.sources import Source
 from ridgeline.analysis.page.traces import Plot, axes, line, names
 
 _KEY = re.compile(r"(train|val|test)_(?:(\w+?)_)??(?:(clean|target|scheduled)_)?(loss|accuracy)")
+_TICKS = 8  # labels along the epochs, about
 _DASH = {"test": "solid", "train": "dot", "val": "dash"}
 _SETS = "Test images solid, training images dotted, validation images dashed."
 _UNITS = {"loss": "loss [nat]", "accuracy": "accuracy [%]"}
@@ -36,7 +37,7 @@ def metrics(sources: Sequence[Source]) -> Iterator[Plot]:
             lines = list(_lines(sources, images, measure))
             if lines:
                 yield Plot(f"{measure.capitalize()} on {_IMAGES[images]} by epoch. {_SETS}", lines,
-                           axes("epoch", unit), names(sources))  # fmt: skip
+                           _by_epoch(lines, unit), names(sources))  # fmt: skip
     for keys, title, unit in _BESIDE:
         lines = [
             line(_epochs(s), _values(s, key), s.name, number,
@@ -44,7 +45,15 @@ def metrics(sources: Sequence[Source]) -> Iterator[Plot]:
             for number, s in enumerate(sources) for key in keys if _changes(s, key)
         ]  # fmt: skip
         if lines:
-            yield Plot(f"{title}.", lines, axes("epoch", unit), names(sources))
+            yield Plot(f"{title}.", lines, _by_epoch(lines, unit), names(sources))
+
+
+def _by_epoch(lines: Sequence[dict], unit: str) -> dict:
+    """Axes over epochs, which are whole numbers."""
+    layout = axes("epoch", unit)
+    last = max((x for drawn in lines for x in drawn["x"]), default=1)
+    layout["xaxis"]["dtick"] = max(1, round(last / _TICKS))
+    return layout
 
 
 def _lines(sources: Sequence[Source], images: str, measure: str) -> Iterator[dict]:
@@ -111,4 +120,4 @@ def trajectories(sources: Sequence[Source]) -> Iterator[Plot]:
             if name in s.result
         ]  # fmt: skip
         if lines:
-            yield Plot(f"{title}, by epoch.", lines, axes("epoch", unit), names(sources))
+            yield Plot(f"{title}, by epoch.", lines, _by_epoch(lines, unit), names(sources))

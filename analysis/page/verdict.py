@@ -41,18 +41,19 @@ def verdict(
 ) -> list[list[tuple[Cell | None, str]]]:
     """For every subject and column the cell, or None and the command that would fill it.
 
-    Of several results that could fill a cell, the one with most images counts, then that
-    of the largest budget, then the first.
+    Of several numbers that could fill a cell, the one with most images counts, then that of the
+    largest budget, then the first. Before that, PGD is shown at the budget of AutoAttack if it was
+    measured there: the two columns are read side by side.
     """
     rows = []
     for subject in subjects:
         attack = _attack_of(subject, sources)
-        row = []
-        for column in COLUMNS:
-            cells = sorted(column.find(subject, sources), key=_weight)
-            row.append((cells[0], "") if cells else
-                       (None, column.fill(subject, subjects, attack)))  # fmt: skip
-        rows.append(row)
+        found = {c.title: sorted(c.find(subject, sources), key=_weight) for c in COLUMNS}
+        if found["AutoAttack"]:
+            eps = found["AutoAttack"][0].settings["eps"]
+            found["PGD"].sort(key=lambda cell: cell.settings["eps"] != eps)
+        rows.append([(found[c.title][0], "") if found[c.title] else
+                     (None, c.fill(subject, subjects, attack)) for c in COLUMNS])  # fmt: skip
     return rows
 
 
@@ -78,16 +79,16 @@ def _accuracy(kind: str) -> Callable[[Subject, Sequence[Source]], Iterator[Cell]
             places = np.flatnonzero(clean if kind == "clean" else ~clean)
             if not places.size:
                 continue
-            row = ds.isel(condition=places[int(ds["eps"].values[places].argmax())])
-            value, low, high = (
-                float(row[n]) for n in ("accuracy", "accuracy_low", "accuracy_high")
-            )
-            more = {} if kind == "clean" else {"attack": attack, "eps": float(row["eps"])}
-            note = images_of(source)
-            if more:
-                note += f", {short(attack)}, ε = {more['eps']:.3g}"
-            yield Cell(percent(value, low, high), value, note, settings_of(source, **more),
-                       source.name)  # fmt: skip
+            for place in places:
+                row = ds.isel(condition=place)
+                value, low, high = (
+                    float(row[n]) for n in ("accuracy", "accuracy_low", "accuracy_high")
+                )
+                eps = float(row["eps"])
+                more = {} if kind == "clean" else {"attack": attack, "eps": eps}
+                note = images_of(source) + (f", {short(attack)}, ε = {eps:.3g}" if more else "")
+                yield Cell(percent(value, low, high), value, note, settings_of(source, **more),
+                           source.name)  # fmt: skip
 
     return find
 
@@ -118,7 +119,7 @@ def _curvature(name: str) -> Callable[[Subject, Sequence[Source]], Iterator[Cell
             first = here.isel(rank=0)
             odd = "" if bool(first["converged"]) else ", NOT CONVERGED"
             value, residual = float(first["eigenvalue"]), float(first["residual"])
-            yield Cell(with_error(value), value, f"residual {residual:.1e}{odd}, {note}", settings,
+            yield Cell(with_error(value), value, f"residual {residual:.1e}{odd}; {note}", settings,
                        source.name)  # fmt: skip
         for source in _only(subject, sources, "sharpness"):
             ds = source.result
@@ -145,17 +146,23 @@ def _gap(subject: Subject, sources: Sequence[Source]) -> Iterator[Cell]:
                 gap = best_and_last(source.lines)["gap"]
             except InputError:
                 continue
-            yield Cell(f"{100 * gap:.1f} points", gap,
+            yield Cell(_points(gap), gap,
                        f"one run, so no interval; {source.path.name}, found by its name", {},
                        source.name)  # fmt: skip
         elif source.kind == "overfitting" and stem in source.result["label"].values:
             row = source.result.sel(label=stem)
-            error = float(row["gap_ci"])
-            shown = f" ± {100 * error:.1f}" if np.isfinite(error) else ""
             seeds = int(np.isfinite(row["gap_by_seed"]).sum())
             note = f"{seeds} seeds" if seeds > 1 else "one run, so no interval"
-            yield Cell(f"{100 * float(row['gap']):.1f}{shown} points", float(row["gap"]),
+            gap = float(row["gap"])
+            yield Cell(_points(gap, float(row["gap_ci"])), gap,
                        f"{note}; run {stem}, found by its name", {}, source.name)  # fmt: skip
+
+
+def _points(gap: float, error: float = np.nan) -> str:
+    """A difference of accuracies in percent points."""
+    if not np.isfinite(gap):
+        return with_error(gap)
+    return f"{100 * gap:.1f}{f' ± {100 * error:.1f}' if np.isfinite(error) else ''} points"
 
 
 def _attack_of(subject: Subject, sources: Sequence[Source]) -> str:
@@ -207,8 +214,9 @@ def _fill_gap(subject: Subject, *_: object) -> str:
 COLUMNS = (
     Column("clean", "Accuracy on clean images, with its 95 % Wilson interval.", _accuracy("clean"),
            _fill_pgd),
-    Column("PGD", "Accuracy under PGD at the largest budget measured, with its 95 % Wilson "
-           "interval. ε is the budget in units of the pixel range [0, 1].",
+    Column("PGD", "Accuracy under PGD at the budget of AutoAttack, or else at the largest one "
+           "measured, with its 95 % Wilson interval. ε is the budget in units of the pixel range "
+           "[0, 1].",
            _accuracy("PGD("), _fill_pgd),
     Column("AutoAttack", "Accuracy under AutoAttack, with its 95 % Wilson interval: the strictest "
            "of the three.", _accuracy("AutoAttack"), _autoattack),
