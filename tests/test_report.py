@@ -146,7 +146,8 @@ def test_the_verdict_finds_numbers_by_the_tensors_and_names_what_is_missing(tmp_
     assert told["PGD"] == "name=pgd,eps=0.1,step_size=0.02"  # the attack of training
     assert parse_attack(told["AutoAttack"]).eps == 0.1
     assert all("--out_file" in fills[k] for k in ("clean", "PGD", "AutoAttack"))  # or no result
-    assert fills["barrier"][3] == f"{files[1]},{files[0]}"
+    assert fills["barrier"][3] == f"{files[0]},{files[1]}"
+    assert first["barrier"][1].split() == fills["barrier"]  # one command for all rows
     commands = {line[1] for line in fills.values()}
     assert commands == {"test_ensemble", "calc_hessian", "compare_checkpoints",
                         "analyze_overfitting"}  # fmt: skip
@@ -225,6 +226,15 @@ def test_bad_input_is_one_line(tmp_path, refuse, monkeypatch):
     assert "must end in .html" in refuse("report", "--result", "a.nc", "--out_file", "a.pdf")
     assert "no such result file" in refuse("report", "--result", "a.nc", "--out_file", "a.html")
     assert "required: --result" in refuse("report")
+
+
+def test_a_direction_is_no_network(tmp_path):
+    save_checkpoint(tmp_path / "v.ckpt", {"w": torch.ones(2)}, {"kind": "direction"})
+    accuracy(tmp_path, "r", "00", 0.5)
+    done = call("report --model2load v.ckpt --result r.nc", tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "v.ckpt is a direction in weight space, not a network" in done.stderr
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_kind_without_section_and_a_file_twice_are_refused(tmp_path):

@@ -34,21 +34,24 @@ def digest(text: str) -> Markup:
 
 
 def command(text: str) -> Markup:
-    """A line for a shell that wraps between its options, and within one only at commas.
+    """A line for a shell that wraps between its options.
 
-    Without the markup it is the same line, so that it can be copied.
+    An option that is longer than a line wraps after commas and other punctuation. Without the
+    markup it is the same line, so that it can be copied.
     """
     options: list[list[str]] = [[]]
     for word in _WORD.findall(text):
         if word.startswith("--"):
             options.append([])
         options[-1].append(word)
-    spans = [Markup("<span>{}</span>").format(
-                 Markup(" ").join(Markup("<wbr>").join(escape(p) for p in
-                                                       re.split(r"(?<=,)", word) if p)
-                                  for word in option))
+    spans = [Markup("<span>{}</span>").format(Markup(" ").join(map(_value, option)))
              for option in options if option]  # fmt: skip
     return Markup(" ").join(spans)
+
+
+def _value(word: str) -> Markup:
+    """A word of a command that may be broken after its commas; what is long also within."""
+    return Markup("<wbr>").join(soft(part) for part in re.split(r"(?<=,)", word) if part)
 
 
 def blocks(

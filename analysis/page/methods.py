@@ -14,7 +14,11 @@ from ridgeline.analysis.page.sources import Source, Subject
 def methods(subjects: Sequence[Subject], sources: Sequence[Source]) -> list[str]:
     """Sentences of a methods section, without a number that no recipe holds."""
     found = [sentence for s in subjects for sentence in _trained(s)]
-    found += [sentence for s in sources for sentence in _measured(s)]
+    measured: dict[str, list[str]] = {}
+    for source in sources:
+        for sentence in _measured(source):
+            measured.setdefault(sentence, []).append(source.name)
+    found += [f"{text} ({', '.join(names)})." for text, names in measured.items()]
     versions = {k: v for s in (*sources, *subjects) for k, v in s.provenance.items()
                 if k in ("ridgeline", "torch")}  # fmt: skip
     if versions:
@@ -89,5 +93,4 @@ def _measured(source: Source) -> Iterator[str]:
     seed = f", seed {source.recipe['seed']}" if "seed" in source.recipe else ""
     verb = "were" if source.kind in ("adversaries", "trajectory") else "was"
     count = f"{source.examples} images" if source.examples else "images"
-    yield (f"{_WHAT[source.kind]} {verb} computed on {count} of {data['dataset']}{under}{seed} "
-           f"({source.name}).")  # fmt: skip
+    yield (f"{_WHAT[source.kind]} {verb} computed on {count} of {data['dataset']}{under}{seed}")

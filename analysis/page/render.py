@@ -55,7 +55,7 @@ def page(title: str, subjects: Sequence[Subject], sources: Sequence[Source]) -> 
     environment.filters |= {"soft": soft, "digest": digest, "command": command}
     return environment.from_string(_text("template.html")).render(
         title=title, subjects=subjects, sources=sources, columns=COLUMNS,
-        css=Markup(_text("page.css")), verdict=table, missing=list(_missing(subjects, table)),
+        css=Markup(_text("page.css")), verdict=table, missing=_missing(subjects, table),
         cautions=cautions(subjects, sources, table), sections=sections,
         methods=methods(subjects, sources), citations=citations(subjects, sources),
         surroundings=_SURROUNDINGS, plotly=Markup(script.replace("</script", "<\\/script")),
@@ -70,13 +70,22 @@ def _text(name: str) -> str:
 
 def _missing(
     subjects: Sequence[Subject], table: Sequence[Sequence[tuple[Cell | None, str]]]
-) -> Iterator[dict[str, str]]:
-    """The commands that fill the dashes of the verdict, with the names that links have for them."""
-    for row, (subject, cells) in enumerate(zip(subjects, table, strict=True)):
+) -> list[dict[str, Any]]:
+    """The commands that fill the dashes of the verdict, each once, with what they fill.
+
+    `ids` are the names that links of the dashes have for them.
+    """
+    fills: dict[str, list[tuple[int, int]]] = {}
+    for row, cells in enumerate(table):
         for column, (cell, fill) in enumerate(cells):
             if cell is None and fill:
-                yield {"id": f"fill-{row}-{column}", "column": COLUMNS[column].title,
-                       "name": subject.name, "fill": fill}  # fmt: skip
+                fills.setdefault(fill, []).append((row, column))
+    return [
+        {"fill": fill, "ids": [f"fill-{row}-{column}" for row, column in places],
+         "columns": ", ".join(dict.fromkeys(COLUMNS[column].title for _, column in places)),
+         "names": ", ".join(dict.fromkeys(subjects[row].name for row, _ in places))}
+        for fill, places in fills.items()
+    ]  # fmt: skip
 
 
 def _section(kind: str, sources: Sequence[Source], drawn: list[Plot]) -> dict[str, Any]:

@@ -126,7 +126,10 @@ class Source:
 def read_sources(
     checkpoints: Sequence[str], results: Sequence[str]
 ) -> tuple[list[Subject], list[Source]]:
-    """The files of a page; InputError for one that cannot be read, or is named twice."""
+    """The files of a page; InputError for one that cannot be read, or is named twice.
+
+    And for a direction in weight space among the checkpoints.
+    """
     for files in (checkpoints, results):
         twice = {
             f for f in files if [Path(g).resolve() for g in files].count(Path(f).resolve()) > 1
@@ -157,6 +160,8 @@ def command_of(provenance: Mapping[str, Any]) -> str:
 
 def _subject(path: Path, name: str) -> Subject:
     checkpoint = load_checkpoint(path)
+    if (checkpoint.recipe or {}).get("kind") == "direction":
+        raise InputError(f"{path} is a direction in weight space, not a network")
     return Subject(
         name, path, checkpoint.sha256, checkpoint.recipe or {}, stored_provenance(path) or {}
     )

@@ -197,8 +197,8 @@ def _fill_pgd(subject: Subject, _: Sequence[Subject], attack: str) -> str:
 
 
 def _fill_barrier(subject: Subject, every: Sequence[Subject], attack: str) -> str:
-    others = [str(s.path) for s in every if s is not subject] or ["OTHER.ckpt"]
-    files = ",".join([str(subject.path), *others])
+    others = [] if len(every) > 1 else ["OTHER.ckpt"]
+    files = ",".join([*(str(s.path) for s in every), *others])  # one command for all rows
     return shlex.join(["ridgeline", "compare_checkpoints", "--model2load", files,
                        "--attack", attack])  # fmt: skip
 
