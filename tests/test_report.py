@@ -212,7 +212,7 @@ def test_methods_say_what_recipes_hold(tmp_path):
     subjects, _ = read_sources([checkpoint(tmp_path)], [])
     _, sources = read_sources([], [accuracy(tmp_path, "r", subjects[0].sha256, 0.5)])
     first, second, *_ = methods(subjects, sources)
-    assert first == ("Network a (lenet, width 1) was trained by trades on 10 images of d.npz "
+    assert first == ("Network a (lenet, width 1) was trained by TRADES on 10 images of d.npz "
                      "against PGD-20 (ε = 0.1, l_inf) for 3 epochs (seed 0).")  # fmt: skip
     assert second == ("Accuracy, with 95 % Wilson intervals, was computed on 50 images of d.npz "
                       "under PGD-20 (ε = 0.1, l_inf) (r).")  # fmt: skip

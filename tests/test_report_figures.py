@@ -13,7 +13,9 @@ import xarray as xr
 
 from ridgeline.analysis.page.cautions import cautions
 from ridgeline.analysis.page.layout import blocks, command, digest, soft
+from ridgeline.analysis.page.methods import citations, methods
 from ridgeline.analysis.page.plots import plots
+from ridgeline.analysis.page.references import REFERENCES, USED
 from ridgeline.analysis.page.render import page
 from ridgeline.analysis.page.runs import metrics
 from ridgeline.analysis.page.sources import read_sources
@@ -242,6 +244,26 @@ def test_figures_stand_with_what_repeats_them(tmp_path):
     assert [len(b["words"]) for b in (low, high)] == [1, 0]
     text = page("t", subjects, sources)
     assert text.count("ridgeline scan_param") == 2  # beside every figure
+
+
+def test_every_reference_is_of_something_and_is_whole(tmp_path):
+    assert {key for _, key in USED} == set(REFERENCES)
+    for key, entry in REFERENCES.items():
+        assert re.match(r"@(inproceedings|article){" + key + r",\n  author = {\S", entry)
+        assert entry.count("{") == entry.count("}")
+    assert "journal = {TMLR}" in REFERENCES["lukasik2023"]
+    ds = xr.Dataset({"value": ("measure", [1.0, 2.0])}, {"measure": ["sam", "trace"]})
+    save_result(stamp(ds, "sharpness", {}), tmp_path / "s.nc")
+    _, sources = read_sources([], [str(tmp_path / "s.nc")])
+    assert list(citations([], sources)) == ["andriushchenko2023", "foret2021"]
+
+
+def test_results_that_were_measured_alike_are_one_sentence(tmp_path):
+    subjects, _ = read_sources([checkpoint(tmp_path)], [])
+    made = [accuracy(tmp_path, n, subjects[0].sha256, 0.5) for n in ("r1", "r2")]
+    _, sources = read_sources([], made)
+    said = [line for line in methods([], sources) if line.startswith("Accuracy")]
+    assert len(said) == 1 and said[0].endswith("under PGD-20 (ε = 0.1, l_inf) (r1, r2).")
 
 
 def test_commands_wrap_between_options_only():

@@ -27,10 +27,12 @@ def methods(subjects: Sequence[Subject], sources: Sequence[Source]) -> list[str]
 
 
 def citations(subjects: Sequence[Subject], sources: Sequence[Source]) -> dict[str, str]:
-    """BibTeX entries by key of what the recipes name: attacks, methods, diagnostics."""
+    """BibTeX entries by key of what was used: attacks, methods, diagnostics, measures."""
     text = json.dumps([*(s.recipe for s in subjects), *(s.recipe for s in sources)])
-    kinds = {s.kind for s in sources}
-    keys = [key for word, key in USED if word in text or word.removeprefix("kind:") in kinds]
+    held = {f"kind:{s.kind}" for s in sources}
+    held |= {f"measure:{name}" for s in sources if s.kind == "sharpness"
+             for name in s.result["measure"].values}  # fmt: skip
+    keys = [key for word, key in USED if word in held or word in text]
     return {key: REFERENCES[key] for key in dict.fromkeys(keys)}
 
 
@@ -63,7 +65,11 @@ def _schedule(text: str) -> str:
 
 
 def _method(name: str) -> str:
-    plain = {"standard": "standard training", "adversarial": "adversarial training"}
+    plain = {
+        "standard": "standard training", "adversarial": "adversarial training",
+        "trades": "TRADES", "apart": "APART", "cure": "CURE", "cure_paper": "CURE",
+        "fomo": "FOMO", "liet": "LIET", "frequency": "training of frequency filters",
+    }  # fmt: skip
     return plain.get(name, name)
 
 
