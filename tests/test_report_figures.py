@@ -280,7 +280,7 @@ def test_commands_wrap_between_options_only():
 def test_long_names_break_after_punctuation_and_never_in_numbers():
     name = "trades_of_a_long_name_with_beta-0.25.ckpt"
     parts = str(soft(name)).split("<wbr>")
-    assert "".join(parts) == name and "beta-0.25." in parts
+    assert "".join(parts) == name and "beta-0.25.ckpt" in parts
     assert str(soft("accuracy of 0.25, short_name")) == "accuracy of 0.25, short_name"
     assert plain(soft("<b>" * 9)) == "<b>" * 9
     assert plain(digest("ab" * 32)) == "ab" * 32 and str(digest("ab" * 32)).count("<wbr>") == 7

@@ -13,18 +13,23 @@ from ridgeline.analysis.page.traces import Plot
 
 _WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
 _LONG = re.compile(r"\S{17,}")  # a word that may have to be broken
-_AFTER = re.compile(r"(?<=[_/.,=\-])(?=[^_/.,=\-\d])|(?<=[_/,=])(?=\d)")  # where it is broken
+#: where it is broken: not before the ending of a file, and not in a number
+_AFTER = re.compile(r"(?<=[_/,=])(?=[^_/,=])|(?<=-)(?=[^\W\d])|(?<=\.)(?=[^\W\d]\w{4})")
 _GROUP = 8  # digits of a hash that stay together
 
 
 def soft(text: object) -> Markup:
-    """Text whose long words break after punctuation, not within a part or a number."""
+    """Text whose long words break after punctuation, not within a part or a number.
+
+    A budget stays on one line with its sign.
+    """
+    text = str(text).replace("ε = ", "ε\u00a0=\u00a0")
     found, end = Markup(), 0
-    for word in _LONG.finditer(str(text)):
-        found += escape(str(text)[end : word.start()])
+    for word in _LONG.finditer(text):
+        found += escape(text[end : word.start()])
         found += Markup("<wbr>").join(escape(part) for part in _AFTER.split(word[0]))
         end = word.end()
-    return found + escape(str(text)[end:])
+    return found + escape(text[end:])
 
 
 def digest(text: str) -> Markup:
