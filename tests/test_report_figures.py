@@ -227,6 +227,22 @@ def test_more_networks_than_colours_are_told_apart(tmp_path):
     assert len({(e.colour, e.again) for e in loss.legend}) == 10 > len(COLOURS)
 
 
+def test_a_network_has_one_colour_in_all_plots(tmp_path):
+    files = [checkpoint(tmp_path, "a"), checkpoint(tmp_path, "b", seed=1)]
+    shas = [load_checkpoint(f).sha256 for f in files]
+    line = {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.25}
+    (tmp_path / "b.jsonl").write_text(json.dumps(line))
+    results = [accuracy(tmp_path, "1", shas[1], 0.5), accuracy(tmp_path, "2", shas[0], 0.5),
+               accuracy(tmp_path, "3", shas[0], 0.5), curvature(tmp_path, "h", shas[1]),
+               str(tmp_path / "b.jsonl")]  # fmt: skip
+    _, sources = read_sources(files, results)
+    first, second, third = COLOURS[:3]
+    (bars,) = plots("robustness", sources[:3])
+    assert [t["marker"]["color"] for t in bars.data] == [second, first, third]
+    (values,), (loss, _) = plots("hessian", sources[3:4]), metrics(sources[4:])
+    assert values.data[0]["marker"]["color"] == loss.data[0]["marker"]["color"] == second
+
+
 def test_figures_stand_with_what_repeats_them(tmp_path):
     subjects, _ = read_sources([checkpoint(tmp_path)], [])
     made = [accuracy(tmp_path, n, subjects[0].sha256, 0.5) for n in ("r1", "r2")]

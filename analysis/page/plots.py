@@ -18,6 +18,7 @@ from ridgeline.analysis.page.traces import (
     band,
     brief,
     line,
+    looks,
     names,
     numbers,
     safe,
@@ -42,8 +43,8 @@ def plots(kind: str, sources: Sequence[Source]) -> Iterator[Plot]:
 def _spectra(sources: Sequence[Source]) -> Iterator[Plot]:
     """Eigenvalues by rank with residuals, and densities with their bands."""
     ranks, densities = [], []
-    every = {s.name: s.result for s in sources}
-    for place, (name, here) in enumerate(spectra(every)):
+    every = [(s.rank, *found) for s in sources for found in spectra({s.name: s.result})]
+    for place, (_, name, here) in zip(looks([rank for rank, _, _ in every]), every, strict=True):
         if "eigenvalue" in here:
             trace = line(here["rank"], here["eigenvalue"], name, place, here["residual"])
             sure = here["converged"].astype(bool).values
@@ -112,7 +113,8 @@ def _robustness(sources: Sequence[Source]) -> Iterator[Plot]:
     groups = sorted({group for found in held.values() for group in found},
                     key=lambda g: (g[1], g[0]))  # fmt: skip
     bars = []
-    for place, (name, found) in enumerate(held.items()):
+    places = looks([s.rank for s in sources])
+    for place, (name, found) in zip(places, held.items(), strict=True):
         middle, low, high = np.array(list(found.values())).reshape(-1, 3).T
         again = place // len(COLOURS)
         bars.append({
@@ -144,7 +146,7 @@ def _fourier(sources: Sequence[Source]) -> Iterator[Plot]:
     lines = [
         line(s.result["cutoff"], 100 * s.result["pass_accuracy"].sel(filter=f), s.name, place,
              100 * s.result["pass_accuracy_se"].sel(filter=f), dash)
-        for place, s in enumerate(sources)
+        for place, s in zip(looks([s.rank for s in sources]), sources, strict=True)
         for f, dash in zip(s.result["filter"].values, ("solid", "dot"), strict=False)
     ]  # fmt: skip
     if lines:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ridgeline.analysis.page.sources import Source
-from ridgeline.analysis.page.traces import Plot, axes, line, names
+from ridgeline.analysis.page.traces import Plot, axes, line, looks, names
 
 _KEY = re.compile(r"(train|val|test)_(?:(\w+?)_)??(?:(clean|target|scheduled)_)?(loss|accuracy)")
 _TICKS = 8  # labels along the epochs, about
@@ -42,10 +42,15 @@ def metrics(sources: Sequence[Source]) -> Iterator[Plot]:
         lines = [
             line(_epochs(s), _values(s, key), s.name, number,
                  dash="dot" if key.endswith("clean") else "solid")
-            for number, s in enumerate(sources) for key in keys if _changes(s, key)
+            for number, s in _looks(sources) for key in keys if _changes(s, key)
         ]  # fmt: skip
         if lines:
             yield Plot(f"{title}.", lines, _by_epoch(lines, unit), names(sources))
+
+
+def _looks(sources: Sequence[Source]) -> Iterator[tuple[int, Source]]:
+    """The results with the numbers of their looks."""
+    return zip(looks([s.rank for s in sources]), sources, strict=True)
 
 
 def _by_epoch(lines: Sequence[dict], unit: str) -> dict:
@@ -57,22 +62,23 @@ def _by_epoch(lines: Sequence[dict], unit: str) -> dict:
 
 
 def _lines(sources: Sequence[Source], images: str, measure: str) -> Iterator[dict]:
-    looks: dict[tuple[str, str], int] = {}
-    for source in sources:
-        for key in dict.fromkeys(k for row in source.lines for k in row):
-            found = _KEY.fullmatch(key)
-            if found is None or found[4] != measure:
-                continue
-            kept, copy = found[3], found[2] or ""
-            if kept is None:  # of training: the images it saw
-                kept = "target" if "eps" in source.lines[-1] else "clean"
-            if kept != images or (kept == "scheduled" and _repeats(source, key)):
-                continue
-            number = looks.setdefault((source.name, copy), len(looks))
-            name = f"{source.name}, {copy.replace('_', ' ')}" if copy else source.name
-            scale = 100 if measure == "accuracy" else 1
-            yield line(_epochs(source), scale * _values(source, key), name, number,
-                       dash=_DASH[found[1]])  # fmt: skip
+    found = [(source, match) for source in sources
+             for key in dict.fromkeys(k for row in source.lines for k in row)
+             if (match := _KEY.fullmatch(key)) and match[4] == measure]  # fmt: skip
+    # of all plots alike: the runs first, then the copies that they carry
+    every = dict.fromkeys([*((s.name, "", s.rank) for s in sources),
+                           *((s.name, m[2] or "", s.rank) for s, m in found)])  # fmt: skip
+    numbers = dict(zip(every, looks([rank for _, _, rank in every]), strict=True))
+    for source, match in found:
+        key, kept, copy = match[0], match[3], match[2] or ""
+        if kept is None:  # of training: the images it saw
+            kept = "target" if "eps" in source.lines[-1] else "clean"
+        if kept != images or (kept == "scheduled" and _repeats(source, key)):
+            continue
+        name = f"{source.name}, {copy.replace('_', ' ')}" if copy else source.name
+        scale = 100 if measure == "accuracy" else 1
+        yield line(_epochs(source), scale * _values(source, key), name,
+                   numbers[source.name, copy, source.rank], dash=_DASH[match[1]])  # fmt: skip
 
 
 def _repeats(source: Source, key: str) -> bool:
@@ -116,7 +122,7 @@ def trajectories(sources: Sequence[Source]) -> Iterator[Plot]:
         lines = [
             line(s.result[dim], scale * s.result[name], s.name, number, s.result.get(f"{name}_se"),
                  dash)
-            for number, s in enumerate(sources) for name, dash in variables.items()
+            for number, s in _looks(sources) for name, dash in variables.items()
             if name in s.result
         ]  # fmt: skip
         if lines:

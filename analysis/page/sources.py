@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ class Source:
     """A result with its file. Metrics of a run are of kind "metrics" and have `lines`.
 
     Of a scan along a curve, `ends` has the names of the networks at its ends by their digests,
-    as the checkpoint of the curve tells them; it is empty where that file is not found.
+    as the checkpoint of the curve tells them; it is empty where that file is not found. `rank` is
+    the number of its network among those of the page, by which it has one colour in all plots.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Source:
     result: xr.Dataset
     lines: tuple[dict, ...] = ()
     ends: Mapping[str, str] = field(default_factory=dict)
+    rank: int = 0
 
     @property
     def kind(self) -> str:
@@ -140,9 +142,29 @@ def read_sources(
         _subject(Path(f), name)
         for f, name in zip(checkpoints, distinct_names(checkpoints), strict=True)
     ]  # fmt: skip
-    return subjects, [
+    sources = [
         _source(Path(f), n) for f, n in zip(results, distinct_names(results), strict=True)
-    ]
+    ]  # fmt: skip
+    return subjects, _ranked(subjects, sources)
+
+
+def _ranked(subjects: Sequence[Subject], sources: Sequence[Source]) -> list[Source]:
+    """The results with the ranks of their networks: checkpoints first, then others as they come.
+
+    The metrics of a run are about the checkpoint of their name, a trajectory is about its last
+    one. Results about several networks have none of a network's; 0 will do.
+    """
+    by_stem = {s.path.stem: s.sha256 for s in subjects}
+    about = [by_stem.get(s.path.stem, s.path.stem) if s.lines else _network(s) for s in sources]
+    known = list(dict.fromkeys([*(s.sha256 for s in subjects), *filter(None, about)]))
+    return [replace(s, rank=known.index(network) if network else 0)
+            for s, network in zip(sources, about, strict=True)]  # fmt: skip
+
+
+def _network(source: Source) -> str:
+    """The digest of the one network that a result is about; empty for several."""
+    single = len(source.about) == 1 or source.kind == "trajectory"
+    return source.about[-1] if single and source.about else ""
 
 
 def command_of(provenance: Mapping[str, Any]) -> str:

@@ -15,7 +15,16 @@ from ridgeline.analysis.figures.style import COLUMN, style
 from ridgeline.analysis.figures.surfaces import draw_space
 from ridgeline.analysis.page.links import HOUSE, png
 from ridgeline.analysis.page.sources import Source
-from ridgeline.analysis.page.traces import Plot, axes, line, names, numbers, safe, square
+from ridgeline.analysis.page.traces import (
+    Plot,
+    axes,
+    line,
+    looks,
+    names,
+    numbers,
+    safe,
+    square,
+)
 
 #: from where surfaces are seen at first, and what is in the middle then
 _CAMERA = {"eye": {"x": 1.6, "y": -1.85, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.2}}
@@ -49,7 +58,8 @@ def _lines(sources: Sequence[Source]) -> Iterator[Plot]:
     yield Plot(
         "Loss along a direction; 0 is the network itself. Bars are standard errors.",
         [line(s.result[axis], here["loss"], f"{s.name}, ε = {float(here['eps']):g}", number,
-              here["loss_se"]) for number, (s, here, axis) in enumerate(cells)],
+              here["loss_se"]) for number, (s, here, axis) in
+         zip(looks([s.rank for s, _, _ in cells]), cells, strict=True)],
         axes(labels[0] if len(labels) == 1 else "coordinate", "loss [nat]"), names(sources),
     )  # fmt: skip
 

@@ -74,6 +74,23 @@ def names(sources: Sequence[Source]) -> tuple[str, ...]:
     return tuple(s.name for s in sources)
 
 
+def looks(ranks: Sequence[int]) -> list[int]:
+    """A number for each line of a plot, by which `line` gives it its colour.
+
+    The first line of a network has the number of the network, which is the same in all plots of
+    a page; further ones have numbers that no other network of the plot has.
+
+    >>> looks([2, 0, 2])
+    [2, 0, 1]
+    """
+    found: list[int] = []
+    for rank in ranks:
+        used = {*ranks, *found}
+        free = next(n for n in range(len(used) + 1) if n not in used)
+        found.append(free if rank in found else rank)
+    return found
+
+
 def numbers(values: xr.DataArray | np.ndarray | list) -> list:
     """Values for JSON, rounded to what a screen can show; None where they are not finite."""
     array = np.asarray(values)
