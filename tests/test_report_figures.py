@@ -75,6 +75,8 @@ def test_a_curve_is_about_the_networks_at_its_ends(tmp_path):
     # a checkpoint of that name which is not the one that was scanned says nothing
     _, (stranger,) = read_sources([], [scanned_curve(tmp_path, files[:2], same=False)])
     assert stranger.ends == {}
+    (tmp_path / "curve.ckpt").write_bytes(b"damaged")
+    assert read_sources([], [made])[1][0].ends == {}
     (said,) = cautions(subjects, [stranger], verdict(subjects, [stranger]))
     assert said == "About other checkpoints than the verdict's: curve_scan."
 

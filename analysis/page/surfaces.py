@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.colors import LogNorm
 
 from ridgeline.analysis.figures.layout import subplots
-from ridgeline.analysis.figures.lines import axis_label
+from ridgeline.analysis.figures.lines import axis_label, loss_label
 from ridgeline.analysis.figures.style import COLUMN, style
 from ridgeline.analysis.figures.surfaces import draw_space
 from ridgeline.analysis.page.links import HOUSE, png
@@ -30,8 +30,7 @@ from ridgeline.analysis.page.traces import (
 _CAMERA = {"eye": {"x": 1.6, "y": -1.85, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.2}}
 _FEWEST, _MOST = 4, 7  # round values along an axis of losses
 _ROOM = 0.12  # of an axis in space, beyond its ends
-_TITLE = "loss [nat], log scale"
-_HOVER = "%{{x:.3g}}, %{{y:.3g}}: loss %{{{0}:.4g}} nat<extra></extra>"
+_HOVER = "%{{x:.3g}}, %{{y:.3g}}: loss %{{{0}:.4g}}<extra></extra>"
 
 
 def scans(sources: Sequence[Source]) -> Iterator[Plot]:
@@ -60,7 +59,8 @@ def _lines(sources: Sequence[Source]) -> Iterator[Plot]:
         [line(s.result[axis], here["loss"], f"{s.name}, ε = {float(here['eps']):g}", number,
               here["loss_se"]) for number, (s, here, axis) in
          zip(looks([s.rank for s, _, _ in cells]), cells, strict=True)],
-        axes(labels[0] if len(labels) == 1 else "coordinate", "loss [nat]"), names(sources),
+        axes(labels[0] if len(labels) == 1 else "coordinate",
+             loss_label({s.name: s.result for s in sources})), names(sources),
     )  # fmt: skip
 
 
@@ -75,9 +75,9 @@ def _plane(source: Source, eps: float, low: float, high: float) -> Iterator[Plot
     plain = [safe(label.partition(" [")[0]) for label in labels]  # units stand at the contours
     logs, losses = numbers(np.log10(heights)), numbers(heights)
     bottom, top = (float(v) for v in np.log10([low, high]))
-    ticks = round_losses(low, high)
+    ticks, loss = round_losses(low, high), loss_label({"": ds})
     marks = {"tickvals": [math.log10(v) for v in ticks], "ticktext": [f"{v:g}" for v in ticks]}
-    bar = {"title": {"text": _TITLE, "side": "right"}, "thickness": 12, **marks}
+    bar = {"title": {"text": f"{loss}, log scale", "side": "right"}, "thickness": 12, **marks}
     about = (names([source]), f"ε = {eps:g}")
     name = f"{source.name}, ε = {eps:g}"
     lost = int(np.isnan(heights).sum())
@@ -89,7 +89,7 @@ def _plane(source: Source, eps: float, low: float, high: float) -> Iterator[Plot
           "colorbar": bar | {"len": 0.8}, "hovertemplate": _HOVER.format("customdata"), **shared}],
         {"scene": {"camera": _CAMERA, "aspectmode": "manual",
                    "aspectratio": {"x": 1, "y": 1, "z": 0.8},
-                   "zaxis": {"range": _wider(bottom, top), "title": {"text": "loss [nat]"},
+                   "zaxis": {"range": _wider(bottom, top), "title": {"text": loss},
                              **marks},
                    "xaxis": {"title": {"text": plain[0]}, "nticks": 5,
                              "range": _wider(*ds[one].values[[0, -1]])},
@@ -121,6 +121,9 @@ def _still(ds: xr.Dataset, eps: float, low: float, high: float) -> str:
         figure, place = subplots(figsize=(COLUMN + 0.4, 3.1), subplot_kw={"projection": "3d"})
         whole = ds.assign(loss=ds["loss"].where(np.isfinite(ds["loss"])))
         draw_space(whole, place, eps=eps, norm=LogNorm(low, high))
+        ticks = round_losses(low, high)
+        for axis in (place.zaxis, figure.axes[-1].yaxis):  # of the surface, and its colour bar
+            axis.set_ticks(np.log10(ticks), [f"{v:g}" for v in ticks])
     return png(figure)
 
 
