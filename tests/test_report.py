@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+import warnings
 from html.parser import HTMLParser
 
 import numpy as np
@@ -32,7 +33,7 @@ from tests.commands import call
 
 PGD = "PGD(eps=0.1, order=inf, iterations=20)"
 HOSTILE = "</script><b onclick=x>$a_{&\"'"
-_VOID = {"meta", "link", "img", "br", "input"}
+_VOID = {"meta", "link", "img", "br", "input", "wbr"}
 
 
 class Read(HTMLParser):
@@ -131,18 +132,22 @@ def test_the_verdict_finds_numbers_by_the_tensors_and_names_what_is_missing(tmp_
     _, sources = read_sources([], results)
     first, second = map(titled, verdict(subjects, sources))
     assert {k: c.value for k, (c, _) in first.items() if c} == {
-        "clean": 0.9, "PGD": 0.25, "AutoAttack": 0.125, "λ_max": 3.0, "trace": 12.0
+        "clean": 0.9, "PGD": 0.25, "AutoAttack": 0.125, "λ_max [nat]": 3.0,
+        "trace [nat]": 12.0,
     }  # fmt: skip
     assert first["PGD"][0].text == "25.0 % [15.0, 35.0]"
-    assert first["PGD"][0].note == "500 images, ε = 0.1, 20 iterations"
-    assert first["trace"][0].text == "12 ± 0.5"
-    assert "residual 1.0e-03" in first["λ_max"][0].note
+    assert first["PGD"][0].note == "500 images, PGD-20, ε = 0.1"
+    assert first["trace [nat]"][0].text == "12 ± 0.5"
+    assert "residual 1.0e-03" in first["λ_max [nat]"][0].note
     fills = {k: fill.split() for k, (cell, fill) in second.items()}
     assert all(cell is None for cell, _ in second.values())
     assert fills["PGD"][:4] == ["ridgeline", "test_ensemble", "--model2load", files[1]]
-    assert fills["PGD"][-1] == "name=pgd,eps=0.1,step_size=0.02"  # the attack of training
-    assert parse_attack(fills["AutoAttack"][-1]).eps == 0.1
-    assert fills["barrier"][3] == f"{files[1]},{files[0]}"
+    told = {k: line[line.index("--attack") + 1] for k, line in fills.items() if "--attack" in line}
+    assert told["PGD"] == "name=pgd,eps=0.1,step_size=0.02"  # the attack of training
+    assert parse_attack(told["AutoAttack"]).eps == 0.1
+    assert all("--out_file" in fills[k] for k in ("clean", "PGD", "AutoAttack"))  # or no result
+    assert fills["barrier"][3] == f"{files[0]},{files[1]}"
+    assert first["barrier"][1].split() == fills["barrier"]  # one command for all rows
     commands = {line[1] for line in fills.values()}
     assert commands == {"test_ensemble", "calc_hessian", "compare_checkpoints",
                         "analyze_overfitting"}  # fmt: skip
@@ -207,10 +212,10 @@ def test_methods_say_what_recipes_hold(tmp_path):
     subjects, _ = read_sources([checkpoint(tmp_path)], [])
     _, sources = read_sources([], [accuracy(tmp_path, "r", subjects[0].sha256, 0.5)])
     first, second, *_ = methods(subjects, sources)
-    assert first == (f"Network a (lenet, width 1) was trained by trades on 10 images of d.npz "
-                     f"against {PGD} for 3 epochs (seed 0).")  # fmt: skip
+    assert first == ("Network a (lenet, width 1) was trained by TRADES on 10 images of d.npz "
+                     "against PGD-20 (ε = 0.1, l_inf) for 3 epochs (seed 0).")  # fmt: skip
     assert second == ("Accuracy, with 95 % Wilson intervals, was computed on 50 images of d.npz "
-                      f"under {PGD} (r).")  # fmt: skip
+                      "under PGD-20 (ε = 0.1, l_inf) (r).")  # fmt: skip
     found = citations(subjects, sources)
     assert list(found) == ["madry2018", "zhang2019"]
     for key, entry in found.items():
@@ -221,6 +226,15 @@ def test_bad_input_is_one_line(tmp_path, refuse, monkeypatch):
     assert "must end in .html" in refuse("report", "--result", "a.nc", "--out_file", "a.pdf")
     assert "no such result file" in refuse("report", "--result", "a.nc", "--out_file", "a.html")
     assert "required: --result" in refuse("report")
+
+
+def test_a_direction_is_no_network(tmp_path):
+    save_checkpoint(tmp_path / "v.ckpt", {"w": torch.ones(2)}, {"kind": "direction"})
+    accuracy(tmp_path, "r", "00", 0.5)
+    done = call("report --model2load v.ckpt --result r.nc", tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "v.ckpt is a direction in weight space, not a network" in done.stderr
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_kind_without_section_and_a_file_twice_are_refused(tmp_path):
@@ -240,6 +254,7 @@ document.addEventListener("securitypolicyviolation", (e) => said.push(e.violated
 FOLLOW = """<script>
 (async function () {
   const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+  const box = (node) => node.getBoundingClientRect();
   const all = (what) => Array.from(document.querySelectorAll(what));
   for (const node of all(".plot")) {
     node.scrollIntoView();
@@ -253,20 +268,25 @@ FOLLOW = """<script>
     .map((row) => row.cells[0].textContent);
   button.click(); const up = names(); button.click(); const down = names();
   const seen = all(".plot").map((n) => n.dataset.seen);
+  const key = all(".legend button")[0], bars = all(".plot")[0];
+  key.click(); const hidden = [bars.data[0].visible, key.getAttribute("aria-pressed")];
+  key.click(); hidden.push(bars.data[0].visible);
+  const beyond = all(".legend li, .block .command span, figcaption").filter(
+    (n) => n.getClientRects().length && box(n).right > window.innerWidth).length;
   const sheet = document.documentElement;
   const wide = sheet.scrollWidth > window.innerWidth;
-  const box = (node) => node.getBoundingClientRect();
   const size = (node) => [box(node).width, box(node).height];
   const images = all("figure img").map(size);
   const sizes = () => all(".plot .svg-container").map((n) => size(n).map(Math.round));
   const screen = sizes();
   window.dispatchEvent(new Event("beforeprint")); await wait(500);
   const paper = sizes();
-  const shut = all("details").filter((d) => !d.open).map((d) => d.parentNode.tagName);
+  const closed = () => all("details").filter((d) => !d.open).length;
+  const shut = closed();
   window.dispatchEvent(new Event("afterprint")); await wait(500);
-  const back = sizes();
+  const back = sizes(), again = closed();
   document.body.innerHTML = ""; document.body.dataset.probe = JSON.stringify(
-    { said, seen, focus, up, down, wide, images, screen, paper, shut, back,
+    { said, seen, focus, up, down, wide, images, screen, paper, shut, back, again, hidden, beyond,
       inner: window.innerWidth });
 }());
 </script>"""
@@ -323,12 +343,15 @@ def test_it_runs_in_a_browser(tmp_path, width):
     assert told["up"] == ["c", "a", "b"] and told["down"] == ["a", "c", "b"]  # a dash is last
     # a wide picture gives way to a narrow one on a phone, and fills it
     shown = [w for w, _ in told["images"] if w]
-    assert len(told["images"]) == 3 and len(shown) == 2  # shares; filters, wide and narrow
+    assert len(told["images"]) == 4 and len(shown) == 2  # shares; filters, wide and narrow; a still
     assert all(0.85 * width < w < width for w in shown) == (width < 640)
-    assert all(w < width for w in shown)
-    # drawn for paper, and then as before
-    assert told["paper"] == [[640, 300]] * 4 and told["back"] == told["screen"]
-    assert set(told["shut"]) == {"TD"}  # commands of dashes would stretch the verdict
+    assert all(w < width for w in shown) and told["beyond"] == 0
+    assert told["hidden"] == [False, "false", True]  # the legend hides a network and shows it
+    # drawn for paper, the surface as its picture, and then as before
+    bars, values, surface, contours = told["paper"]
+    assert (bars, values, contours) == ([690, 230], [690, 230], [340, 200])
+    assert surface == told["screen"][2] and told["back"] == told["screen"]
+    assert told["shut"] == 0 < told["again"]  # no command or number is folded away on paper
 
 
 @needs_browser
@@ -349,7 +372,10 @@ def test_results_of_a_kind_share_a_picture_or_a_range(tmp_path):
     whole_page(tmp_path)
     sources = read_sources([], [str(tmp_path / f"f{n}.nc") for n in (1, 2)])[1]
     found = list(pictures("spectrum", sources))
-    assert [p.caption for p in found] == ["f1, f2.", "First filters of every network."]
+    assert [p.caption for p in found] == [
+        "Share of high frequencies in the filters of every layer: f1, f2.",
+        "First filters of every network: f1, f2.",
+    ]
     assert [bool(p.narrow) for p in found] == [False, True] and found[1].wide
     for name, value in (("m1", 0.2), ("m2", 0.9)):
         square = (("layer_a", "layer_b"), [[1.0, value], [value, 1.0]])
@@ -362,7 +388,7 @@ def test_results_of_a_kind_share_a_picture_or_a_range(tmp_path):
     names = {"loss": ["clean"], "logits": ["plain"], "measure": ["sam", "trace"]}
     alone = stamp(xr.Dataset(taus, names), "ranking", {})
     made = pictures("ranking", [Source(n, tmp_path / n, "00", alone) for n in ("a", "b")])
-    assert [(p.caption, bool(p.link)) for p in made] == [("a.", True), ("b.", True)]
+    assert [(p.sources, bool(p.link)) for p in made] == [(("a",), True), (("b",), True)]
 
 
 def test_what_a_closer_look_found_is_on_the_page(tmp_path):
@@ -370,11 +396,15 @@ def test_what_a_closer_look_found_is_on_the_page(tmp_path):
     plain = accuracy(tmp_path, "r", subjects[0].sha256, 0.5)
     _, sources = read_sources([], [plain])
     assert list(pictures("robustness", sources)) == []
-    signs = (
-        sources[0]
-        .result.assign(masking_value=("sign", [0.5]), masking_warning=("sign", [True]))
-        .assign_coords(sign=["flat"])
-    )
-    made = [Source("looked at", tmp_path / "x", "00", signs), *sources]
-    (found,) = pictures("robustness", made)
-    assert found.caption == "looked at." and found.link.startswith("data:image/svg")
+    warned = [True, False]
+    for warning in warned:  # without one the panel of signs made the layout collapse
+        signs = (
+            sources[0]
+            .result.assign(masking_value=("sign", [0.5]), masking_warning=("sign", [warning]))
+            .assign_coords(sign=["flat"])
+        )
+        made = [Source("looked at", tmp_path / "x", "00", signs), *sources]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            (found,) = pictures("robustness", made)
+        assert found.sources == ("looked at",) and found.link.startswith("data:image/svg")

@@ -235,10 +235,12 @@ def test_the_report_has_every_kind_of_result(every_result):
             ' class="large"'
         )
         assert pictures.count(' class="large"') == pictures.count(' class="narrow"')
-        results = section.count('<details class="result"')
-        told = section.count('<pre class="command">ridgeline ')
-        assert results >= 1 and told == (0 if kind == "metrics" else results)
-        assert section.count('href="data:text/csv') >= results
+        blocks = section.split('<div class="block">')[1:]
+        assert blocks and all("<figure" in block for block in blocks)
+        for block in blocks:  # every figure stands with the commands that repeat it
+            results = block.count('<div class="repeat">')
+            assert results == block.count('<pre class="command"><code><span>ridgeline ') >= 1
+        assert 'href="data:text/csv' in section, kind
     plots = json.loads(re.search(r'id="plots">(.*?)</script>', text, flags=re.S)[1])
     assert len(plots) == text.count('class="plot"')
     assert {t["type"] for p in plots for t in p["data"]} == {

@@ -101,8 +101,11 @@ def _draw_masking(results: Results, axes: Axes) -> None:
         here = ds.reindex(sign=names)
         warns = ds["masking_warning"].astype(bool).reindex(sign=names, fill_value=False).values
         rows, values = np.arange(len(names)) + shift, here["masking_value"].values
-        axes.plot(values[~warns], rows[~warns], "o", color=color, mfc="white", clip_on=False)
-        axes.plot(values[warns], rows[warns], "X", color=color, ms=6, clip_on=False)
+        looks = {False: {"marker": "o", "mfc": "white"}, True: {"marker": "X", "ms": 6}}
+        for warned, look in looks.items():
+            at = warns == warned
+            if at.any():  # without a point it would take room in the corner of the figure
+                axes.plot(values[at], rows[at], ls="", color=color, clip_on=False, **look)
     for row, limit in enumerate(_LIMITS.values()):
         axes.plot([limit, limit], [row - 0.4, row + 0.4], color="0.5", lw=0.8)
     words = [n.replace("_", " ") + " (p)" * (n in _TESTS) for n in names]

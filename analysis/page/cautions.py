@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from ridgeline.analysis.page.attack_words import number, spoken
+from ridgeline.analysis.page.cells import Cell
 from ridgeline.analysis.page.sources import Source, Subject
-from ridgeline.analysis.page.verdict import COLUMNS, Cell
+from ridgeline.analysis.page.verdict import COLUMNS
 from ridgeline.analysis.reports import unfinished
 from ridgeline.analysis.trust_report import trust
 
 #: share of settled, strict inner maxima below which the true adversarial curvature is in doubt
 REGULAR = 0.9
+_MOST = 3  # values of a setting that are named
+_WORDS = {"eps": "ε", "way": "the way", "batchnorm": "statistics of BatchNorm",
+          "images": "number of images"}  # fmt: skip
 _LOOSE = 0.01  # relative residual above which an eigenvalue is no eigenvalue
 
 
@@ -21,7 +27,7 @@ def cautions(
     table: Sequence[Sequence[tuple[Cell | None, str]]],
 ) -> list[str]:  # fmt: skip
     """One sentence for every reason not to trust or compare numbers of the page."""
-    found = [*_incomparable(table), *_training(subjects)]
+    found = [*_of_verdict(table), *_training(subjects)]
     for source in sources:
         found += [f"{source.name}: {line}" for line in _of_result(source)]
     known = {s.sha256 for s in subjects}
@@ -31,15 +37,46 @@ def cautions(
     return list(dict.fromkeys(found))
 
 
-def _incomparable(table: Sequence[Sequence[tuple[Cell | None, str]]]) -> Iterator[str]:
-    """Columns of the verdict whose cells were measured in different ways."""
-    for number, column in enumerate(COLUMNS):
-        cells = [row[number][0] for row in table if row[number][0] is not None]
-        keys = dict.fromkeys(k for c in cells for k in c.settings)
-        apart = [k for k in keys if len({str(c.settings.get(k)) for c in cells}) > 1]
+def _of_verdict(table: Sequence[Sequence[tuple[Cell | None, str]]]) -> Iterator[str]:
+    """Columns of the verdict with cells that are no numbers, or were measured differently."""
+    for place, column in enumerate(COLUMNS):
+        cells = [row[place][0] for row in table if row[place][0] is not None]
+        lost = sum(not np.isfinite(c.value) for c in cells)
+        if lost:
+            yield f"Column {column.title}: {lost} of {len(cells)} numbers are not finite."
+        apart = list(_differences([c.settings for c in cells]))
         if apart:
             yield (f"Column {column.title}: its cells cannot be compared, they differ in "
                    f"{', '.join(apart)}.")  # fmt: skip
+    yield from _budgets_apart(table)
+
+
+def _differences(settings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What is not the same in all, with its values where these say more than the name."""
+    keys = dict.fromkeys(k for held in settings for k in held)
+    for key in keys:
+        values = list(dict.fromkeys(str(held.get(key)) for held in settings))
+        if len(values) < 2 or (key == "choice of images" and _apart(settings, "images")):
+            continue
+        if key == "attack":
+            values = [spoken(v) if v else "none" for v in values]
+        said = key == "choice of images" or len(values) > _MOST
+        yield _WORDS.get(key, key) + ("" if said else f" ({' or '.join(values)})")
+
+
+def _apart(settings: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return len({str(held.get(key)) for held in settings}) > 1
+
+
+def _budgets_apart(table: Sequence[Sequence[tuple[Cell | None, str]]]) -> Iterator[str]:
+    """PGD and AutoAttack of one network at different budgets."""
+    titles = [column.title for column in COLUMNS]
+    for row in table:
+        pgd, auto = (row[titles.index(name)][0] for name in ("PGD", "AutoAttack"))
+        if pgd is not None and auto is not None and pgd.settings["eps"] != auto.settings["eps"]:
+            yield (f"PGD ({pgd.source}) and AutoAttack ({auto.source}) have different budgets, ε = "
+                   f"{number(pgd.settings['eps'])} and {number(auto.settings['eps'])}: the two "
+                   "columns cannot be compared there.")  # fmt: skip
 
 
 def _training(subjects: Sequence[Subject]) -> Iterator[str]:

@@ -33,11 +33,10 @@ QUESTIONS = {
     ),
     "hessian": Question(
         "Is the minimum sharp?",
-        "Eigenvalues of the second derivative of the loss, in nat, largest first; error bars "
-        "are residuals, hollow points did not converge. A few outliers above a bulk near 0 "
-        "are usual. Negative ones say that this is no minimum. Rescaling layers changes these "
-        "numbers: compare networks of one architecture only. In the density, the band is a 95 "
-        "% interval.",
+        "Eigenvalues of the second derivative of the loss by the weights, largest first: how fast "
+        "the loss bends along one direction, in nat per squared unit of weight. A few outliers "
+        "above a bulk near 0 are usual. Negative ones say that this is no minimum. Rescaling "
+        "layers changes these numbers: compare networks of one architecture only.",
     ),
     "sharpness": Question(
         "Which measures call it sharp?",
@@ -52,9 +51,9 @@ QUESTIONS = {
     "scan": Question(
         "What does the loss look like around the weights?",
         "The loss along one or two directions through the weights at 0. All surfaces share "
-        "one colour range and one height range, so the same colour is the same loss. Two "
-        "directions of millions are a slice: a smooth slice does not prove a smooth "
-        "landscape.",
+        "one colour range and one height range, so the same colour is the same loss. A network "
+        "has as many directions as weights, and one or two of them are a slice: a smooth slice "
+        "does not prove a smooth landscape.",
     ),
     "curve": Question(
         "Are the minima connected?",
@@ -69,7 +68,9 @@ QUESTIONS = {
     ),
     "metrics": Question(
         "How did training go?",
-        "Loss and accuracy of a run by epoch, as its metrics file has them.",
+        "Loss and accuracy of a run by epoch, as its metrics file has them. A training curve that "
+        "improves while the test curve gets worse is overfitting. A budget that grows makes the "
+        "attacked loss rise without harm.",
     ),
     "overfitting": Question(
         "How much does each method lose from its best to its last epoch?",

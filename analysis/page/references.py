@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 
-def _entry(kind: str, key: str, author: str, title: str, where: str, year: int) -> str:
-    field = "journal" if kind == "article" else "booktitle"
+def _entry(key: str, author: str, title: str, where: str, year: int) -> str:
+    article = where == "TMLR" or where.startswith("arXiv")
+    kind, field = ("article", "journal") if article else ("inproceedings", "booktitle")
     return (f"@{kind}{{{key},\n  author = {{{author}}},\n  title = {{{{{title}}}}},\n"
             f"  {field} = {{{where}}},\n  year = {{{year}}},\n}}")  # fmt: skip
 
@@ -63,17 +64,46 @@ _PAPERS = (
     ("hendrycks2019", "Hendrycks, Dan and Dietterich, Thomas",
      "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
      "ICLR", 2019),
+    ("li2020", "Li, Zichao and Liu, Liyuan and Dong, Chengyu and Shang, Jingbo",
+     "Overfitting or Underfitting? Understand Robustness Drop in Adversarial Training",
+     "arXiv 2010.08034", 2020),
+    ("gowda2024", "Gowda, Shruthi and Zonooz, Bahram and Arani, Elahe",
+     "Conserve-Update-Revise to Cure Generalization and Robustness Trade-off in Adversarial "
+     "Training", "ICLR", 2024),
+    ("ramkumar2024", "Ramkumar, Vijaya Raghavan T. and Zonooz, Bahram and Arani, Elahe",
+     "The Effectiveness of Random Forgetting for Robust Generalization", "ICLR", 2024),
+    ("lukasik2023", "Lukasik, Jovita and Gavrikov, Paul and Keuper, Janis and Keuper, Margret",
+     "Improving Native CNN Robustness with Filter Frequency Regularization", "TMLR", 2023),
+    ("foret2021", "Foret, Pierre and Kleiner, Ariel and Mobahi, Hossein and Neyshabur, Behnam",
+     "Sharpness-Aware Minimization for Efficiently Improving Generalization", "ICLR", 2021),
+    ("keskar2017", "Keskar, Nitish Shirish and Mudigere, Dheevatsa and Nocedal, Jorge and "
+     "Smelyanskiy, Mikhail and Tang, Ping Tak Peter",
+     "On Large-Batch Training for Deep Learning: Generalization Gap and Sharp Minima", "ICLR",
+     2017),
+    ("kwon2021", "Kwon, Jungmin and Kim, Jeongseop and Park, Hyunseo and Choi, In Kwon",
+     "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep Neural "
+     "Networks", "ICML", 2021),
+    ("petzka2021", "Petzka, Henning and Kamp, Michael and Adilova, Linara and Sminchisescu, "
+     "Cristian and Boley, Mario", "Relative Flatness and Generalization", "NeurIPS", 2021),
 )  # fmt: skip
 #: key -> BibTeX
-REFERENCES = {key: _entry("inproceedings", key, *rest) for key, *rest in _PAPERS}
-#: what stands in a recipe, or kind:KIND of a result, and the paper it refers to
+REFERENCES = {key: _entry(key, *rest) for key, *rest in _PAPERS}
+#: what stands in a recipe, kind:KIND of a result, or measure:NAME of one of sharpness, and the
+#: paper it refers to
 USED = (
     ("FGSM(", "goodfellow2015"), ('"PGD(', "madry2018"), ("AutoAttack(", "croce2020"),
     ('"APGD', "croce2020"), ('"FAB(', "croce2020fab"), ('"Square(', "andriushchenko2020"),
     ('"FMN(', "pintor2021"), ('"trades"', "zhang2019"), ('"awp_gamma"', "wu2020"),
-    ('"average": "swa"', "izmailov2018"), ('"pas', "liu2020"), ("kind:similarity", "liu2020"),
+    ('"average": "swa"', "izmailov2018"), ('"pas', "liu2020"),
+    ('"method": "apart"', "li2020"), ('"method": "cure', "gowda2024"),
+    ('"method": "fomo', "ramkumar2024"), ('"method": "frequency"', "lukasik2023"),
+    ("kind:similarity", "liu2020"),
     ("kind:overfitting", "rice2020"), ("kind:scan", "li2018"), ("kind:curve", "garipov2018"),
     ('"density_probes"', "ghorbani2019"), ("kind:sharpness", "andriushchenko2023"),
-    ("kind:sharpness", "stutz2021"), ("kind:cka", "kornblith2019"), ("kind:fourier", "yin2019"),
-    ("kind:corruptions", "hendrycks2019"),
+    ("measure:sam", "foret2021"), ("measure:keskar", "keskar2017"),
+    ("measure:adaptive_l2", "kwon2021"), ("measure:relative_flatness", "petzka2021"),
+    ("measure:robust_flatness_average", "stutz2021"),
+    ("measure:robust_flatness_worst", "stutz2021"),
+    ("kind:cka", "kornblith2019"), ("kind:pairs", "kornblith2019"), ("kind:fourier", "yin2019"),
+    ("kind:spectrum", "lukasik2023"), ("kind:corruptions", "hendrycks2019"),
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
@@ -12,11 +13,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ridgeline.analysis.page.cautions import cautions
+from ridgeline.analysis.page.cells import Cell
+from ridgeline.analysis.page.layout import blocks, command, digest, soft
 from ridgeline.analysis.page.methods import citations, methods
 from ridgeline.analysis.page.pictures import pictures
-from ridgeline.analysis.page.plots import Plot, plots
+from ridgeline.analysis.page.plots import plots
 from ridgeline.analysis.page.questions import QUESTIONS
 from ridgeline.analysis.page.sources import Source, Subject
+from ridgeline.analysis.page.traces import Plot
 from ridgeline.analysis.page.verdict import COLUMNS, verdict
 from ridgeline.analysis.reports import REPORTS, report
 from ridgeline.analysis.tables import tables
@@ -45,34 +49,61 @@ def page(title: str, subjects: Sequence[Subject], sources: Sequence[Source]) -> 
     table, drawn = verdict(subjects, sources), []
     sections = [_section(kind, [s for s in sources if s.kind == kind], drawn) for kind in QUESTIONS
                 if any(s.kind == kind for s in sources)]  # fmt: skip
-    text = resources.files("ridgeline.analysis.page").joinpath("template.html").read_text("utf-8")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(text).render(
+    environment.filters |= {"soft": soft, "digest": digest, "command": command}
+    return environment.from_string(_text("template.html")).render(
         title=title, subjects=subjects, sources=sources, columns=COLUMNS,
-        verdict=table, cautions=cautions(subjects, sources, table), sections=sections,
+        css=Markup(_text("page.css")), verdict=table, missing=_missing(subjects, table),
+        cautions=cautions(subjects, sources, table), sections=sections,
         methods=methods(subjects, sources), citations=citations(subjects, sources),
         surroundings=_SURROUNDINGS, plotly=Markup(script.replace("</script", "<\\/script")),
+        script=Markup(_text("page.js")),
         plots=Markup(_json([{"data": p.data, "layout": p.layout} for p in drawn])),
     )  # fmt: skip
 
 
+def _text(name: str) -> str:
+    return resources.files("ridgeline.analysis.page").joinpath(name).read_text("utf-8")
+
+
+def _missing(
+    subjects: Sequence[Subject], table: Sequence[Sequence[tuple[Cell | None, str]]]
+) -> list[dict[str, Any]]:
+    """The commands that fill the dashes of the verdict, each once, with what they fill.
+
+    `ids` are the names that links of the dashes have for them.
+    """
+    fills: dict[str, list[tuple[int, int]]] = {}
+    for row, cells in enumerate(table):
+        for column, (cell, fill) in enumerate(cells):
+            if cell is None and fill:
+                fills.setdefault(fill, []).append((row, column))
+    return [
+        {"fill": fill, "ids": [f"fill-{row}-{column}" for row, column in places],
+         "columns": ", ".join(dict.fromkeys(COLUMNS[column].title for _, column in places)),
+         "names": ", ".join(dict.fromkeys(subjects[row].name for row, _ in places))}
+        for fill, places in fills.items()
+    ]  # fmt: skip
+
+
 def _section(kind: str, sources: Sequence[Source], drawn: list[Plot]) -> dict[str, Any]:
     """What the template shows of one question; its plots are appended to `drawn`."""
+    figures = [*plots(kind, sources), *pictures(kind, sources)]
+    results = [{"source": s, "words": report(s.result) if kind in REPORTS else "",
+                "data": list(_data(s))} for s in sources]  # fmt: skip
     shown = []
-    for plot in plots(kind, sources):
-        shown.append({"number": len(drawn), "caption": plot.caption, "spatial": plot.spatial})
-        drawn.append(plot)
-    return {
-        "kind": kind, "question": QUESTIONS[kind], "plots": shown,
-        "pictures": list(pictures(kind, sources)),
-        "results": [
-            {"source": s, "words": report(s.result) if kind in REPORTS else "",
-             "data": list(_data(s))}
-            for s in sources
-        ],
-    }  # fmt: skip
+    for block in blocks(figures, results):
+        held = []
+        for figure in block["figures"]:
+            if isinstance(figure, Plot):
+                held.append({"number": len(drawn), "plot": figure})
+                drawn.append(figure)
+            else:
+                held.append({"plot": None, "picture": figure})
+        shown.append(block | {"figures": held})
+    return {"kind": kind, "question": QUESTIONS[kind], "blocks": shown}
 
 
 def _data(source: Source) -> Iterator[dict[str, str]]:
@@ -95,7 +126,10 @@ def _data(source: Source) -> Iterator[dict[str, str]]:
         count = 1
         for dim in dims:
             count *= sizes[dim]
-        yield {"dims": ",".join(map(str, dims)), "rows": str(count), "link": "", "file": ""}
+        export = ["ridgeline", "export", "--result", str(source.path), "--out_file",
+                  f"{source.path.stem}.csv"]  # fmt: skip
+        yield {"dims": ",".join(map(str, dims)), "rows": str(count), "link": "", "file": "",
+               "export": shlex.join(export)}  # fmt: skip
 
 
 def _cell(value: object) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,20 @@ class Subject:
 
 @dataclass(frozen=True)
 class Source:
-    """A result with its file. Metrics of a run are of kind "metrics" and have `lines`."""
+    """A result with its file. Metrics of a run are of kind "metrics" and have `lines`.
+
+    Of a scan along a curve, `ends` has the names of the networks at its ends by their digests,
+    as the checkpoint of the curve tells them; it is empty where that file is not found. `rank` is
+    the number of its network among those of the page, by which it has one colour in all plots.
+    """
 
     name: str
     path: Path
     sha256: str
     result: xr.Dataset
     lines: tuple[dict, ...] = ()
+    ends: Mapping[str, str] = field(default_factory=dict)
+    rank: int = 0
 
     @property
     def kind(self) -> str:
@@ -68,12 +76,13 @@ class Source:
 
     @property
     def about(self) -> tuple[str, ...]:
-        """Digests of the checkpoints that the result was made from."""
+        """Digests of the checkpoints that the result was made from; of a curve its ends too."""
         held = self.recipe.get("checkpoint", self.recipe.get("checkpoints", ()))
         if isinstance(held, dict):  # the demo's, which has one recipe for all its results
             held = [held[n] for n in (self._of_demo[0],) if n in held]
         held = [held] if isinstance(held, str) else held
-        return tuple(x for x in held if isinstance(x, str)) if isinstance(held, list) else ()
+        found = tuple(x for x in held if isinstance(x, str)) if isinstance(held, list) else ()
+        return (*found, *self.ends)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -119,7 +128,10 @@ class Source:
 def read_sources(
     checkpoints: Sequence[str], results: Sequence[str]
 ) -> tuple[list[Subject], list[Source]]:
-    """The files of a page; InputError for one that cannot be read, or is named twice."""
+    """The files of a page; InputError for one that cannot be read, or is named twice.
+
+    And for a direction in weight space among the checkpoints.
+    """
     for files in (checkpoints, results):
         twice = {
             f for f in files if [Path(g).resolve() for g in files].count(Path(f).resolve()) > 1
@@ -130,9 +142,29 @@ def read_sources(
         _subject(Path(f), name)
         for f, name in zip(checkpoints, distinct_names(checkpoints), strict=True)
     ]  # fmt: skip
-    return subjects, [
+    sources = [
         _source(Path(f), n) for f, n in zip(results, distinct_names(results), strict=True)
-    ]
+    ]  # fmt: skip
+    return subjects, _ranked(subjects, sources)
+
+
+def _ranked(subjects: Sequence[Subject], sources: Sequence[Source]) -> list[Source]:
+    """The results with the ranks of their networks: checkpoints first, then others as they come.
+
+    The metrics of a run are about the checkpoint of their name, a trajectory is about its last
+    one. Results about several networks have none of a network's; 0 will do.
+    """
+    by_stem = {s.path.stem: s.sha256 for s in subjects}
+    about = [by_stem.get(s.path.stem, s.path.stem) if s.lines else _network(s) for s in sources]
+    known = list(dict.fromkeys([*(s.sha256 for s in subjects), *filter(None, about)]))
+    return [replace(s, rank=known.index(network) if network else 0)
+            for s, network in zip(sources, about, strict=True)]  # fmt: skip
+
+
+def _network(source: Source) -> str:
+    """The digest of the one network that a result is about; empty for several."""
+    single = len(source.about) == 1 or source.kind == "trajectory"
+    return source.about[-1] if single and source.about else ""
 
 
 def command_of(provenance: Mapping[str, Any]) -> str:
@@ -150,6 +182,8 @@ def command_of(provenance: Mapping[str, Any]) -> str:
 
 def _subject(path: Path, name: str) -> Subject:
     checkpoint = load_checkpoint(path)
+    if (checkpoint.recipe or {}).get("kind") == "direction":
+        raise InputError(f"{path} is a direction in weight space, not a network")
     return Subject(
         name, path, checkpoint.sha256, checkpoint.recipe or {}, stored_provenance(path) or {}
     )
@@ -158,7 +192,51 @@ def _subject(path: Path, name: str) -> Subject:
 def _source(path: Path, name: str) -> Source:
     if path.suffix == ".jsonl":
         lines = tuple(read_metrics(path))
-        return Source(name, path, file_digest(path), xr.Dataset(attrs={"kind": "metrics"}), lines)
+        notes = {"kind": "metrics"}
+        trained = stored_provenance(path.with_suffix(".ckpt"))  # a run writes both
+        if trained is not None:
+            notes["provenance"] = json.dumps(trained)
+        return Source(name, path, file_digest(path), xr.Dataset(attrs=notes), lines)
     result = load_result(path)
     recipe_of(result)  # raises for a file without one
-    return Source(name, path, file_digest(path), result)
+    return Source(name, path, file_digest(path), result, ends=_ends(path, result))
+
+
+#: networks of `ridgeline demo` between which its curve lies; its checkpoint does not name them
+_DEMO_CURVE = ("PAS", "PAS_2")
+
+
+def _ends(path: Path, result: xr.Dataset) -> dict[str, str]:
+    """The networks at the ends of a scanned curve: their names by their digests.
+
+    They stand in the checkpoint of the curve, which is looked for where the command found it and
+    beside the result. Only the very checkpoint that was scanned counts.
+    """
+    recipe = recipe_of(result)
+    if result.attrs.get("kind") != "curve":
+        return {}
+    if recipe.get("command") == "demo":
+        held = recipe.get("checkpoints") or {}
+        return {held[n]: n for n in _DEMO_CURVE if n in held}
+    named = Path(str(result.attrs.get("checkpoint", "")))
+    folder = (provenance_of(result).get("call") or {}).get("folder")
+    for file in (Path(str(folder)) / named, named, path.parent / named.name):
+        try:
+            curve = load_checkpoint(file)
+        except InputError:  # nobody named this file: without it the ends are unknown
+            continue
+        if curve.sha256 == recipe.get("checkpoint"):
+            return _named_ends(curve.recipe or {}, stored_provenance(file) or {})
+    return {}
+
+
+def _named_ends(recipe: Recipe, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """The ends that a curve's recipe has by the numbers of their control points."""
+    options = (provenance.get("call") or {}).get("options") or {}
+    files = options.get("model2load") or []
+    ends = recipe.get("ends") or {}
+    found = {}
+    for place in sorted(ends, key=int):
+        known = int(place) < len(files) and files[int(place)]
+        found[ends[place]] = Path(files[int(place)]).stem if known else f"end {place}"
+    return found
