@@ -175,9 +175,8 @@ class Operator(Products):
             elif self._rows > 1:
                 self._cut(self._rows // 2)
             else:
-                raise InputError(
-                    f"{self.device} has no memory for one example's second derivatives"
-                )
+                said = f"{self.device} has no memory for one example's second derivatives"
+                raise InputError(said)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()  # its blocks have the wrong sizes for the next try
 
