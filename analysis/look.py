@@ -60,12 +60,12 @@ class Look(Options):
         """Colours by label. Raise InputError for one that is none."""
         if not self.colors:
             return {}
-        from matplotlib.colors import is_color_like
+        from matplotlib.colors import is_color_like, to_rgba
 
         found = {}
         for text in self.colors:
             label, _, color = text.rpartition("=")
-            if not label or not is_color_like(color):
+            if not label or not is_color_like(color) or to_rgba(color)[3] < 1:
                 raise InputError("--colors takes label=colour, with colours as matplotlib's (C0, "
                                  f"tab:blue, #0173b2), got {text}")  # fmt: skip
             found[label] = color

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from ridgeline.analysis.figures import FIGURES, draw, draw_metrics
+from ridgeline.analysis.figures.layout import broken
 from ridgeline.analysis.figures.overview import overview
 from ridgeline.analysis.figures.style import style
-from ridgeline.analysis.figures.surfaces import _short
+from ridgeline.analysis.figures.surfaces import _short, draw_surface
 from ridgeline.analysis.look import Look, venues
 from ridgeline.landscape.result import stamp
 from ridgeline.models.errors import InputError
@@ -81,7 +82,7 @@ def texts_of(figure: Figure) -> list[Text]:
     """The texts that are seen; ticks beyond the limits of an axis keep labels that are not."""
     figure.canvas.draw()
     unseen = set()
-    for axes in figure.axes:
+    for axes in [*figure.axes, *(child for a in figure.axes for child in a.child_axes)]:
         for axis in axes._axis_map.values():
             ticks = set(axis.get_major_ticks()) | set(axis.get_minor_ticks())
             ticks -= set(axis._update_ticks()) if axes.axison else set()
@@ -402,11 +403,15 @@ def test_panels_that_go_on_below_say_what_they_show(results):
 def test_a_colour_bar_ends_where_the_losses_end(results):
     """Sees arrows that promise losses beyond the bar where there are none."""
     ds = results["scan"].isel(eps=[0])
-    bar = draw(ds).axes[-1]
-    assert bar._colorbar.extend == "neither"
-    one = ds.isel(x1=slice(1, None))
-    assert {a._colorbar.extend for a in draw({"a": ds, "b": one}).axes if hasattr(a, "_colorbar")
-            } == {"neither"}  # fmt: skip
+
+    def bars(results):
+        panels = draw(results).axes
+        return {inner._colorbar.extend for a in panels for inner in a.child_axes}
+
+    assert bars(ds) == bars({"a": ds, "b": ds.isel(x1=slice(1, None))}) == {"neither"}
+    axes = plt.subplots()[1]
+    draw_surface(ds, axes, norm=mpl.colors.LogNorm(float(ds["loss"].min()) * 2, 1e6))
+    assert axes.child_axes[0]._colorbar.extend == "min"
 
 
 def test_a_barrier_has_the_digits_of_its_error(results):
@@ -414,6 +419,95 @@ def test_a_barrier_has_the_digits_of_its_error(results):
     ds["barrier"][:], ds["barrier_se"] = 1.0617, xr.full_like(ds["barrier"], 0.0721)
     labels = [t.get_text() for t in draw(ds).legends[0].get_texts()]
     assert sum("barrier 1.06 ± 0.07" in text for text in labels) == 2
+
+
+LONG = "PreActResNet18 trained by PGD-10 with weight averaging (seed 0)"
+
+
+@pytest.mark.parametrize("kind", ["fourier", "cka", "hessian", "sharpness", "curve", "scan"])
+@pytest.mark.parametrize(
+    "label", [LONG, "a_file_name_of_sixty_letters_that_has_no_space_in_it_at_all_run_2"]
+)
+def test_long_labels_leave_their_panels_room(kind, label, results):
+    """Sees panels shrink to slivers for a legend, and words that are broken in the middle."""
+    for keywords in LOOKS.values():
+        figure = draw({label: results[kind]}, **keywords)
+        figure.canvas.draw()
+        panels = [a for a in figure.axes if a.get_subplotspec() and a.axison]
+        assert min(a.bbox.width for a in panels) > 0.25 * figure.dpi
+        words = {w for t in texts_of(figure) for w in t.get_text().replace("_\n", "_").split()}
+        assert "sharpnes" not in words and "udgets]" not in words
+        plt.close(figure)
+
+
+def test_text_is_broken_at_spaces_and_underscores():
+    assert broken("sharpness", 4) == "sharpness"
+    assert broken("at_all_run_2", 7) == "at_all_\nrun_2"
+    assert broken("plain, ε = 0.1", 8) == "plain,\nε = 0.1"
+
+
+def test_a_single_result_is_drawn_whatever_its_recipe_says(results):
+    """Sees a result of several networks, whose recipe has a list of them, fail without labels."""
+    for model in ([{"model_type": "lenet"}], {"model_type": "lenet"}, None):
+        ds = stamp(results["pairs"].drop_attrs(), "pairs", {"model": model})
+        assert draw(ds).axes
+
+
+def test_a_panel_without_any_number_is_grey(results):
+    """Sees a scan that was cut off before its second budget fail."""
+    ds = results["scan"].copy(deep=True)
+    ds["loss"][{"eps": 0}] = np.nan
+    for view in ("contour", "space"):
+        assert draw(ds, view=view).axes
+
+
+def test_no_two_networks_have_one_colour(results):
+    """Sees a chosen colour given to a second network by order, and the palette begun again."""
+    ds = results["robustness"]
+
+    def colors(figure):
+        return {line.get_color() for line in figure.axes[0].lines if line.get_label()[0] != "_"}
+
+    assert len(colors(draw({"plain": ds, "PAS": ds}, colors={"PAS": "C0"}))) == 2
+    assert len(colors(draw({f"n{k}": ds for k in range(12)}))) == 12
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "says"),
+    [
+        (["a"], {"colors": {"b": "C1"}}, "unknown label in --colors 'b'"),
+        (["a"], {"colors": {"a": "none"}}, "label=colour"),
+        (["$\\frac$"], {}, "no formula between dollars"),
+        ([], {}, "nothing to draw"),
+    ],
+)
+def test_labels_and_colours_that_mean_nothing_are_refused(labels, options, says, results):
+    with pytest.raises(InputError, match=says):
+        draw(dict.fromkeys(labels, results["hessian"]), **options)
+
+
+def test_a_label_that_begins_with_an_underscore_is_in_the_legend(results):
+    ds = results["robustness"]
+    figure = draw({"_x": ds, "y": ds}, colors={"_x": "C3"})
+    assert [t.get_text().strip() for t in figure.legends[0].get_texts()] == ["_x", "y"]
+
+
+def test_eigenvalues_say_of_which_matrix_they_are(results):
+    """Sees Fisher's eigenvalues called the Hessian's, and pixels' beside weights'."""
+    ds = results["hessian"].drop_attrs()
+    fisher, pixels = (stamp(ds.copy(), "hessian", {"operator": o}) for o in ("fisher", "input"))
+    assert draw(fisher).axes[0].get_ylabel() == "Fisher eigenvalue"
+    both = draw({"a": fisher, "b": stamp(ds, "hessian", {})})
+    assert both.axes[0].get_ylabel() == "Fisher or Hessian eigenvalue"
+    with pytest.raises(InputError, match="other units"):
+        draw({"a": fisher, "b": pixels})
+
+
+def test_a_run_of_one_epoch_is_seen():
+    figure = draw_metrics({"a": lines_of_runs(1)})
+    marks = {line.get_marker() for line in figure.axes[0].lines if len(line.get_xdata()) == 1}
+    assert marks == {"o", "x"}
+    assert [t for t in figure.axes[0].get_xticks() if 0.9 < t < 1.1] == [1.0]
 
 
 def test_labels_of_losses_have_the_digits_that_their_steps_need():

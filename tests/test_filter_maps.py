@@ -113,8 +113,8 @@ def test_the_trace_s_shares_are_those_of_the_spectrum():
 def test_drawings():
     figure = draw({"a": spectrum(a=8, b=8, c=8, d=4), "b": spectrum()}, against="magnitude")
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles[:4] == ["mean over layers, K=3", "mean over filters, K=3",
-                          "mean over layers, K=5", "mean over filters, K=5"]  # fmt: skip
+    assert titles[:4] == ["all layers, K=3", "all filters, K=3",
+                          "all layers, K=5", "all filters, K=5"]  # fmt: skip
     assert titles[4:8] == ["a", "b", "c", "d*"]
     image = figure.axes[5].images[0].get_array()
     np.testing.assert_allclose(

@@ -117,11 +117,14 @@ out_file = "paper/more.png"
     path = paper / "figures.toml"
     path.write_text(LISTED + more)
     looks = [d.look.named_colors for d, _ in read_manifest(path).values()]
-    assert looks == [{"first": "C0", "second": "C1"}, {}, {"second": "C1", "third": "C2"}]
+    assert looks == [{"first": "C0", "second": "C1"}, {"m": "C2"}, {"second": "C1", "third": "C3"}]
     path.write_text(LISTED + more + 'colors = {third = "red"}\n[colors]\nsecond = "tab:blue"\n')
     looks = [d.look.named_colors for d, _ in read_manifest(path).values()]
     second = {"second": "tab:blue"}
-    assert looks == [{"first": "C0"} | second, {}, second | {"third": "red"}]
+    assert looks == [{"first": "C0"} | second, {"m": "C1"}, second | {"third": "red"}]
+    path.write_text("\ufeff" + LISTED + '[colors]\nfirst = "C1"\n')  # as some editors begin a file
+    looks = [d.look.named_colors for d, _ in read_manifest(path).values()]
+    assert looks == [{"first": "C1", "second": "C0"}, {"m": "C2"}]  # no colour twice
 
 
 def test_numbers_are_not_computed_again(paper):
@@ -152,6 +155,7 @@ def test_numbers_are_not_computed_again(paper):
         ("icml2024", "icml", ONE + "unknown style 'icml'"),
         ("width = 4", "colors = 4", TWO + "colors must be a table"),
         ("width = 4", 'colors = {m = "nocolour"}', TWO + "colors takes label=colour"),
+        ("style = ", 'colors = {frist = "C1"}\nstyle = ', "unknown label in colors 'frist'"),
         ("style = ", "stile = ", "figures.toml 'stile' (did you mean 'style'?)"),
         ("[[figure]]", "[figure", "figures.toml is not TOML"),
         (LISTED, "style = 'icml2024'", "lists no figures: each begins with [[figure]]"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
 
 from ridgeline.analysis.figures.budgets import draw_budgets
 from ridgeline.analysis.figures.curvature import draw_hessian
@@ -100,6 +103,8 @@ def draw(
     ):
         raise InputError("draw takes a result, or several by label: {'A': a, 'B': b}")
     kinds = {ds.attrs.get("kind", "unknown") for ds in results.values()}
+    if not results:
+        raise InputError("nothing to draw: draw takes a result, or several by label")
     if len(kinds) != 1:
         raise InputError(
             f"results of one kind can be drawn together, got {', '.join(sorted(kinds))}"
@@ -107,6 +112,8 @@ def draw(
     kind = kinds.pop()
     if kind not in FIGURES:
         raise unknown("kind of result to draw", kind, FIGURES)
+    results = _readable(results)
+    check_colors(colors, results)
     foreign = options.keys() - inspect.signature(FIGURES[kind]).parameters.keys()
     if foreign:
         raise InputError(f"results of kind {kind!r} cannot be drawn with --{foreign.pop()}")
@@ -128,6 +135,8 @@ def draw_metrics(
     One of RUN_FIGURES, or a measure per tensor, as CURE's. InputError for another. The look is that
     of `draw`.
     """
+    metrics = _readable(metrics)
+    check_colors(colors, metrics)
 
     def figure() -> Figure:
         if against in RUN_FIGURES:
@@ -135,6 +144,32 @@ def draw_metrics(
         return draw_weights(metrics, against) if against else draw_runs(metrics)
 
     return _drawn(figure, Look(style, width, font_size, _texts(colors)))
+
+
+def _readable(held: Mapping[str, Any]) -> dict[str, Any]:
+    """The same by labels that can be drawn; InputError for one whose formula means nothing.
+
+    Matplotlib hides labels that begin with an underscore, so these begin with a space.
+    """
+    held = {str(k): v for k, v in held.items()}
+    for label in held:
+        if label.count("$") > 1:
+            try:
+                MathTextParser("path").parse(label)
+            except ValueError as error:
+                said = str(error).strip().splitlines()[-1]
+                raise InputError(f"--label {label}: no formula between dollars ({said})") from None
+    return {f" {k}" if k.startswith("_") else k: v for k, v in held.items()}
+
+
+def check_colors(colors: Mapping[str, str] | Sequence[str], held: Mapping[str, Any]) -> None:
+    """Raise InputError for a colour of a label that is not drawn."""
+    groups = {str(g) for ds in held.values() if isinstance(ds, xr.Dataset) and "label" in ds.coords
+              for g in np.atleast_1d(ds["label"].values)}  # fmt: skip
+    known = {k.strip() for k in held} | groups | {f"{k.strip()}: {g}" for k in held for g in groups}
+    for label in Look(colors=_texts(colors)).named_colors:
+        if label.strip() not in known and not any(label.startswith(f"{k} (") for k in known):
+            raise unknown("label in --colors", label, known)
 
 
 def _texts(colors: Mapping[str, str] | Sequence[str]) -> tuple[str, ...]:
@@ -160,4 +195,6 @@ def _label(result: xr.Dataset) -> str:
         recipe = recipe_of(result)
     except InputError:
         return ""
-    return recipe.get("network") or recipe.get("model", {}).get("model_type", "")
+    model = recipe.get("model")
+    own = model.get("model_type", "") if isinstance(model, dict) else ""  # of several: a list
+    return str(recipe.get("network") or own)

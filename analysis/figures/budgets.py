@@ -21,7 +21,7 @@ def draw_budgets(results: Results, axes: Axes | None = None) -> Figure:
     if axes is not None:
         _draw_table(next(iter(results.values())), axes)
         return axes.figure
-    heights = [1.2 + 0.3 * len(rows_of(ds)) for ds in results.values()]
+    heights = [1.6 + 0.3 * len(rows_of(ds)) for ds in results.values()]
     figure, grid = subplots(1, len(heights), figsize=(PAGE * 0.7 * len(heights), max(heights)),
                             across=1, squeeze=False)  # fmt: skip
     for place, (label, ds) in zip(grid[0], results.items(), strict=True):
@@ -42,9 +42,18 @@ def _draw_table(ds: xr.Dataset, axes: Axes) -> None:
                       color=color)  # fmt: skip
             same_norm = float(ds["trained_order"][place]) == ds.attrs["probe_order"]
             if same_norm and abs(eps - float(ds["trained_eps"][place])) < 1e-9:
-                box = plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="red", lw=1.2)
+                box = plt.Rectangle(
+                    (column - 0.5, row - 0.5),
+                    1,
+                    1,
+                    fill=False,
+                    ec="red",
+                    lw=1.2,
+                    clip_on=False,
+                    zorder=3,
+                )
                 axes.add_patch(box)
     axes.set_xticks(range(len(levels)), ["clean" if e == 0 else f"{e:.4g}" for e in levels])
     axes.set_yticks(range(len(rows)), [label for _, label in rows], fontsize=pt(6))
-    axes.set(xlabel="budget of the attack [0,1]")
+    axes.set(xlabel="budget of the attack [0,1]; red: that of training")
     axes.figure.colorbar(image, ax=axes, label="accuracy [%]")

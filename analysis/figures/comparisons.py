@@ -7,7 +7,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ridgeline.analysis.budget_matrix import budget_of
-from ridgeline.analysis.figures.layout import legend_of, subplots, thin
+from ridgeline.analysis.figures.layout import subplots, thin
+from ridgeline.analysis.figures.legends import legend_of
 from ridgeline.analysis.figures.style import COLUMN, PAGE, Results, color_of, pt
 from ridgeline.landscape.result import recipe_of
 from ridgeline.models.errors import InputError

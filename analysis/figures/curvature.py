@@ -10,11 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.layout import headroom, legend, subplots
-from ridgeline.analysis.figures.style import COLUMN, Results, color_of
+from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.legends import headroom, legend
+from ridgeline.analysis.figures.style import COLUMN, Results, color_of, lighter, named
 from ridgeline.analysis.training.metrics import runs_by_epoch
+from ridgeline.landscape.result import recipe_of
 from ridgeline.models.errors import InputError, unknown
 
+#: operator -> what its matrix is called
+_MATRICES = {"hessian": "Hessian", "total": "total Hessian", "ggn": "Gauss-Newton",
+             "fisher": "Fisher", "mc_fisher": "Fisher", "input": "input Hessian"}  # fmt: skip
 #: what eigenvalues may be drawn against
 AGAINST = ("rank", "eps", "epoch")
 _FLOOR = 1e-7  # of the density, as PyHessian's figures have it
@@ -32,6 +37,34 @@ def spectra(results: Results) -> Iterator[tuple[str, xr.Dataset]]:
                 if cells.sizes["block"] > 1:
                     text += f", {here['block'].item()}"
                 yield text, here
+
+
+def _colored(results: Results) -> Iterator[tuple[str, xr.Dataset, tuple]]:
+    """Every spectrum with its colour: of several networks the network's, in tones by spectrum."""
+    every, count = {label: dict(spectra({label: ds})) for label, ds in results.items()}, 0
+    for number, (label, found) in enumerate(every.items()):
+        own = len(every) > 1 or named(label)
+        for step, (text, ds) in enumerate(found.items()):
+            color = lighter(color_of(label, number), step) if own else color_of("", count)
+            count += 1
+            yield text, ds, color
+
+
+def _matrix(results: Results) -> str:
+    """What the eigenvalues are of; InputError for curvatures by weights and by pixels together."""
+    found = {_MATRICES.get(_operator(ds), "curvature") for ds in results.values()}
+    if "input Hessian" in found and len(found) > 1:
+        raise InputError("curvature by the pixels and by the weights has other units: draw the "
+                         "results of --operator input by themselves")  # fmt: skip
+    return " or ".join(sorted(found))
+
+
+def _operator(ds: xr.Dataset) -> str:
+    try:
+        recipe = recipe_of(ds)
+    except InputError:
+        return "hessian"
+    return "total" if recipe.get("adversary") == "total" else recipe.get("operator", "hessian")
 
 
 def draw_hessian(results: Results, against: str = "rank") -> Figure:
@@ -64,11 +97,11 @@ def draw_eigenvalues(
     styles of lines by label.
     """
     axes = axes or subplots(figsize=(COLUMN, 2.4))[1]
-    every = dict(spectra(results))
+    matrix, every = _matrix(results), dict(spectra(results))
     positive = all((ds["eigenvalue"].fillna(1) > 0).all() for ds in every.values())
     largest = _largest([ds["eigenvalue"].values for ds in every.values()])
-    for number, (label, ds) in enumerate(every.items()):
-        look = {"color": color_of(label, number), **(looks or {}).get(label, {})}
+    for label, ds, tone in _colored(results):
+        look = {"color": tone, **(looks or {}).get(label, {})}
         color = look["color"]
         axes.errorbar(ds["rank"], ds["eigenvalue"], ds["residual"], label=label, marker="o", **look)
         odd = ~ds["converged"].astype(bool).values & ds["eigenvalue"].notnull().values
@@ -85,7 +118,7 @@ def draw_eigenvalues(
     else:
         axes.set_yscale("symlog", linthresh=largest * 1e-3 or 1.0)
         axes.axhline(0, color="0.7", lw=0.6, zorder=0)
-    axes.set(xlabel="rank", ylabel="Hessian eigenvalue")
+    axes.set(xlabel="rank", ylabel=f"{matrix} eigenvalue")
     ranks = max((ds["rank"].values for ds in every.values()), key=len)
     axes.set_xticks(ranks if len(ranks) <= 10 else ranks[4::5])
     legend(axes)
@@ -100,8 +133,7 @@ def draw_density(results: Results, axes: Axes | None = None) -> Figure:
     axes = axes or subplots(figsize=(COLUMN, 2.4))[1]
     every = dict(spectra(results))
     top = _largest([ds["density"].values for ds in every.values()])
-    for number, (label, ds) in enumerate(every.items()):
-        color = color_of(label, number)
+    for number, (label, ds, color) in enumerate(_colored(results)):
         x, y = ds["density_x"].values, ds["density"].values
         band = np.nan_to_num(ds["density_band"].values)
         axes.plot(x, y + _FLOOR, color=color, label=f"{label}, σ = {float(ds['sigma']):.2g}")
@@ -113,7 +145,7 @@ def draw_density(results: Results, axes: Axes | None = None) -> Figure:
                 sure, np.full(len(sure), _FLOOR * 2 ** (number + 1)), "|", color=color, ms=6,
                 label="top eigenvalues" if number == 0 else None,
             )  # fmt: skip
-    axes.set(yscale="log", xlabel="eigenvalue", ylabel="spectral density")
+    axes.set(yscale="log", xlabel=f"{_matrix(results)} eigenvalue", ylabel="spectral density")
     axes.set_ylim(_FLOOR, top * 10)
     legend(axes)
     return axes.figure
@@ -161,7 +193,7 @@ def draw_eigenvalue_curves(results: Results, against: str) -> Figure:
         tables.append(table)
         axes.set(xlabel="budget ε" if against == "eps" else "epoch", title=label)
         if against == "epoch":
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     grid[0, 0].set_ylabel(f"top {table.shape[1]} Hessian eigenvalues")
     largest = _largest(tables)
     if all((table[np.isfinite(table)] > 0).all() for table in tables):

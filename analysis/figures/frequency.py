@@ -13,7 +13,8 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from ridgeline.analysis.figures.comparisons import draw_groups
-from ridgeline.analysis.figures.layout import alike_by, legend, panels_for, sized, subplots, unpile
+from ridgeline.analysis.figures.layout import alike_by, panels_for, sized, subplots, unpile
+from ridgeline.analysis.figures.legends import legend
 from ridgeline.analysis.figures.magnitudes import draw_magnitudes, draw_radii, draw_rings
 from ridgeline.analysis.figures.style import COLUMN, SURFACE, Results, color_of, pt
 from ridgeline.analysis.training.metrics import runs_by_epoch
@@ -51,7 +52,8 @@ def draw_fourier(results: Results, axes: Axes | None = None, *, against: str = "
                 here["cutoff"], here["pass_accuracy"], 1.96 * here["pass_accuracy_se"], fmt=look,
                 color=color, capsize=1.5, label=f"{label}, {filter_}-pass",
             )  # fmt: skip
-        curves.axhline(float(ds["clean_accuracy"]), color=color, lw=0.6, ls=":")
+        curves.axhline(float(ds["clean_accuracy"]), color=color, lw=0.6, ls=":",
+                       label="clean" if number == 0 else None)  # fmt: skip
     maps[0].set_ylabel("vertical frequency")
     figure.colorbar(image, ax=maps, label="error rate", shrink=0.8)
     curves.set(xlabel="share of frequencies kept", ylabel="accuracy", ylim=(0, 1))
@@ -99,14 +101,16 @@ def draw_spectral_bias(results: Results, axes: Axes | None = None) -> Figure:
         rho = (
             f"ρ = {float(ds['rho']):.2f} [{float(ds['rho_low']):.2f}, {float(ds['rho_high']):.2f}]"
         )
-        axes.errorbar(ds["bias"], ds["accuracy"], 1.96 * ds["accuracy_se"], fmt="o", capsize=2,
+        half = 1.96 * ds["accuracy_se"].values
+        bars = [np.minimum(half, ds["accuracy"]), np.minimum(half, 1 - ds["accuracy"])]
+        axes.errorbar(ds["bias"], ds["accuracy"], bars, fmt="o", capsize=2,
                       label=f"{label}: {rho}" if len(results) > 1 else rho)  # fmt: skip
         for name in ds["network"].values:
             row = ds.sel(network=name)
             place = (float(row["bias"]), float(row["accuracy"]))
             names.append(axes.annotate(str(name), place, fontsize=pt(6), xytext=(3, 3),
                                        textcoords="offset points"))  # fmt: skip
-        axes.set(xlabel=ds["bias"].attrs["long_name"], ylabel="robust accuracy")
+        axes.set(xlabel=ds["bias"].attrs["long_name"], ylabel="robust accuracy, 95 % interval")
     legend(axes)
     unpile(names)
     return axes.figure
@@ -183,12 +187,13 @@ def draw_shares(
                 ls="-" if len(at) > 2 else "none", label=label, capsize=2, color=colors[label],
             )  # fmt: skip
             if "initial_high_share" in ds:
-                place.plot(at + shift, ds["initial_high_share"], "x", color=colors[label])
+                place.plot(at + shift, ds["initial_high_share"], "x", color=colors[label],
+                           label="initial network" if number == 0 else None)  # fmt: skip
         place.hlines(first["white_high_share"], at - 0.35, at + 0.35, colors="0.5", ls="--", lw=0.8,
                      label="white noise")  # fmt: skip
         place.set_xticks(at, [str(n).removesuffix(".weight") for n in first["layer"].values],
                          rotation=0 if len(at) < 6 else 90)  # fmt: skip
-        place.set(xlabel="layer", ylabel="high-frequency share")
+        place.set(xlabel="layer", ylabel="high-frequency share ± error")
     legend(*panels)
     return panels[0].figure
 
@@ -206,7 +211,7 @@ def draw_course(results: Results) -> Figure:
         table = np.stack([ds["high_share"].values for _, ds in points])
         axes.plot(epochs, table, color=color, lw=0.4)
         axes.plot(epochs, table.mean(1), "o-", color=color, label=run)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(xlabel="epoch", ylabel="high-frequency share")
     legend(axes)
     return figure

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.layout import legend_of, subplots
+from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.legends import legend_of
 from ridgeline.analysis.figures.style import PAGE, Results, color_of, pt
 from ridgeline.models.errors import InputError, unknown
 
@@ -55,7 +56,7 @@ def draw_course(results: Results) -> Figure:
     }
     for place, title in titles.items():
         place.set(title=title, xlabel="epoch")
-        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+        place.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     transfer.set_ylabel("accuracy")
     robust.set_ylabel("accuracy")
     gap.set_ylabel("difference of accuracies")

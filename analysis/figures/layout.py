@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, LogFormatterSciNotation
 from matplotlib.transforms import Bbox
@@ -22,7 +20,6 @@ from ridgeline.models.errors import InputError
 
 _LEAST = 2.0  # inches in which a panel with labels can be read
 _LOW = 1.0  # inches; the least height of a panel that has a label
-_FREE_ROWS = 2  # rows of a legend that the height of a figure has room for
 
 
 def subplots(
@@ -135,27 +132,49 @@ def make_room(figure: Figure) -> None:
 
 
 def wrap_names(figure: Figure) -> None:
-    """Break titles and labels that reach beyond the place of their panel."""
+    """Break titles and labels that reach beyond the middle of the gap beside their panel."""
+    boxes = [axes.bbox for axes in figure.axes]
     for axes in figure.axes:
-        place = axes.get_subplotspec()
-        if place is None or axes.name == "3d" or not axes.axison:
+        if axes.get_subplotspec() is None or axes.name == "3d" or not axes.axison:
             continue
-        each = figure.bbox.width / place.get_gridspec().ncols
-        middle = (axes.bbox.x0 + axes.bbox.x1) / 2
-        room = 2 * min(middle - each * place.colspan.start, each * place.colspan.stop - middle)
+        own, middle = axes.bbox, (axes.bbox.x0 + axes.bbox.x1) / 2
+        row = [box for box in boxes if box.y0 < own.y1 and own.y0 < box.y1]
+        left = max((box.x1 for box in row if box.x1 <= own.x0), default=-own.x0)
+        right = min((box.x0 for box in row if box.x0 >= own.x1),
+                    default=2 * figure.bbox.width - own.x1)  # fmt: skip
+        room = 2 * min(middle - (left + own.x0) / 2, (right + own.x1) / 2 - middle)
         for text in (axes.title, axes.xaxis.label):
             _wrap(text, text.get_window_extent().width, 0.95 * room)
         if axes.get_aspect() != "auto":  # others can grow
             text = axes.yaxis.label
-            _wrap(text, text.get_window_extent().height, axes.bbox.height)
+            _wrap(text, text.get_window_extent().height, own.height)
 
 
 def _wrap(text: Text, length: float, room: float) -> None:
-    """Break a text at its spaces where its longest line is longer than there is room for."""
+    """Break a text where its longest line is longer than there is room for."""
     lines = text.get_text().splitlines()
     if lines and length > room > 0:
         letters = max(int(max(map(len, lines)) * 0.95 * room / length), 8)
-        text.set_text("\n".join("\n".join(textwrap.wrap(line, letters)) for line in lines))
+        text.set_text("\n".join(broken(line, letters) for line in lines))
+
+
+def broken(text: str, letters: int) -> str:
+    r"""A text in lines of so many letters, broken at spaces and behind underscores, never a word.
+
+    A name with its value stays together: "ε = 0.1".
+
+    >>> broken("the loss of at_all_run_2 at ε = 0.1", 12)
+    'the loss of\nat_all_run_2\nat ε = 0.1'
+    """
+    lines = [""]
+    for word in text.replace(" = ", "\xa0=\xa0").split(" "):
+        for number, part in enumerate(re.findall("[^_]*_+|[^_]+", word)):
+            gap = "" if number or not lines[-1] else " "
+            if lines[-1] and len(lines[-1] + gap + part) > letters:
+                lines.append(part)
+            else:
+                lines[-1] += gap + part
+    return "\n".join(lines).replace("\xa0", " ")
 
 
 class _Plain(LogFormatter):
@@ -226,71 +245,3 @@ def unpile(texts: Sequence[Text]) -> None:
             x, y = text.get_position()
             text.set_position((x, y + 72 * box.height / text.axes.figure.dpi))
         taken.append(text.get_window_extent())
-
-
-def legend(*panels: Axes) -> None:
-    """Legends where they hide nothing: below a panel that is alone, above the data of others.
-
-    Call it when the figure is complete: its layout decides how high a panel is.
-    """
-    for axes in panels:
-        handles, labels = axes.get_legend_handles_labels()
-        if not handles:
-            continue
-        if len({p.get_subplotspec() for p in axes.figure.axes} - {None}) < 2:
-            legend_of(axes.figure, handles, labels)
-        else:
-            axes.legend(handles, labels, ncols=2 if len(labels) > 4 else 1)
-    headroom(*(axes for axes in panels if axes.get_legend() is not None))
-
-
-def legend_of(
-    figure: Figure, handles: Sequence[Artist], labels: Sequence[str], where: str = "lower",
-    most: int = 5, **look: Any,
-) -> None:  # fmt: skip
-    """One legend outside all panels, in as many columns up to `most` as fit into the figure.
-
-    Labels that are too long for one column are broken; a figure grows by what a high legend takes.
-    """
-    if not handles:
-        return
-
-    def made(columns: int, texts: Sequence[str]) -> Legend:
-        return figure.legend(handles, texts, loc=f"outside {where} center", ncols=columns, **look)
-
-    room = figure.bbox.width * 0.98
-    for columns in range(min(len(labels), most), 0, -1):
-        found = made(columns, labels)
-        extent = found.get_window_extent()
-        if extent.width <= room:
-            break
-        if columns > 1:
-            found.remove()
-            continue
-        letters = max(map(len, labels)) * room / extent.width - 8  # beside them stands the line
-        found.remove()
-        labels = ["\n".join(textwrap.wrap(text, max(12, int(letters)))) for text in labels]
-        found = made(1, labels)
-        extent = found.get_window_extent()
-    rows = -(-sum(1 + text.count("\n") for text in labels) // columns)
-    if rows > _FREE_ROWS:
-        extra = extent.height / figure.dpi * (1 - _FREE_ROWS / rows)
-        figure.set_figheight(figure.get_figheight() + extra)
-
-
-def headroom(*panels: Axes) -> None:
-    """Put the legends of panels at their tops, and raise the y axes until they cover no data.
-
-    Call it when the figure is complete: its layout decides how high a panel is.
-    """
-    for axes in panels:
-        legend, panel = axes.get_legend(), axes.bbox
-        legend.set_loc("upper right")
-        axes.figure.draw_without_rendering()
-        box, scale = legend.get_window_extent(), axes.yaxis.get_transform()
-        below = (box.y0 - (panel.y1 - box.y1) - panel.y0) / panel.height  # as much space as above
-        (bottom, top), data = axes.get_ylim(), axes.dataLim.ymax
-        bottom, top, data = scale.transform([bottom, top, data])
-        if data - bottom > below * (top - bottom):
-            top = bottom + (data - bottom) / max(below, 0.1)
-            axes.set_ylim(top=scale.inverted().transform(top))

@@ -9,8 +9,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ridgeline.analysis.figures.layout import legend, subplots
-from ridgeline.analysis.figures.style import COLUMN, Results, color_of, pt
+from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.legends import legend
+from ridgeline.analysis.figures.style import COLUMN, Results, color_of, lighter, named, pt
 
 
 def mark_missing(axes: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
@@ -36,15 +37,22 @@ def loss_label(results: Results) -> str:
     return f"loss [{', '.join(sorted(units))}]" if units else "loss"
 
 
+def _color(results: Results, label: str, number: int, step: int) -> tuple:
+    """Of several results the network's colour, in tones by line; of one a colour for every line."""
+    if len(results) > 1 or named(label):
+        return lighter(color_of(label, list(results).index(label)), step)
+    return color_of("", number)
+
+
 def draw_lines(results: Results, axes: Axes | None = None) -> Figure:
     """Loss along one direction with a band of one standard error; accuracy dashed, on the right."""
     axes = axes or subplots(figsize=(COLUMN, 2.6))[1]
     right, number = None, 0
     for label, ds in results.items():
         axis = ds["loss"].dims[1]
-        for eps in ds["eps"].values:
+        for step, eps in enumerate(ds["eps"].values):
             here = ds.sel(eps=eps)
-            color = color_of(label if ds.sizes["eps"] == 1 else "", number)
+            color = _color(results, label, number, step)
             number += 1
             text = f"{label}, ε = {eps:.3g}".removeprefix(", ")
             axes.plot(here[axis], here["loss"], color=color, label=text)
@@ -73,12 +81,12 @@ def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
     axes = axes or subplots(figsize=(COLUMN, 2.8))[1]
     number = 0
     for label, ds in results.items():
-        single = ds.sizes.get("eps", 1) * ds.sizes["subset"] == 1
+        step = 0
         for eps in ds["eps"].values if "eps" in ds.dims else [None]:
             level = ds if eps is None else ds.sel(eps=eps)
             for subset in level["subset"].values:
-                color = color_of(label if single else "", number)
-                number += 1
+                color = _color(results, label, number, step)
+                number, step = number + 1, step + 1
                 what = f"{label} {subset}" + ("" if eps is None else f", ε = {float(eps):.3g}")
                 chain = "chain" if "checkpoint_t" in ds.coords else "curve"
                 for path, line, name in (("curve", "-", chain), ("line", "--", "line")):

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.curvature import draw_eigenvalues
 from ridgeline.analysis.figures.frequency import draw_shares
-from ridgeline.analysis.figures.layout import headroom, plain_logs, thin
+from ridgeline.analysis.figures.layout import plain_logs, thin
 from ridgeline.analysis.figures.learning import draw_training
+from ridgeline.analysis.figures.legends import headroom
 from ridgeline.analysis.figures.lines import draw_curve
 from ridgeline.analysis.figures.style import PALETTE, pt, style
 from ridgeline.analysis.figures.surfaces import (

@@ -9,7 +9,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.layout import legend_of, subplots
+from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.legends import legend_of
 from ridgeline.analysis.figures.sharpness import measure_label
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, pt
 from ridgeline.analysis.sharpness.pairs import MATRICES, dendrogram_of

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ridgeline.analysis.figures.comparisons import draw_clean_robust, draw_smallest, one_norm
-from ridgeline.analysis.figures.layout import legend, legend_of, subplots
+from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.legends import legend, legend_of
 from ridgeline.analysis.figures.style import COLUMN, PAGE, Results, color_of, pt
 from ridgeline.analysis.masking import FLAT, LEVEL, SURVIVE
 from ridgeline.models.errors import unknown
@@ -158,8 +159,8 @@ def _draw_classes(results: Results, axes: Axes) -> None:
             beside = shift + _ROOM / len(results) * ((row + 0.5) / count - 0.5)
             axes.errorbar(ds["class"].values + beside, middle, np.maximum(bars, 0), fmt="o", ms=2,
                           lw=0.6, color=color, mfc=color if row else "white")  # fmt: skip
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="class", ylabel="accuracy", ylim=(0, 1), title="classes (clean hollow)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set(xlabel="class", ylabel="accuracy", ylim=(-0.04, 1.04), title="classes (clean hollow)")
 
 
 def _draw_transfer(results: Results, axes: Axes) -> None:

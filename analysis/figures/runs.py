@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.layout import legend_of, subplots
+from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.legends import legend_of
 from ridgeline.analysis.figures.magnitudes import draw_penalty
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, line_of, pt
 from ridgeline.analysis.training.overfitting import best_and_last, course, networks_in
@@ -238,6 +239,6 @@ def _finish(figure: Figure, *panels: Axes) -> Figure:
     """Whole epochs below all panels, one legend for the figure."""
     for place in panels:
         place.set_xlabel("epoch")
-        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+        place.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     legend_of(figure, *panels[0].get_legend_handles_labels())
     return figure

@@ -8,7 +8,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ridgeline.analysis.figures.layout import legend, legend_of, subplots
+from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.legends import legend, legend_of
 from ridgeline.analysis.figures.lines import mark_missing
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, Results
 from ridgeline.analysis.perturbation_pairs import MEASURES

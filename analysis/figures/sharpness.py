@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Polygon
 
-from ridgeline.analysis.figures.layout import legend_of, subplots
+from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.legends import legend_of
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, SURFACE, Results, color_of, pt
 from ridgeline.models.errors import InputError, unknown
 
@@ -78,6 +79,8 @@ def draw_measures(results: Results) -> Figure:
     for loss in dict.fromkeys(loss for _, loss in marks):
         fill = "white" if loss == "clean" else "0.3"
         handles.append(Line2D([], [], color="0.3", mfc=fill, marker="o", ls="", label=loss))
+    if invariant & set(names):
+        handles.append(Line2D([], [], ls="", label="bold: unchanged by rescaling"))
     if any(line.get_marker() == ">" for axes in grid.flat for line in axes.lines):
         handles.append(Line2D([], [], color="0.3", marker=">", ls="", ms=4, label="infinite"))
     legend_of(figure, handles, [str(h.get_label()) for h in handles], "upper", 6)
@@ -154,7 +157,8 @@ def draw_boundary(results: Results) -> Figure:
     grid[1, 0].set_ylabel("examples still right")
     figure.colorbar(mesh, ax=grid[0, :].tolist(), label="mean loss [nat]", aspect=30)
     handles, names = grid[1, 0].get_legend_handles_labels()
-    legend_of(figure, handles, names, most=2)
+    handles.append(Line2D([], [], color="0.7", lw=0.7))
+    legend_of(figure, handles, [*names, "edge of the attack's ball (above: white)"], most=2)
     return figure
 
 

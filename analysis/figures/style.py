@@ -21,8 +21,10 @@ from ridgeline.analysis.look import COLUMN, PAGE, Look
 from ridgeline.models.errors import InputError
 from ridgeline.train.files.recipe import write_atomically
 
-__all__ = ["COLUMN", "PAGE", "PALETTE", "SURFACE", "Color", "Results", "color_of", "figure_files",
-           "line_of", "save_figure", "style"]  # fmt: skip
+__all__ = [
+    "COLUMN", "PAGE", "PALETTE", "SURFACE", "Color", "Results", "color_of", "figure_files",
+    "lighter", "line_of", "named", "save_figure", "style",
+]  # fmt: skip
 PLAIN = Look()
 #: what drawings take: results by label
 Results = Mapping[str, "xr.Dataset"]
@@ -82,14 +84,32 @@ def asked_width() -> float | None:
 
 
 def color_of(label: str, number: int) -> Color:
-    """The colour of a network or run: what the look gives to its label, else the n-th one."""
-    held = (_COLORS.get() or {}).get(label)
-    return PALETTE[number % len(PALETTE)] if held is None else to_rgb(held)
+    """The colour of a network or run: what the look gives to its label, else the n-th free one.
+
+    Colours that the look gives to others are not free. The palette comes again in lighter tones.
+    """
+    held = {k.strip(): to_rgb(v) for k, v in (_COLORS.get() or {}).items()}
+    if label.strip() in held:
+        return held[label.strip()]
+    free = [c for c in PALETTE if tuple(c) not in held.values()] or list(PALETTE)
+    return lighter(free[number % len(free)], number // len(free))
+
+
+def lighter(color: Color, steps: int) -> Color:
+    """A colour mixed with white, three tones in turn: further lines of one network."""
+    share = (0.0, 0.4, 0.65)[steps % 3]
+    return tuple(c + share * (1 - c) for c in color)
+
+
+def named(label: str) -> bool:
+    """Whether the look gives a colour to this label."""
+    return label.strip() in {k.strip() for k in _COLORS.get() or {}}
 
 
 def line_of(label: str, number: int) -> dict[str, Any]:
     """Colour and style of a line: the palette once solid, then dashed."""
-    return {"color": color_of(label, number),
+    color = color_of(label, number % len(PALETTE))
+    return {"color": color,
             "ls": ("-", "--", "-.")[number // len(PALETTE) % 3]}  # fmt: skip
 
 

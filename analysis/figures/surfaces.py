@@ -15,7 +15,8 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator, NullLocator
 from mpl_toolkits.mplot3d import Axes3D
 
-from ridgeline.analysis.figures.layout import alike_by, legend, panels_for, subplots, thin, unpile
+from ridgeline.analysis.figures.layout import alike_by, panels_for, subplots, thin, unpile
+from ridgeline.analysis.figures.legends import legend
 from ridgeline.analysis.figures.lines import axis_label, draw_lines, loss_label
 from ridgeline.analysis.figures.style import COLUMN, PAGE, SURFACE, Results, color_of, pt
 from ridgeline.models.errors import InputError, unknown
@@ -62,7 +63,8 @@ def draw_surface(
     norm = LogNorm(shared.vmin, shared.vmax)  # each colour bar needs its own norm object
     levels = np.geomspace(norm.vmin, norm.vmax, 25)
     values = np.ma.masked_invalid(loss.values.T)
-    beyond = ((values < levels[0]).any(), (values > levels[-1]).any())
+    known = values.compressed()
+    beyond = bool((known < levels[0]).any()), bool((known > levels[-1]).any())
     filled = axes.contourf(
         ds[first], ds[second], values, levels, norm=norm, cmap=SURFACE, extend=_EXTEND[beyond]
     )  # an arrow of the colour bar means that there is something beyond it
@@ -150,7 +152,8 @@ def _explained(ds: xr.Dataset, number: int, axis: str) -> str:
 
 
 def _colour_bar(axes: Axes, filled: ScalarMappable, norm: LogNorm, ds: xr.Dataset) -> None:
-    bar = axes.figure.colorbar(filled, ax=axes, shrink=0.8)
+    # within the panel's own frame: it is as high as the panel, whose sides have one scale
+    bar = axes.figure.colorbar(filled, cax=axes.inset_axes([1.05, 0.1, 0.05, 0.8]))
     ticks = np.geomspace(norm.vmin, norm.vmax, 5)
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.set_ticks(ticks, labels=_short(ticks))

@@ -12,7 +12,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.layout import legend, legend_of, subplots
+from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.legends import legend, legend_of
 from ridgeline.analysis.figures.runs import RUN_FIGURES
 from ridgeline.analysis.figures.style import COLUMN, PAGE, SURFACE, Results, color_of, line_of, pt
 from ridgeline.models.errors import InputError, unknown
@@ -35,7 +36,7 @@ def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
         for seed in range(row.sizes["seed"]):
             pair = [float(row[f"{w}_by_seed"][seed]) for w in ("best", "last")]
             ends.plot([number - 0.2, number + 0.2], pair, "o-", color=look["color"], ms=2.5, lw=0.8)
-    curves.xaxis.set_major_locator(MaxNLocator(integer=True))
+    curves.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     curves.set(xlabel="epoch", ylabel="robust test accuracy")
     ends.set_xticks(range(len(rows)), [name for name, _, _ in rows], rotation=60, ha="right",
                     fontsize=pt(6))  # fmt: skip
@@ -74,7 +75,7 @@ def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
         _banded(trace, ds, "trace", color)
         _banded(flatness, ds, "flatness", color)
         flatness.plot(ds["epoch"], ds["sharpness"], "x:", color=color, lw=0.7)
-    accuracy.set(ylabel="robust accuracy (training dotted)")
+    accuracy.set(ylabel="robust accuracy", title="training dotted, best epoch: star")
     gradients.set(ylabel="gradient norm [nat]", title="clean loss dotted", yscale="log")
     distance.set(ylabel="relative distance from start")
     curvature.set(ylabel="largest eigenvalue", yscale="log")
@@ -89,7 +90,7 @@ def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
                   fontsize=pt(7))  # fmt: skip
     for place in grid.flat:
         place.set_xlabel("epoch")
-        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+        place.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
 
@@ -108,11 +109,12 @@ def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
     """CKA of every layer with every other, a heat map per result, and the diagonals together."""
     del axes
     diagonals = {label: ds for label, ds in results.items() if "diagonal" in ds}
+    low = min(0.0, *(float(ds["cka"].min()) for ds in results.values()))  # unbiased: may be below
     columns = len(results) + bool(diagonals)
     figure, grid = subplots(1, columns, figsize=(2.6 * columns, 2.7),
                                 squeeze=False)  # fmt: skip
     for place, (label, ds) in zip(grid[0], results.items(), strict=False):
-        image = place.imshow(ds["cka"].T, vmin=0, vmax=1, origin="lower", cmap=SURFACE)
+        image = place.imshow(ds["cka"].T, vmin=low, vmax=1, origin="lower", cmap=SURFACE)
         title = f"{label}, mean diagonal {float(ds['mean_diagonal']):.4f}" if "diagonal" in ds \
             else label  # fmt: skip
         for axis, side, which in ((place.xaxis, "layer_a", "first"),
@@ -136,7 +138,7 @@ def draw_cka(results: Results, axes: Axes | None = None) -> Figure:
 def _name_layers(axis: Axis, names: np.ndarray) -> None:
     """Ticks at the layers: their names where these are few, else their numbers."""
     if len(names) > 8:
-        axis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         return
     turned = {"rotation": 45, "ha": "right"} if axis.axis_name == "x" else {}
     axis.set_ticks(range(len(names)), [str(n) for n in names], **turned)
@@ -178,7 +180,7 @@ def draw_weights(metrics: Mapping[str, list[dict]], what: str) -> Figure:
         edges = (rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5, len(values) - 0.5, -0.5)
         image = place.imshow(values, aspect="auto", cmap=SURFACE, extent=edges, norm=norm, **limits)
         place.set(title=label, xlabel="epoch")
-        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+        place.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         names = [n.removesuffix(".weight") for n in rows[0][what]]
         place.set_yticks(range(len(names)), names, fontsize=pt(4))
     figure.colorbar(image, ax=grid, label=what, shrink=0.8)

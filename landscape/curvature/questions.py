@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -135,12 +136,16 @@ def trace(
     return spectrum(problem, wanted, **curvature)
 
 
-def spectrum(problem: Problem, wanted: SpectrumOptions, **curvature: Any) -> xr.Dataset:
+def spectrum(
+    problem: Problem, wanted: SpectrumOptions | Mapping[str, Any], **curvature: Any
+) -> xr.Dataset:
     """Several measures of one operator at a problem's weights, as `calc_hessian` computes them.
 
     Args:
         problem: The problem; its dtype is that of the numbers.
-        wanted: What to measure, a `SpectrumOptions`.
+        wanted: What to measure, by name: `topk` eigenpairs (`which`, `tol`, `max_iter`), the
+            density by `density_probes` of `density_steps`, `trace_products`, `diagonal_products`;
+            as the options of `calc_hessian`.
         **curvature: Fields of `CurvatureOptions`: `operator` hessian, ggn, fisher or mc_fisher,
             `adversary` frozen, refined or total, `weight_decay`, `batchnorm` keep or recalibrate,
             `memory` in GiB; `blocks` (globs "a.*,b.*", or "each") gives every block of the
@@ -156,10 +161,15 @@ def spectrum(problem: Problem, wanted: SpectrumOptions, **curvature: Any) -> xr.
 
     >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)
     >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, y), loss="squared_error")
-    >>> ggn = spectrum(problem, SpectrumOptions(1), operator="ggn")  # linear: the Hessian
+    >>> ggn = spectrum(problem, {"topk": 1}, operator="ggn")  # linear: the Hessian
     >>> round(float(ggn["eigenvalue"][0]), 4)
     9.0
     """
+    if not isinstance(wanted, SpectrumOptions):
+        for name in wanted:
+            if name not in (allowed := [f.name for f in fields(SpectrumOptions)]):
+                raise unknown("measure of a spectrum", name, allowed)
+        wanted = SpectrumOptions(**wanted)
     known = {f.name for f in fields(CurvatureOptions)} - {"precision"}
     for name in curvature:
         if name not in known:

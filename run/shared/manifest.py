@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -33,7 +34,11 @@ def read_manifest(path: Path) -> dict[str, tuple[Drawing, str | None]]:
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path} lists no figures: each begins with [[figure]]")
     with naming(str(path)):
-        shared["colors"] = _colors(entries) | _table(shared.get("colors", {}))
+        own, chosen = _colors(entries), _table(shared.get("colors", {}))
+        for label in chosen:
+            if label not in own:
+                raise unknown("label in colors", label, own)
+        shared["colors"] = _spread(own, chosen)
     found: dict[str, tuple[Drawing, str | None]] = {}
     owners: dict[Path, str] = {}
     for number, entry in enumerate(entries, 1):
@@ -68,7 +73,7 @@ def check_kind(drawing: Drawing, kind: str) -> None:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"no such manifest: {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -99,12 +104,19 @@ def _drawing(shared: Mapping[str, Any], entry: Any, folder: Path) -> Drawing:
 
 def _colors(entries: list) -> dict[str, str]:
     """A colour for every label of a manifest, by their order: the same in all figures."""
-    labels = dict.fromkeys(
-        label for entry in entries if isinstance(entry, dict)
-        for label in (entry["label"] if isinstance(entry.get("label"), list)
-                      else [entry.get("label")]) if isinstance(label, str)
-    )  # fmt: skip
+    labels: dict[str, None] = {}
+    for entry in entries:
+        named = entry.get("label") or entry.get("result") if isinstance(entry, dict) else None
+        for text in named if isinstance(named, list) else [named]:
+            if isinstance(text, str):
+                labels[text if entry.get("label") else Path(text).stem] = None
     return {label: f"C{number}" for number, label in enumerate(labels)}
+
+
+def _spread(own: Mapping[str, str], chosen: Mapping[str, str]) -> dict[str, str]:
+    """The chosen colours, and for the other labels those of their order that nobody chose."""
+    free = (c for c in (f"C{n}" for n in itertools.count()) if c not in chosen.values())
+    return {label: chosen.get(label) or next(free) for label in own}
 
 
 def _table(colors: Any) -> dict[str, str]:
