@@ -18,6 +18,8 @@ from matplotlib.transforms import Bbox
 from ridgeline.analysis.figures.style import Results, asked_width, pt
 from ridgeline.models.errors import InputError
 
+#: marks the texts of contour lines, which may be left out
+LEVEL = "level"
 _LEAST = 2.0  # inches in which a panel with labels can be read
 _LOW = 1.0  # inches; the least height of a panel that has a label
 
@@ -111,8 +113,10 @@ def make_room(figure: Figure) -> None:
     that are wider than the place of their panel are broken.
     """
     plain_logs(figure)
-    figure.draw_without_rendering()
-    wrap_names(figure)
+    whole: dict[Text, str] = {}
+    for _ in range(2):  # the layout changes where the first ones are broken
+        figure.draw_without_rendering()
+        wrap_names(figure, whole)
     panels = [p for p in figure.axes if p.get_subplotspec() and p.name != "3d"]
     for panel in panels:  # one that begins a later line of panels lacks what the first one says
         if panel.get_subplotspec().is_first_col() and not panel.get_ylabel():
@@ -129,10 +133,14 @@ def make_room(figure: Figure) -> None:
     for axes in figure.axes:
         if axes.name != "3d" and axes.axison:
             spread(axes)
+        thin([text for text in axes.texts if text.get_gid() == LEVEL and text.get_visible()])
 
 
-def wrap_names(figure: Figure) -> None:
-    """Break titles and labels that reach beyond the middle of the gap beside their panel."""
+def wrap_names(figure: Figure, whole: dict[Text, str]) -> None:
+    """Break titles and labels that reach beyond the middle of the gap beside their panel.
+
+    `whole` keeps what they said before.
+    """
     boxes = [axes.bbox for axes in figure.axes]
     for axes in figure.axes:
         if axes.get_subplotspec() is None or axes.name == "3d" or not axes.axison:
@@ -144,29 +152,31 @@ def wrap_names(figure: Figure) -> None:
                     default=2 * figure.bbox.width - own.x1)  # fmt: skip
         room = 2 * min(middle - (left + own.x0) / 2, (right + own.x1) / 2 - middle)
         for text in (axes.title, axes.xaxis.label):
-            _wrap(text, text.get_window_extent().width, 0.95 * room)
+            _wrap(text, text.get_window_extent().width, 0.95 * room, whole)
         if axes.get_aspect() != "auto":  # others can grow
             text = axes.yaxis.label
-            _wrap(text, text.get_window_extent().height, own.height)
+            _wrap(text, text.get_window_extent().height, own.height, whole)
 
 
-def _wrap(text: Text, length: float, room: float) -> None:
+def _wrap(text: Text, length: float, room: float, whole: dict[Text, str]) -> None:
     """Break a text where its longest line is longer than there is room for."""
     lines = text.get_text().splitlines()
     if lines and length > room > 0:
         letters = max(int(max(map(len, lines)) * 0.95 * room / length), 8)
-        text.set_text("\n".join(broken(line, letters) for line in lines))
+        said = whole.setdefault(text, text.get_text()).splitlines()
+        text.set_text("\n".join(broken(line, letters) for line in said))
 
 
 def broken(text: str, letters: int) -> str:
     r"""A text in lines of so many letters, broken at spaces and behind underscores, never a word.
 
-    A name with its value stays together: "ε = 0.1".
+    A name with its value stays together, "ε = 0.1", and a unit, "[filter norm]".
 
     >>> broken("the loss of at_all_run_2 at ε = 0.1", 12)
     'the loss of\nat_all_run_2\nat ε = 0.1'
     """
     lines = [""]
+    text = re.sub(r"\[[^]]*\]", lambda unit: unit[0].replace(" ", "\xa0"), text)
     for word in text.replace(" = ", "\xa0=\xa0").split(" "):
         for number, part in enumerate(re.findall("[^_]*_+|[^_]+", word)):
             gap = "" if number or not lines[-1] else " "

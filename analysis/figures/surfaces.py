@@ -15,7 +15,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator, NullLocator
 from mpl_toolkits.mplot3d import Axes3D
 
-from ridgeline.analysis.figures.layout import alike_by, panels_for, subplots, thin, unpile
+from ridgeline.analysis.figures.layout import LEVEL, alike_by, panels_for, subplots, thin, unpile
 from ridgeline.analysis.figures.legends import legend
 from ridgeline.analysis.figures.lines import axis_label, draw_lines, loss_label
 from ridgeline.analysis.figures.style import COLUMN, PAGE, SURFACE, Results, color_of, pt
@@ -52,10 +52,12 @@ def draw_surface(
     eps: float | None = None,
     norm: Normalize | None = None,
     title: str = "",
+    bar: bool = True,
 ) -> None:
     """Filled contours of the loss over a plane; log colours, the centre marked.
 
-    Both axes have one scale, unless one side is more than three times as long as the other.
+    `bar`: with a colour bar. Both axes have one scale, unless one side is more than three times as
+    long as the other.
     """
     loss = _loss_at(ds, eps)
     first, second = loss.dims
@@ -69,8 +71,10 @@ def draw_surface(
         ds[first], ds[second], values, levels, norm=norm, cmap=SURFACE, extend=_EXTEND[beyond]
     )  # an arrow of the colour bar means that there is something beyond it
     lines = axes.contour(ds[first], ds[second], values, levels[::4], colors="white", linewidths=0.3)
-    axes.clabel(lines, fmt=dict(zip(lines.levels, _short(lines.levels), strict=True)),
-                fontsize=pt(5))  # fmt: skip
+    texts = axes.clabel(lines, fmt=dict(zip(lines.levels, _short(lines.levels), strict=True)),
+                        fontsize=pt(5))  # fmt: skip
+    for text in texts:
+        text.set_gid(LEVEL)
     if np.ma.is_masked(values):
         axes.set_facecolor("0.8")  # not computed, or not finite: never invented
     axes.plot(0, 0, "+", color="white", ms=6, mew=1.2)
@@ -80,7 +84,8 @@ def draw_surface(
     axes.set_aspect("equal" if sides[1] <= _THIN * sides[0] else "auto")
     xlabel, ylabel = (_explained(ds, n, axis) for n, axis in enumerate((first, second)))
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    _colour_bar(axes, filled, norm, ds)
+    if bar:
+        _colour_bar(axes, filled, norm, ds)
 
 
 def draw_space(
@@ -90,8 +95,13 @@ def draw_space(
     eps: float | None = None,
     norm: Normalize | None = None,
     title: str = "",
+    bar: bool = True,
 ) -> None:
-    """The loss over a plane as a surface in space, log height and colour, contours on the floor."""
+    """The loss over a plane as a surface in space, log height and colour, contours on the floor.
+
+    The axis of height needs its `bar`, so there always is one.
+    """
+    del bar
     loss = _loss_at(ds, eps)
     first, second = loss.dims
     norm = norm or surface_norm([loss])
@@ -119,6 +129,13 @@ def draw_space(
     bar = axes.figure.colorbar(surface, ax=axes, shrink=0.6, pad=0.12)
     bar.set_ticks(ticks, labels=_short(10**ticks))
     bar.set_label(f"height and colour: {loss_label({'': ds})}")
+
+
+def _share_y(axes: Axes, first: Axes) -> None:
+    """Leave out the y axis's label and numbers where the row's first panel has the same ones."""
+    if (axes.get_ylim(), axes.get_ylabel()) == (first.get_ylim(), first.get_ylabel()):
+        axes.set_ylabel("")
+        axes.tick_params(labelleft=False)
 
 
 def _loss_at(ds: xr.Dataset, eps: float | None) -> xr.DataArray:
@@ -173,8 +190,9 @@ def surface_norm(losses: list[xr.DataArray]) -> LogNorm:
 def draw_scan(results: Results, axes: Axes | None = None, view: str = "contour") -> Figure:
     """1-D scans as lines, 2-D scans as filled contours or as a surface in space (`view`).
 
-    One colour range serves all panels. Raises InputError for scans over three axes, which are for
-    ParaView (`export`), for an unknown view, and for a line that is to be drawn in space.
+    One colour range serves all panels, and one bar every row. Raises InputError for scans over
+    three axes, which are for ParaView (`export`), for an unknown view, and for a line that is to be
+    drawn in space.
     """
     if view not in VIEWS:
         raise unknown("--view", view, VIEWS)
@@ -193,10 +211,19 @@ def draw_scan(results: Results, axes: Axes | None = None, view: str = "contour")
     figure, grid = subplots(
         rows, columns, figsize=(PAGE / 2 * columns, 2.7 * rows),
         squeeze=False, subplot_kw={"projection": "3d" if view == "space" else None},
+        least=2.0 if view == "space" else 1.6,
     )  # fmt: skip
-    for place, (label, ds, eps) in zip(grid.flat, panels, strict=False):
+    for place, panel in zip(grid.flat, panels, strict=False):
+        label, ds, eps = panel
         title = f"{label}, $\\epsilon$ = {eps:.3g}".removeprefix(", ")
-        VIEWS[view](ds, place, eps=eps, norm=norm, title=title)
+        last = place.get_subplotspec().is_last_col() or panel is panels[-1]
+        VIEWS[view](
+            ds, place, eps=eps, norm=norm, title=title, bar=last
+        )  # one range, one bar a row
+        if place.get_subplotspec().is_first_col():
+            first = place
+        elif view == "contour":
+            _share_y(place, first)
         names = [text for text in place.texts if isinstance(text, Annotation)]
         unpile(names)
         thin(names + [text for text in place.texts if text not in names])
