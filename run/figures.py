@@ -20,8 +20,8 @@ def main(
 ) -> None:
     """Each [[figure]] has result and out_file, and may have kind, label, against, view and a look.
 
-    The keys are the options of `plot`. At the top, style, width and font_size apply to all figures.
-    All entries are read and drawn before any file is written. Nothing is computed again.
+    The keys are the options of `plot`. At the top, style, width, font_size and colors apply to all
+    figures. All entries are read and drawn before any file is written. Nothing is computed again.
     """
     import matplotlib.pyplot as plt
 

@@ -477,6 +477,7 @@ def test_no_two_networks_have_one_colour(results):
     [
         (["a"], {"colors": {"b": "C1"}}, "unknown label in --colors 'b'"),
         (["a"], {"colors": {"a": "none"}}, "label=colour"),
+        (["a"], {"colors": 5}, "must be a dict"),
         (["$\\frac$"], {}, "no formula between dollars"),
         ([], {}, "nothing to draw"),
     ],

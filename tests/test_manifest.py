@@ -147,6 +147,8 @@ def test_numbers_are_not_computed_again(paper):
         ("width = 4", 'view = "space"', TWO + "metrics cannot be drawn with view"),
         ("width = 4", 'against = "cots"', TWO),
         ('"m.jsonl"', '"n.jsonl"', TWO + "no such file to draw: ../held/n.jsonl"),
+        ('"m.jsonl"', '["m.jsonl", "a.nc"]', TWO + "metrics (.jsonl) and results cannot"),
+        ('"paper/training"', '"paper/"', "paper/ is a folder: name a figure in it"),
         ('"m.jsonl"', '"."', TWO + "../held is a folder"),
         ('"paper/training"', '"paper/t.gif"', "written as .png, .pdf, .svg, not as .gif"),
         ('"paper/training"', '"paper/spectra.pdf"', "figure 1 is written to the same file"),

@@ -176,7 +176,10 @@ def _texts(colors: Mapping[str, str] | Sequence[str]) -> tuple[str, ...]:
     """Colours by label as options have them."""
     if isinstance(colors, Mapping):
         return tuple(f"{label}={color}" for label, color in colors.items())
-    return (colors,) if isinstance(colors, str) else tuple(colors)
+    colors = (colors,) if isinstance(colors, str) else colors
+    if not isinstance(colors, Sequence) or not all(isinstance(c, str) for c in colors):
+        raise InputError(f"colors must be a dict, label to colour, got {colors!r}")
+    return tuple(colors)
 
 
 def _drawn(figure: Callable[[], Figure], look: Look) -> Figure:

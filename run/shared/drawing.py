@@ -43,6 +43,8 @@ class Drawing:
         if len(set(self.names)) != len(self.names):
             raise InputError("--label: every file needs a label of its own, got "
                              f"{', '.join(self.names)}")  # fmt: skip
+        if self.out_file and self.out_file.endswith("/"):
+            raise InputError(f"--out_file {self.out_file} is a folder: name a figure in it")
         _ = self.targets
 
     @property
@@ -77,7 +79,10 @@ class Drawing:
 
     def read(self) -> dict[str, xr.Dataset] | dict[str, list[dict]]:
         """Results, or metrics, by label; InputError for a file that cannot be read."""
-        if all(p.suffix == ".jsonl" for p in self.paths):
+        kinds = {p.suffix == ".jsonl" for p in self.paths}
+        if len(kinds) > 1:
+            raise InputError("metrics (.jsonl) and results cannot be drawn together")
+        if kinds == {True}:
             if self.view is not None:
                 raise InputError("metrics cannot be drawn with --view: it is for surfaces (.nc)")
             return {n: read_metrics(p) for n, p in zip(self.names, self.paths, strict=True)}

@@ -290,5 +290,5 @@ def help_text(main: Callable[..., None], command: str) -> str:
         elif isinstance(default, tuple):
             default = ",".join(map(str, default)) or "none"
         note = f"{option.about.note} [default: {default}]"
-        lines.append(f"  --{name:<{width}}{option.type_name:<9}{note}")
+        lines.append(f"  --{name:<{width}}{option.type_name + ' ':<9}{note}")
     return "\n".join(lines + help_lines(_name(main)))
