@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from ridgeline.models.errors import InputError
 
 #: marks the texts of contour lines, which may be left out
 LEVEL = "level"
+_WIDEST = 8.2  # inches of a figure in a width of its own: a page with small margins
 _LEAST = 2.0  # inches in which a panel with labels can be read
 _LOW = 1.0  # inches; the least height of a panel that has a label
 
@@ -31,9 +33,12 @@ def subplots(
     """As matplotlib's, laid out without overlaps, in the width that is asked for.
 
     Where `columns` panels of `least` inches do not fit into it, or are more than `across`, they go
-    on below, `rows` at a time; the array of axes stays one of `rows` and `columns`.
+    on below, `rows` at a time. The array of axes stays one of `rows` and `columns`. Without a width
+    that is asked for, panels that a page cannot hold beside each other go on below, too.
     """
     width = asked_width()
+    if width is None and across is None and figsize[0] > _WIDEST:
+        across = math.ceil(columns / math.ceil(figsize[0] / _WIDEST))
     if width is None and across is not None and columns > across:
         width = figsize[0] / columns * across
     if width is None:
