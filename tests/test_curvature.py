@@ -263,6 +263,6 @@ def test_two_processes_give_the_numbers_of_one(checkpoint, run_command):
 def test_density_and_eigenvalues_share_a_figure():
     ds, *_ = measure(hessian(), WANTED, 0)
     figure = draw_hessian({"a": ds, "b": ds})
-    assert [a.get_xlabel() for a in figure.axes] == ["rank", "eigenvalue"]
+    assert [a.get_xlabel() for a in figure.axes] == ["rank", "Hessian eigenvalue"]
     with pytest.raises(InputError, match="one budget"):
         draw_hessian({"a": ds}, against="eps")

@@ -48,7 +48,7 @@ def _below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> 
     """One legend below all panels, with what one that is there already says."""
     handles, labels = list(handles), list(labels)
     for old in list(figure.legends):
-        held = [t.get_text().replace("\n", " ") for t in old.get_texts()]
+        held = [t.get_text().replace("_\n", "_").replace("\n", " ") for t in old.get_texts()]
         more = [(h, t) for h, t in zip(old.legend_handles, held, strict=True) if t not in labels]
         handles, labels = [h for h, _ in more] + handles, [t for _, t in more] + labels
         old.remove()

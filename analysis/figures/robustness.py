@@ -115,7 +115,7 @@ def _draw_masking(results: Results, axes: Axes) -> None:
     axes.set_xticks([0, 1e-2, 1], ["0", "0.01", "1"])
     axes.minorticks_off()
     axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1), xlabel="p-value (p), or share of images",
-             title="masked gradients (cross: warns)")  # fmt: skip
+             title="masked gradients (grey: limit, cross: warns)")  # fmt: skip
 
 
 def _draw_searches(results: Results, axes: Axes) -> None:
