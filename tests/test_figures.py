@@ -295,6 +295,8 @@ def test_a_network_has_one_colour_on_the_overview(results):
         runs, dict.fromkeys(("plain", "constant", "PAS"), accuracy), lines,
         {"plain": surface, "PAS": surface}, 0.1, results["curve"], results["similarity"], spectra,
     )  # fmt: skip
+    assert not page.legends  # one for panels of several questions would mean all of them
+    assert all(page.axes[n].get_legend() for n in (0, 1, 2, 3, 6))
     training, _, eigen, spectrum, *_ = page.axes
     drawn = {line.get_label(): line.get_color() for line in training.lines}
     found = {c.get_label(): (c.lines[0].get_color(), c.lines[0].get_linestyle())
