@@ -200,7 +200,7 @@ def test_killed_while_writing_the_first_metrics_it_still_resumes(tmp_path, monke
     assert state["position"]["epoch"] == 1
 
 
-def test_outputs_of_another_recipe_are_not_overwritten(tmp_path, monkeypatch):
+def test_outputs_of_another_recipe_are_not_overwritten(tmp_path, monkeypatch, caplog):
     images = make_images(8)
     files = RunFiles(tmp_path, "run", {"a": 1})
     fit(make_method("standard"), images, images, epochs=1, batch_size=8, optimizer=SGD, files=files)
@@ -224,6 +224,11 @@ def test_outputs_of_another_recipe_are_not_overwritten(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=r"run.state .*--overwrite True begins the run anew"):
             files.prepare(overwrite=False)
     (tmp_path / "run.state").write_bytes(whole)
+    assert files.prepare(overwrite=False) and "is gone" not in caplog.text
+    release_all()
+    (tmp_path / "run_init.ckpt").unlink()
+    assert files.prepare(overwrite=False)
+    assert "run_init.ckpt is gone; the run goes on without it" in caplog.text
 
     def short(*args, **options):
         raise MemoryError

@@ -33,7 +33,7 @@ from ridgeline.analysis.frequency.profiles import (
 from ridgeline.models.dct import dct_basis, high_frequencies
 from ridgeline.models.errors import InputError
 
-_WIDE = 8  # panels beside each other
+_WIDE = 5  # panels beside each other
 _NORM = re.compile(r"norm_(.+)_\d\d$")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from ridgeline.train.methods.base import Method
 
 #: the result of `RunFiles.prepare` for a complete run
 DONE = {"done": True}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class RunFiles:
         if state.exists() and not (overwrite and not self.interrupted()):
             stored = read_state(state)
             check_same(state, stored.get("recipe"), self.recipe)
+            if not self.checkpoint("init").exists():
+                log.warning("%s is gone; the run goes on without it", self.checkpoint("init"))
             return stored
         again = overwrite if anew is None else anew
         if final.exists() and not again and self._is_own(final, ""):
