@@ -463,6 +463,18 @@ def test_a_panel_without_any_number_is_grey(results):
         assert draw(ds, view=view).axes
 
 
+def test_panels_of_scans_keep_their_order(results):
+    """Sees the third of six networks drawn after the fifth."""
+    names = list("abcdef")
+    for keywords in LOOKS.values():
+        figure = draw({n: results["scan"].isel(eps=[0]) for n in names}, **keywords)
+        panels = [a for a in figure.axes if a.get_subplotspec()]
+        figure.canvas.draw()
+        read = sorted(panels, key=lambda a: (-round(a.get_position().y0, 2), a.get_position().x0))
+        assert [a.get_title()[0] for a in read] == names
+        plt.close(figure)
+
+
 def test_no_two_networks_have_one_colour(results):
     """Sees a chosen colour given to a second network by order, and the palette begun again."""
     ds = results["robustness"]

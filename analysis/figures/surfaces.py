@@ -206,11 +206,11 @@ def draw_scan(results: Results, axes: Axes | None = None, view: str = "contour")
     panels = [(k, ds, float(e)) for k, ds in planes.items() for e in ds["eps"]]
     norm = surface_norm([ds["loss"].sel(eps=e) for _, ds, e in panels])
     budgets = max(ds.sizes["eps"] for ds in planes.values())
-    columns = min(3, budgets if len(planes) > 1 and budgets > 1 else len(panels))
-    rows = -(-len(panels) // columns)
+    columns = min(3 if budgets == 3 else 2, budgets if len(planes) > 1 and budgets > 1 else 2)
     figure, grid = subplots(
-        rows, columns, figsize=(PAGE / 2 * columns, 2.7 * rows),
-        squeeze=False, subplot_kw={"projection": "3d" if view == "space" else None},
+        1, len(panels), figsize=(PAGE / max(2, columns) * len(panels), 2.7 if columns < 3 else 2.2),
+        across=columns, squeeze=False,
+        subplot_kw={"projection": "3d" if view == "space" else None},
         least=2.0 if view == "space" else 1.6,
     )  # fmt: skip
     for place, panel in zip(grid.flat, panels, strict=False):
@@ -227,8 +227,6 @@ def draw_scan(results: Results, axes: Axes | None = None, view: str = "contour")
         names = [text for text in place.texts if isinstance(text, Annotation)]
         unpile(names)
         thin(names + [text for text in place.texts if text not in names])
-    for place in list(grid.flat)[len(panels) :]:
-        place.axis("off")
     return figure
 
 
