@@ -27,6 +27,12 @@ def budget_of(attack: object) -> dict[str, str]:
     return dict(_OF_ATTACK.findall(attack)) if isinstance(attack, str) else {}
 
 
+def norm_of(attack: object) -> str:
+    """The norm of an attack as recipes write it, in words: l_inf, l_2; empty without one."""
+    order = budget_of(attack).get("order")
+    return "" if order is None else f"l_{float(order):g}"
+
+
 class TrainedAt(NamedTuple):
     """The training budget of a checkpoint, in [0,1] units, and its norm.
 

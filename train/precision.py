@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
 
 import torch
 
 from ridgeline.models.copying import in_pool
-
-_FULL = ("none", "ieee")
 
 
 @contextmanager
@@ -23,62 +22,63 @@ def exact() -> Iterator[None]:
     if in_pool():  # the flag belongs to the whole process; the pool is for CPUs, without TF32
         yield
         return
-    with convolutions(torch.backends.cuda.matmul.fp32_precision not in _FULL):
+    with convolutions(_rounds(torch.backends.cuda.matmul)):
         yield
+
+
+def convolutions(rounded: bool) -> AbstractContextManager[None]:
+    """CuDNN's kernels with TF32 inside, or without."""
+    cudnn = torch.backends.cudnn
+
+    def old(value: bool) -> None:
+        cudnn.allow_tf32 = value
+
+    kernels = (cudnn.conv, cudnn.rnn)
+    return _flags(kernels, kernels, rounded, lambda: cudnn.allow_tf32, old, rounded)
+
+
+def products(rounded: bool) -> AbstractContextManager[None]:
+    """Products of matrices with TF32 inside, or without."""
+    matmul = torch.backends.cuda.matmul
+    return _flags(
+        (matmul,), (matmul, torch.backends.mkldnn.matmul), rounded,
+        torch.get_float32_matmul_precision, torch.set_float32_matmul_precision,
+        "high" if rounded else "highest",
+    )  # fmt: skip
 
 
 @contextmanager
-def convolutions(rounded: bool) -> Iterator[None]:
-    """CuDNN's kernels with TF32 inside, or without.
+def _flags(
+    kernels: tuple, touched: tuple, rounded: bool,
+    read: Callable[[], Any], write: Callable[[Any], None], value: Any,
+) -> Iterator[None]:  # fmt: skip
+    """Kernels with TF32 inside, or without; `touched` are those that an old flag sets too.
 
     PyTorch has two sets of flags, and an old one raises RuntimeError where a new one contradicts
-    it. So both are written, the old one only if it can be read. Nothing is written that is so
-    already: a flag that was written no longer follows `torch.backends.fp32_precision`.
+    it. So both are written, the old one (`read`, `write` and its `value`) only if it can be read.
+    Nothing is written that is so already: a flag that was written no longer follows
+    `torch.backends.fp32_precision`.
     """
-    cudnn = torch.backends.cudnn
-    kernels = (cudnn.conv, cudnn.rnn)
-    before, old = [k.fp32_precision for k in kernels], None
-    if all((value == "tf32") == rounded for value in before):
+    before, held = [k.fp32_precision for k in touched], None
+    if all(_rounds(k) == rounded for k in kernels):
         yield
         return
     with suppress(RuntimeError):
-        old = cudnn.allow_tf32
+        held = read()
     try:
-        if old is not None:
-            cudnn.allow_tf32 = rounded
+        if held is not None:
+            write(value)
         for kernel in kernels:
-            if (kernel.fp32_precision == "tf32") != rounded:
+            if _rounds(kernel) != rounded:
                 kernel.fp32_precision = "tf32" if rounded else "ieee"
         yield
     finally:
-        if old is not None:
-            cudnn.allow_tf32 = old
-        _restore(kernels, before)
+        if held is not None:
+            write(held)
+        for kernel, then in zip(touched, before, strict=True):
+            if kernel.fp32_precision != then:
+                kernel.fp32_precision = then
 
 
-@contextmanager
-def products(rounded: bool) -> Iterator[None]:
-    """Products of matrices with TF32 inside, or without; as `convolutions`."""
-    kernels = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    before, old = [k.fp32_precision for k in kernels], None
-    if (before[0] not in _FULL) == rounded:
-        yield
-        return
-    with suppress(RuntimeError):
-        old = torch.get_float32_matmul_precision()
-    try:
-        if old is not None:
-            torch.set_float32_matmul_precision("high" if rounded else "highest")
-        if (kernels[0].fp32_precision not in _FULL) != rounded:
-            kernels[0].fp32_precision = "tf32" if rounded else "ieee"
-        yield
-    finally:
-        if old is not None:
-            torch.set_float32_matmul_precision(old)
-        _restore(kernels, before)
-
-
-def _restore(kernels: tuple, before: list[str]) -> None:
-    for kernel, value in zip(kernels, before, strict=True):
-        if kernel.fp32_precision != value:
-            kernel.fp32_precision = value
+def _rounds(kernel: Any) -> bool:
+    return kernel.fp32_precision not in ("none", "ieee")

@@ -112,13 +112,12 @@ def draw(
     kind = kinds.pop()
     if kind not in FIGURES:
         raise unknown("kind of result to draw", kind, FIGURES)
-    results = _readable(results)
-    check_colors(colors, results)
+    look, results = Look(style, width, font_size, _texts(colors)), _readable(results)
+    _check_colors(look, results)
     foreign = options.keys() - inspect.signature(FIGURES[kind]).parameters.keys()
     if foreign:
         raise InputError(f"results of kind {kind!r} cannot be drawn with --{foreign.pop()}")
-    return _drawn(lambda: FIGURES[kind](results, **options),
-                  Look(style, width, font_size, _texts(colors)))  # fmt: skip
+    return _drawn(lambda: FIGURES[kind](results, **options), look)
 
 
 def draw_metrics(
@@ -135,15 +134,15 @@ def draw_metrics(
     One of RUN_FIGURES, or a measure per tensor, as CURE's. InputError for another. The look is that
     of `draw`.
     """
-    metrics = _readable(metrics)
-    check_colors(colors, metrics)
+    look, metrics = Look(style, width, font_size, _texts(colors)), _readable(metrics)
+    _check_colors(look, metrics)
 
     def figure() -> Figure:
         if against in RUN_FIGURES:
             return RUN_FIGURES[against](metrics)
         return draw_weights(metrics, against) if against else draw_runs(metrics)
 
-    return _drawn(figure, Look(style, width, font_size, _texts(colors)))
+    return _drawn(figure, look)
 
 
 def _readable(held: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,12 +161,12 @@ def _readable(held: Mapping[str, Any]) -> dict[str, Any]:
     return {f" {k}" if k.startswith("_") else k: v for k, v in held.items()}
 
 
-def check_colors(colors: Mapping[str, str] | Sequence[str], held: Mapping[str, Any]) -> None:
+def _check_colors(look: Look, held: Mapping[str, Any]) -> None:
     """Raise InputError for a colour of a label that is not drawn."""
     groups = {str(g) for ds in held.values() if isinstance(ds, xr.Dataset) and "label" in ds.coords
               for g in np.atleast_1d(ds["label"].values)}  # fmt: skip
     known = {k.strip() for k in held} | groups | {f"{k.strip()}: {g}" for k in held for g in groups}
-    for label in Look(colors=_texts(colors)).named_colors:
+    for label in look.named_colors:
         if label.strip() not in known and not any(label.startswith(f"{k} (") for k in known):
             raise unknown("label in --colors", label, known)
 

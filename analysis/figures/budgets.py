@@ -42,16 +42,8 @@ def _draw_table(ds: xr.Dataset, axes: Axes) -> None:
                       color=color)  # fmt: skip
             same_norm = float(ds["trained_order"][place]) == ds.attrs["probe_order"]
             if same_norm and abs(eps - float(ds["trained_eps"][place])) < 1e-9:
-                box = plt.Rectangle(
-                    (column - 0.5, row - 0.5),
-                    1,
-                    1,
-                    fill=False,
-                    ec="red",
-                    lw=1.2,
-                    clip_on=False,
-                    zorder=3,
-                )
+                box = plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="red", lw=1.2,
+                                    clip_on=False, zorder=3)  # fmt: skip
                 axes.add_patch(box)
     axes.set_xticks(range(len(levels)), ["clean" if e == 0 else f"{e:.4g}" for e in levels])
     axes.set_yticks(range(len(rows)), [label for _, label in rows], fontsize=pt(6))

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ridgeline.analysis.budget_matrix import budget_of
+from ridgeline.analysis.budget_matrix import norm_of
 from ridgeline.analysis.figures.layout import subplots, thin
 from ridgeline.analysis.figures.legends import legend_of
 from ridgeline.analysis.figures.style import COLUMN, PAGE, Results, color_of, pt
@@ -17,8 +17,7 @@ from ridgeline.models.errors import InputError
 def order_of(ds: xr.Dataset) -> str:
     """The norm of a result's attack, l_inf or l_2; "" where no recipe says it."""
     recipe = recipe_of(ds) if "recipe" in ds.attrs else {}
-    order = budget_of(recipe.get("attack")).get("order")
-    return "" if order is None else f"l_{float(order):g}"
+    return norm_of(recipe.get("attack"))
 
 
 def one_norm(results: Results) -> str:

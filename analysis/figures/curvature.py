@@ -8,11 +8,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.layout import over_epochs, subplots
 from ridgeline.analysis.figures.legends import headroom, legend
-from ridgeline.analysis.figures.style import COLUMN, Results, color_of, lighter, named
+from ridgeline.analysis.figures.style import COLUMN, Results, color_of, tone_of
 from ridgeline.analysis.training.metrics import runs_by_epoch
 from ridgeline.landscape.result import recipe_of
 from ridgeline.models.errors import InputError, unknown
@@ -40,14 +39,10 @@ def spectra(results: Results) -> Iterator[tuple[str, xr.Dataset]]:
 
 
 def _colored(results: Results) -> Iterator[tuple[str, xr.Dataset, tuple]]:
-    """Every spectrum with its colour: of several networks the network's, in tones by spectrum."""
-    every, count = {label: dict(spectra({label: ds})) for label, ds in results.items()}, 0
-    for number, (label, found) in enumerate(every.items()):
-        own = len(every) > 1 or named(label)
-        for step, (text, ds) in enumerate(found.items()):
-            color = lighter(color_of(label, number), step) if own else color_of("", count)
-            count += 1
-            yield text, ds, color
+    """Every spectrum with its colour."""
+    for label, ds in results.items():
+        for step, (text, here) in enumerate(spectra({label: ds})):
+            yield text, here, tone_of(results, label, step)
 
 
 def _matrix(results: Results) -> str:
@@ -191,9 +186,9 @@ def draw_eigenvalue_curves(results: Results, against: str) -> Figure:
             odd = ~sure[:, rank] & np.isfinite(table[:, rank])
             axes.plot(x[odd], table[odd, rank], "o", mfc="white", mec=color)
         tables.append(table)
-        axes.set(xlabel="budget ε" if against == "eps" else "epoch", title=label)
+        axes.set(xlabel="budget ε", title=label)
         if against == "epoch":
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            over_epochs(axes)
     grid[0, 0].set_ylabel(f"top {table.shape[1]} Hessian eigenvalues")
     largest = _largest(tables)
     if all((table[np.isfinite(table)] > 0).all() for table in tables):

@@ -10,10 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
 
 from ridgeline.analysis.figures.comparisons import draw_groups
-from ridgeline.analysis.figures.layout import alike_by, panels_for, sized, subplots, unpile
+from ridgeline.analysis.figures.layout import (
+    alike_by,
+    over_epochs,
+    panels_for,
+    sized,
+    subplots,
+    unpile,
+)
 from ridgeline.analysis.figures.legends import legend
 from ridgeline.analysis.figures.magnitudes import draw_magnitudes, draw_radii, draw_rings
 from ridgeline.analysis.figures.style import COLUMN, SURFACE, Results, color_of, pt
@@ -211,8 +217,8 @@ def draw_course(results: Results) -> Figure:
         table = np.stack([ds["high_share"].values for _, ds in points])
         axes.plot(epochs, table, color=color, lw=0.4)
         axes.plot(epochs, table.mean(1), "o-", color=color, label=run)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set(xlabel="epoch", ylabel="high-frequency share")
+    over_epochs(axes)
+    axes.set(ylabel="high-frequency share")
     legend(axes)
     return figure
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.layout import over_epochs, subplots
 from ridgeline.analysis.figures.legends import legend_of
 from ridgeline.analysis.figures.style import PAGE, Results, color_of, pt
 from ridgeline.models.errors import InputError, unknown
@@ -55,8 +54,8 @@ def draw_course(results: Results) -> Figure:
         aligned: "gradient alignment (blocks dotted)",
     }
     for place, title in titles.items():
-        place.set(title=title, xlabel="epoch")
-        place.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        place.set(title=title)
+        over_epochs(place)
     transfer.set_ylabel("accuracy")
     robust.set_ylabel("accuracy")
     gap.set_ylabel("difference of accuracies")

@@ -13,7 +13,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import LogFormatter, LogFormatterSciNotation
+from matplotlib.ticker import LogFormatter, LogFormatterSciNotation, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from ridgeline.analysis.figures.style import Results, asked_width, pt
@@ -69,6 +69,13 @@ def subplots(
     return figure, grid
 
 
+def over_epochs(*panels: Axes) -> None:
+    """Call x axes epochs, and give them whole numbers as ticks."""
+    for axes in panels:
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
 def fitting(columns: int, each: float, least: float = _LEAST) -> int:
     """How many of `columns` panels, each so wide by itself, stand beside each other."""
     width = asked_width()
@@ -118,6 +125,7 @@ def make_room(figure: Figure) -> None:
     that are wider than the place of their panel are broken.
     """
     plain_logs(figure)
+    _mark_single_points(figure)
     whole: dict[Text, str] = {}
     for _ in range(2):  # the layout changes where the first ones are broken
         figure.draw_without_rendering()
@@ -139,6 +147,13 @@ def make_room(figure: Figure) -> None:
         if axes.name != "3d" and axes.axison:
             spread(axes)
         thin([text for text in axes.texts if text.get_gid() == LEVEL and text.get_visible()])
+
+
+def _mark_single_points(figure: Figure) -> None:
+    """Give lines of one point a marker: without one they are not seen."""
+    for line in (line for axes in figure.axes for line in axes.lines):
+        if len(line.get_xdata()) == 1 and line.get_marker() in ("", "None", None):
+            line.set_marker("o")
 
 
 def wrap_names(figure: Figure, whole: dict[Text, str]) -> None:

@@ -8,9 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.layout import over_epochs, subplots
 from ridgeline.analysis.figures.legends import legend, legend_of
 from ridgeline.analysis.figures.runs import Look, Metrics, at_budget, line, looks
 from ridgeline.analysis.figures.style import COLUMN, PAGE, color_of
@@ -43,9 +42,7 @@ def draw_runs(metrics: Metrics) -> Figure:
             text, look = _ACCURACIES[key]
             handles.append(Line2D([], [], color="0.3", ms=3, **look))
             labels.append(text + (at_budget(metrics) if key == "test_target_accuracy" else ""))
-    for place in (loss, accuracy):
-        place.set_xlabel("epoch")
-        place.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    over_epochs(accuracy)
     legend_of(figure, handles, labels, most=4)
     return figure
 
@@ -65,20 +62,18 @@ def draw_training(
 
 
 def _draw_loss(metrics: Metrics, axes: Axes, colors: Mapping[str, tuple]) -> None:
-    lost = []
     for number, (label, lines) in enumerate(metrics.items()):
         color = colors.get(label) or color_of(label, number)
-        mark = "o" if len(lines) == 1 else ""  # a line of one epoch is none
-        axes.plot(*_points(lines), marker=mark, label=label, color=color)
-        lost.append(axes.plot(*_points([m for m in lines if m.get("constant_classifier")]), "x",
-                              ms=4, color=color)[0])  # fmt: skip
+        axes.plot(*_points(lines), label=label, color=color)
+        axes.plot(*_points([m for m in lines if m.get("constant_classifier")]), "x", ms=4,
+                  color=color)  # fmt: skip
     classes = {m.get("classes") for lines in metrics.values() for m in lines}
     if len(classes) == 1 and (count := classes.pop()):
         axes.axhline(np.log(count), color="0.6", ls="--", lw=0.8, label=f"chance, ln {count}")
-    if any(len(line.get_xdata()) for line in lost):
+    if any(m.get("constant_classifier") for lines in metrics.values() for m in lines):
         axes.plot([], [], "x", ms=4, color="0.3", label="one class for all images")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set(xlabel="epoch", ylabel="training loss [nat]")
+    over_epochs(axes)
+    axes.set(ylabel="training loss [nat]")
 
 
 def _points(lines: Sequence[dict]) -> tuple[list, list]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from matplotlib.artist import Artist
@@ -12,7 +14,18 @@ from matplotlib.legend import Legend
 
 from ridgeline.analysis.figures.layout import broken
 
+_INSIDE: ContextVar[bool] = ContextVar("inside", default=False)
 _FREE_ROWS = 2  # rows of a legend that the height of a figure has room for
+
+
+@contextmanager
+def inside() -> Iterator[None]:
+    """Legends stand in their panels, whatever they take of them: for pages of several drawings."""
+    token = _INSIDE.set(True)
+    try:
+        yield
+    finally:
+        _INSIDE.reset(token)
 
 
 def legend(*panels: Axes) -> None:
@@ -27,7 +40,11 @@ def legend(*panels: Axes) -> None:
         if not handles:
             continue
         alone = len({p.get_subplotspec() for p in axes.figure.axes} - {None}) < 2
-        if alone or not _fits(axes, handles, labels):
+        if not alone and _fits(axes, handles, labels):
+            continue
+        if _INSIDE.get():
+            axes.legend(handles, labels)
+        else:
             _below(axes.figure, handles, labels)
     headroom(*(axes for axes in panels if axes.get_legend() is not None))
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ridgeline.analysis.figures.layout import subplots
 from ridgeline.analysis.figures.legends import legend
-from ridgeline.analysis.figures.style import COLUMN, Results, color_of, lighter, named, pt
+from ridgeline.analysis.figures.style import COLUMN, Results, pt, tone_of
 
 
 def mark_missing(axes: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
@@ -37,23 +37,15 @@ def loss_label(results: Results) -> str:
     return f"loss [{', '.join(sorted(units))}]" if units else "loss"
 
 
-def _color(results: Results, label: str, number: int, step: int) -> tuple:
-    """Of several results the network's colour, in tones by line; of one a colour for every line."""
-    if len(results) > 1 or named(label):
-        return lighter(color_of(label, list(results).index(label)), step)
-    return color_of("", number)
-
-
 def draw_lines(results: Results, axes: Axes | None = None) -> Figure:
     """Loss along one direction with a band of one standard error; accuracy dashed, on the right."""
     axes = axes or subplots(figsize=(COLUMN, 2.6))[1]
-    right, number = None, 0
+    right = None
     for label, ds in results.items():
         axis = ds["loss"].dims[1]
         for step, eps in enumerate(ds["eps"].values):
             here = ds.sel(eps=eps)
-            color = _color(results, label, number, step)
-            number += 1
+            color = tone_of(results, label, step)
             text = f"{label}, ε = {eps:.3g}".removeprefix(", ")
             axes.plot(here[axis], here["loss"], color=color, label=text)
             mark_missing(axes, here[axis], here["loss"])
@@ -79,14 +71,13 @@ def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
     that a chain goes through (`checkpoint_t`) have their names above it.
     """
     axes = axes or subplots(figsize=(COLUMN, 2.8))[1]
-    number = 0
     for label, ds in results.items():
         step = 0
         for eps in ds["eps"].values if "eps" in ds.dims else [None]:
             level = ds if eps is None else ds.sel(eps=eps)
             for subset in level["subset"].values:
-                color = _color(results, label, number, step)
-                number, step = number + 1, step + 1
+                color = tone_of(results, label, step)
+                step += 1
                 what = f"{label} {subset}" + ("" if eps is None else f", ε = {float(eps):.3g}")
                 chain = "chain" if "checkpoint_t" in ds.coords else "curve"
                 for path, line, name in (("curve", "-", chain), ("line", "--", "line")):
@@ -96,9 +87,9 @@ def draw_curve(results: Results, axes: Axes | None = None) -> Figure:
                 axes.plot(ends["t"], ends, "o", color=color)
     if any(line.get_linestyle() == ":" for line in axes.lines):
         axes.plot([], [], ":", color="0.3", lw=0.8, label="barrier, above the chord of the ends")
-    named = next((ds for ds in results.values() if "checkpoint_t" in ds.coords), None)
-    for t, name in [] if named is None else zip(
-        named["checkpoint_t"].values, named["checkpoint"].values, strict=True
+    chained = next((ds for ds in results.values() if "checkpoint_t" in ds.coords), None)
+    for t, name in [] if chained is None else zip(
+        chained["checkpoint_t"].values, chained["checkpoint"].values, strict=True
     ):  # fmt: skip
         axes.axvline(t, color="0.8", lw=0.6, zorder=0)
         axes.annotate(str(name), (t, 1.01), xycoords=("data", "axes fraction"), ha="center",
@@ -112,8 +103,9 @@ def _draw_path(axes: Axes, here: xr.Dataset, line: str, color: tuple, what: str)
     """One path: its loss with a band, and the bar of its barrier."""
     barrier = float(here["barrier"])
     error = float(here["barrier_se"]) if "barrier_se" in here else np.nan
-    digits = max(0, -math.floor(math.log10(error))) if error > 0 else 3
-    height = f"{barrier:.{digits}f}" + (f" ± {error:.{digits}f}" if error >= 0 else "")
+    known = math.isfinite(error)
+    digits = max(0, -math.floor(math.log10(error))) if known and error > 0 else 3
+    height = f"{barrier:.{digits}f}" + (f" ± {error:.{digits}f}" if known else "")
     axes.plot(here["t"], here["loss"], line, color=color, label=f"{what}: barrier {height}")
     mark_missing(axes, here["t"], here["loss"])
     low, high = here["loss"] - here["loss_se"], here["loss"] + here["loss_se"]

@@ -12,9 +12,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.layout import fitting, subplots
+from ridgeline.analysis.figures.layout import fitting, over_epochs, subplots
 from ridgeline.analysis.figures.legends import legend
 from ridgeline.analysis.figures.style import (
     COLUMN,
@@ -153,22 +152,19 @@ def draw_penalty(metrics: Mapping[str, list[dict]]) -> Figure:
         terms = np.array([line["penalty"] for line in lines])
         loss.plot(epochs, terms, "o-", color=color, label=label)
         loss.plot(epochs, np.array([line["train_loss"] for line in lines]) - terms, ":",
-                  color=color, marker="o" if len(lines) == 1 else "")  # fmt: skip
-    loss.set(xlabel="epoch", ylabel="penalty; rest of the loss dotted", ylim=(0, None))
+                  color=color)  # fmt: skip
+    loss.set(ylabel="penalty; rest of the loss dotted", ylim=(0, None))
     for place, (label, table) in zip(panels, drawn.items(), strict=True):
         lines = metrics[label]
         epochs, penalised = [line["epoch"] for line in lines], lines[-1].get("penalised_layers", 0)
         colors = plt.get_cmap(SURFACE)(np.linspace(0, 0.9, len(table)))
         for number, (layer, values) in enumerate(table.items()):
-            mark = "o" if len(lines) == 1 else ""
-            place.plot(epochs, values, ls="-" if number < penalised else "--", marker=mark,
-                       color=colors[number], lw=0.9,
-                       label=layer if number in (0, len(table) - 1) else None)  # fmt: skip
-        place.set(title=f"{label}: {penalised} of {len(table)} layers penalised", xlabel="epoch",
+            place.plot(epochs, values, "-" if number < penalised else "--", color=colors[number],
+                       lw=0.9, label=layer if number in (0, len(table) - 1) else None)  # fmt: skip
+        place.set(title=f"{label}: {penalised} of {len(table)} layers penalised",
                   ylabel="high-frequency share", ylim=(0, None))  # fmt: skip
         place.sharey(panels[0])
-    for place in grid[0]:
-        place.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    over_epochs(*grid[0])
     legend(*grid[0])
     return figure
 

@@ -14,7 +14,7 @@ from ridgeline.analysis.figures.curvature import draw_eigenvalues
 from ridgeline.analysis.figures.frequency import draw_shares
 from ridgeline.analysis.figures.layout import plain_logs, thin
 from ridgeline.analysis.figures.learning import draw_training
-from ridgeline.analysis.figures.legends import headroom
+from ridgeline.analysis.figures.legends import headroom, inside
 from ridgeline.analysis.figures.lines import draw_curve
 from ridgeline.analysis.figures.style import PALETTE, pt, style
 from ridgeline.analysis.figures.surfaces import (
@@ -22,8 +22,6 @@ from ridgeline.analysis.figures.surfaces import (
     draw_surface,
     surface_norm,
 )
-
-_SIZE = (13.5, 6.2)
 
 
 def draw_accuracy(results: Mapping[str, xr.Dataset], axes: Axes) -> None:
@@ -64,8 +62,8 @@ def overview(
 
     A network has one colour in all panels of lines.
     """
-    with style():
-        figure, grid = plt.subplots(2, 4, figsize=_SIZE, layout="constrained")
+    with style(), inside():  # below many questions a legend would mean all of them
+        figure, grid = plt.subplots(2, 4, figsize=(13.5, 6.2), layout="constrained")
         (training, bars, eigen, spectrum), (left, right, path, cosines) = grid
         colors = dict(zip(dict.fromkeys([*accuracy, *metrics, *spectra]), PALETTE, strict=False))
         draw_training(metrics, training, colors=colors)
@@ -77,7 +75,6 @@ def overview(
             draw_surface(ds, axes, eps=eps, norm=norm, title=f"{label}, ε = {eps:g}")
         draw_curve({"": curve}, path)
         draw_similarity({"": similarity}, cosines)
-        _bring_in(figure, training, eigen, spectrum, path)
         levels = [list(axes.texts) for axes in (left, right)]
         titles = {
             training: "training under attack",
@@ -97,16 +94,6 @@ def overview(
             thin(texts)
         plain_logs(figure)
         return figure
-
-
-def _bring_in(figure: Figure, *panels: Axes) -> None:
-    """Put legends into their panels: below a page of many questions they would mean all of them."""
-    for held in list(figure.legends):
-        held.remove()
-    figure.set_size_inches(_SIZE)  # legends below had made it grow
-    for axes in panels:
-        if axes.get_legend() is None:
-            axes.legend(*axes.get_legend_handles_labels())
 
 
 def _looks(lines: Iterable[str], colors: Mapping[str, tuple]) -> dict[str, dict]:

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.layout import over_epochs, subplots
 from ridgeline.analysis.figures.legends import legend_of
 from ridgeline.analysis.figures.magnitudes import draw_penalty
 from ridgeline.analysis.figures.style import COLUMN, PAGE, PALETTE, line_of, pt
@@ -142,13 +141,12 @@ def draw_final(metrics: Metrics) -> Figure:
     rows = _networks(metrics)
     width = max(COLUMN, 0.6 * len(rows) + 1)
     figure, axes = subplots(figsize=(width, 2.6))
-    for shift, what, text in (
-        (-0.2, "clean", "clean"), (0.2, "robust", f"robust{at_budget(metrics)}")
+    for shift, column, text in (
+        (-0.2, "clean_last", "clean"), (0.2, "last", f"robust{at_budget(metrics)}")
     ):  # fmt: skip
-        column = "clean_last" if what == "clean" else "last"
         values = [100 * best_and_last(lines, network)[column] for _, lines, network in rows]
         bars = axes.bar(np.arange(len(rows)) + shift, values, 0.4, label=text,
-                        color=PALETTE[0 if what == "clean" else 1])  # fmt: skip
+                        color=PALETTE[shift > 0])  # fmt: skip
         axes.bar_label(bars, [f"{v:.1f}" for v in values], fontsize=pt(5), padding=1)
     axes.set_xticks(range(len(rows)), [name for name, _, _ in rows], rotation=45, ha="right")
     axes.set(ylabel="test accuracy, last epoch [%]", ylim=(0, 100))
@@ -199,28 +197,28 @@ def _networks(metrics: Metrics) -> list[tuple[str, Sequence[dict], str]]:
     Names say the budget of the attack where runs have several.
     """
     found, budgets = [], _budgets(metrics)
-    single = len(set().union(*budgets.values())) < 2
+    single = len(set(budgets.values()) - {None}) < 2
     for label, lines in metrics.items():
         names = networks_in(lines)
         if not names:
             raise InputError(f"{label}: its metrics hold no robust test accuracy: train with "
                              "--attack")  # fmt: skip
-        (at,) = budgets[label] or {None}
+        at = budgets[label]
         text = label if single or at is None else f"{label}, ε = {at:.3g}"
         found += [(f"{text} ({name})" if name else text, lines, name) for name in names]
     return found
 
 
-def _budgets(metrics: Metrics) -> dict[str, set[float]]:
-    """The budget of the attack on test images of every run; empty where it is not recorded."""
-    return {label: {m["target_eps"] for m in lines[-1:] if "target_eps" in m}
+def _budgets(metrics: Metrics) -> dict[str, float | None]:
+    """The budget of the attack on test images of every run; None where it is not recorded."""
+    return {label: (lines[-1] if lines else {}).get("target_eps")
             for label, lines in metrics.items()}  # fmt: skip
 
 
 def at_budget(metrics: Metrics) -> str:
     """The budget of robust accuracies, where all runs have the same one."""
-    found = {at for budgets in _budgets(metrics).values() for at in budgets or {None}}
-    return f" at ε = {at:.3g}" if len(found) == 1 and (at := found.pop()) is not None else ""
+    found = set(_budgets(metrics).values())
+    return f" at ε = {found.pop():.3g}" if len(found) == 1 and None not in found else ""
 
 
 def looks(metrics: Metrics) -> Iterator[tuple[str, Sequence[dict], Look]]:
@@ -237,8 +235,6 @@ def line(axes: Axes, lines: Sequence[dict], key: str, **look: object) -> None:
 
 def _finish(figure: Figure, *panels: Axes) -> Figure:
     """Whole epochs below all panels, one legend for the figure."""
-    for place in panels:
-        place.set_xlabel("epoch")
-        place.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    over_epochs(*panels)
     legend_of(figure, *panels[0].get_legend_handles_labels())
     return figure

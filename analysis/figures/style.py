@@ -23,7 +23,7 @@ from ridgeline.train.files.recipe import write_atomically
 
 __all__ = [
     "COLUMN", "PAGE", "PALETTE", "SURFACE", "Color", "Results", "color_of", "figure_files",
-    "lighter", "line_of", "named", "save_figure", "style",
+    "line_of", "save_figure", "style", "tone_of",
 ]  # fmt: skip
 PLAIN = Look()
 #: what drawings take: results by label
@@ -88,22 +88,32 @@ def color_of(label: str, number: int) -> Color:
 
     Colours that the look gives to others are not free. The palette comes again in lighter tones.
     """
-    held = {k.strip(): to_rgb(v) for k, v in (_COLORS.get() or {}).items()}
+    held = _given()
     if label.strip() in held:
         return held[label.strip()]
     free = [c for c in PALETTE if tuple(c) not in held.values()] or list(PALETTE)
-    return lighter(free[number % len(free)], number // len(free))
+    return _lighter(free[number % len(free)], number // len(free))
 
 
-def lighter(color: Color, steps: int) -> Color:
-    """A colour mixed with white, three tones in turn: further lines of one network."""
+def tone_of(results: Mapping[str, Any], label: str, step: int) -> Color:
+    """The colour of the step-th line of a network: of several networks tones of its own colour.
+
+    Of a single one that the look gives no colour, every line has a colour of its own.
+    """
+    if len(results) > 1 or label.strip() in _given():
+        return _lighter(color_of(label, list(results).index(label)), step)
+    return color_of("", step)
+
+
+def _given() -> dict[str, Color]:
+    """The colours that the look gives, by label without the space that hides an underscore."""
+    return {k.strip(): to_rgb(v) for k, v in (_COLORS.get() or {}).items()}
+
+
+def _lighter(color: Color, steps: int) -> Color:
+    """A colour mixed with white, three tones in turn."""
     share = (0.0, 0.4, 0.65)[steps % 3]
     return tuple(c + share * (1 - c) for c in color)
-
-
-def named(label: str) -> bool:
-    """Whether the look gives a colour to this label."""
-    return label.strip() in {k.strip() for k in _COLORS.get() or {}}
 
 
 def line_of(label: str, number: int) -> dict[str, Any]:

@@ -206,20 +206,17 @@ def draw_scan(results: Results, axes: Axes | None = None, view: str = "contour")
     panels = [(k, ds, float(e)) for k, ds in planes.items() for e in ds["eps"]]
     norm = surface_norm([ds["loss"].sel(eps=e) for _, ds, e in panels])
     budgets = max(ds.sizes["eps"] for ds in planes.values())
-    columns = min(3 if budgets == 3 else 2, budgets if len(planes) > 1 and budgets > 1 else 2)
+    columns = 3 if len(planes) > 1 and budgets == 3 else 2  # a row for every plane
     figure, grid = subplots(
-        1, len(panels), figsize=(PAGE / max(2, columns) * len(panels), 2.7 if columns < 3 else 2.2),
+        1, len(panels), figsize=(PAGE / columns * len(panels), 2.7 if columns < 3 else 2.2),
         across=columns, squeeze=False,
         subplot_kw={"projection": "3d" if view == "space" else None},
         least=2.0 if view == "space" else 1.6,
     )  # fmt: skip
-    for place, panel in zip(grid.flat, panels, strict=False):
-        label, ds, eps = panel
+    for place, (label, ds, eps) in zip(grid[0], panels, strict=True):
         title = f"{label}, $\\epsilon$ = {eps:.3g}".removeprefix(", ")
-        last = place.get_subplotspec().is_last_col() or panel is panels[-1]
-        VIEWS[view](
-            ds, place, eps=eps, norm=norm, title=title, bar=last
-        )  # one range, one bar a row
+        last = place.get_subplotspec().is_last_col() or place is grid[0, -1]
+        VIEWS[view](ds, place, eps=eps, norm=norm, title=title, bar=last)
         if place.get_subplotspec().is_first_col():
             first = place
         elif view == "contour":

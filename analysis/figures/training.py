@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ridgeline.analysis.figures.layout import subplots
+from ridgeline.analysis.figures.layout import over_epochs, subplots
 from ridgeline.analysis.figures.legends import legend, legend_of
 from ridgeline.analysis.figures.runs import RUN_FIGURES
 from ridgeline.analysis.figures.style import COLUMN, PAGE, SURFACE, Results, color_of, line_of, pt
@@ -36,8 +36,8 @@ def draw_overfitting(results: Results, axes: Axes | None = None) -> Figure:
         for seed in range(row.sizes["seed"]):
             pair = [float(row[f"{w}_by_seed"][seed]) for w in ("best", "last")]
             ends.plot([number - 0.2, number + 0.2], pair, "o-", color=look["color"], ms=2.5, lw=0.8)
-    curves.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    curves.set(xlabel="epoch", ylabel="robust test accuracy")
+    over_epochs(curves)
+    curves.set(ylabel="robust test accuracy")
     ends.set_xticks(range(len(rows)), [name for name, _, _ in rows], rotation=60, ha="right",
                     fontsize=pt(6))  # fmt: skip
     ends.set(title="best (left) to last, each seed")
@@ -88,9 +88,7 @@ def draw_trajectory(results: Results, axes: Axes | None = None) -> Figure:
                        fontsize=pt(6))  # fmt: skip
     legend_of(figure, *accuracy.get_legend_handles_labels(),
                   fontsize=pt(7))  # fmt: skip
-    for place in grid.flat:
-        place.set_xlabel("epoch")
-        place.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    over_epochs(*grid.flat)
     return figure
 
 
@@ -179,8 +177,8 @@ def draw_weights(metrics: Mapping[str, list[dict]], what: str) -> Figure:
     for place, (label, (rows, values)) in zip(grid[0], tables.items(), strict=True):
         edges = (rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5, len(values) - 0.5, -0.5)
         image = place.imshow(values, aspect="auto", cmap=SURFACE, extent=edges, norm=norm, **limits)
-        place.set(title=label, xlabel="epoch")
-        place.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        place.set(title=label)
+        over_epochs(place)
         names = [n.removesuffix(".weight") for n in rows[0][what]]
         place.set_yticks(range(len(names)), names, fontsize=pt(4))
     figure.colorbar(image, ax=grid, label=what, shrink=0.8)

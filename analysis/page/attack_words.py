@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-from ridgeline.analysis.budget_matrix import budget_of
+from ridgeline.analysis.budget_matrix import budget_of, norm_of
 
 _CALL = re.compile(r"(\w+)\((.*)\)", flags=re.DOTALL)
 _PART = re.compile(r"(\w+)=((?:[^,()\[\]]|\([^()]*\)|\[[^\[\]]*\])*)")
-_NORMS = {"inf": "l_inf", "2": "l_2", "2.0": "l_2", "1": "l_1", "1.0": "l_1"}
 #: what is said elsewhere in the words, or says nothing
 _SAID = ("eps", "order", "iterations", "restarts", "keep_best", "random_start")
 
@@ -46,7 +45,7 @@ def spoken(attack: str, budget: bool = True) -> str:
         return attack
     parts, told = dict(_PART.findall(call[2])), budget_of(attack)
     words = [f"ε = {_number(told['eps'])}"] if budget and "eps" in told else []
-    words += [_NORMS.get(told["order"], f"l_{told['order']}")] if "order" in told else []
+    words += filter(None, [norm_of(attack)])
     if parts.get("restarts", "1") != "1":
         words.append(f"{parts['restarts']} restarts")
     if parts.get("random_start") == "False":

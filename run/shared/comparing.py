@@ -17,6 +17,7 @@ from ridgeline.landscape.result import load_result
 from ridgeline.train.files.checkpoint import load_checkpoint
 
 _SHOWN = 20
+_NO_DISTANCE = "missing, new, or not comparable"
 #: measured times, which differ in every run
 TIMES = {"seconds", "eval_seconds"}
 
@@ -136,7 +137,7 @@ def rows(compared: Compared, tolerance: float) -> list[str]:
     known = [v for v in far.values() if math.isfinite(v)]
     how = [f"apart by at most {max(known):.1e}"] if known else []
     if len(far) > len(known):
-        how.append(f"{len(far) - len(known)} missing, new, or not comparable")
+        how.append(f"{len(far) - len(known)} {_NO_DISTANCE}")
     how = ", ".join(how) or "bit for bit"
     lines = [f"{compared.path.name:40} {word}: {len(compared.apart)} names, {how}"]
     if compared.changed:
@@ -147,4 +148,4 @@ def rows(compared: Compared, tolerance: float) -> list[str]:
 
 
 def _distance(far: float) -> str:
-    return f"{far:.1e}" if math.isfinite(far) else "missing, new, or not comparable"
+    return f"{far:.1e}" if math.isfinite(far) else _NO_DISTANCE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,7 @@ def read_manifest(path: Path) -> dict[str, tuple[Drawing, str | None]]:
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path} lists no figures: each begins with [[figure]]")
     with naming(str(path)):
-        own, chosen = _colors(entries), _table(shared.get("colors", {}))
-        for label in chosen:
-            if label not in own:
-                raise unknown("label in colors", label, own)
-        shared["colors"] = _spread(own, chosen)
+        chosen = _table(shared.pop("colors", {}))
     found: dict[str, tuple[Drawing, str | None]] = {}
     owners: dict[Path, str] = {}
     for number, entry in enumerate(entries, 1):
@@ -51,6 +47,17 @@ def read_manifest(path: Path) -> dict[str, tuple[Drawing, str | None]]:
             if target.resolve() in owners:
                 raise InputError(f"{name}: {owners[target.resolve()]} is written to the same file")
             owners[target.resolve()] = f"figure {number}"
+    labels = dict.fromkeys(n for drawing, _ in found.values() for n in drawing.names)
+    with naming(str(path)):
+        for label in chosen:
+            if label not in labels:
+                raise unknown("label in colors", label, labels)
+    colors = _spread(labels, chosen)
+    for (name, (drawing, kind)), entry in zip(found.items(), entries, strict=True):
+        with naming(name):
+            own = colors | _table(entry.get("colors", {}))
+            texts = tuple(f"{k}={v}" for k, v in own.items() if k in drawing.names)
+            found[name] = replace(drawing, look=replace(drawing.look, colors=texts)), kind
     return found
 
 
@@ -81,7 +88,10 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _drawing(shared: Mapping[str, Any], entry: Any, folder: Path) -> Drawing:
-    """One figure of a manifest; InputError for a key or a value that is not allowed."""
+    """One figure of a manifest, its labels without colours yet.
+
+    Raises InputError for a key or a value that is not allowed.
+    """
     if not isinstance(entry, dict):
         raise InputError("a figure is a table, it begins with [[figure]]")
     for key in entry:
@@ -94,29 +104,15 @@ def _drawing(shared: Mapping[str, Any], entry: Any, folder: Path) -> Drawing:
         if key in entry and not isinstance(entry[key], str):
             raise InputError(f"{key} must be a text, got {entry[key]!r}")
     files, labels = (_texts(entry, key) for key in ("result", "label"))
-    drawing = Drawing(files, labels, entry.get("against"), entry.get("view"), Look(),
-                      entry["out_file"], folder)  # fmt: skip
-    look = {k: v for k, v in {**shared, **entry}.items() if k in LOOK}
-    colors = shared["colors"] | _table(entry.get("colors", {}))
-    look["colors"] = tuple(f"{k}={v}" for k, v in colors.items() if k in drawing.names)
-    return replace(drawing, look=Look(**look))
+    look = Look(**{k: v for k, v in {**shared, **entry}.items() if k in LOOK and k != "colors"})
+    return Drawing(files, labels, entry.get("against"), entry.get("view"), look,
+                   entry["out_file"], folder)  # fmt: skip
 
 
-def _colors(entries: list) -> dict[str, str]:
-    """A colour for every label of a manifest, by their order: the same in all figures."""
-    labels: dict[str, None] = {}
-    for entry in entries:
-        named = entry.get("label") or entry.get("result") if isinstance(entry, dict) else None
-        for text in named if isinstance(named, list) else [named]:
-            if isinstance(text, str):
-                labels[text if entry.get("label") else Path(text).stem] = None
-    return {label: f"C{number}" for number, label in enumerate(labels)}
-
-
-def _spread(own: Mapping[str, str], chosen: Mapping[str, str]) -> dict[str, str]:
+def _spread(labels: Iterable[str], chosen: Mapping[str, str]) -> dict[str, str]:
     """The chosen colours, and for the other labels those of their order that nobody chose."""
     free = (c for c in (f"C{n}" for n in itertools.count()) if c not in chosen.values())
-    return {label: chosen.get(label) or next(free) for label in own}
+    return {label: chosen.get(label) or next(free) for label in labels}
 
 
 def _table(colors: Any) -> dict[str, str]:
